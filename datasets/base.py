@@ -1,0 +1,205 @@
+"""The data set contract, and how a reference such as ``synthetic:classes=4`` becomes a data set.
+
+A data set is one module in this folder that holds one frozen dataclass under :class:`Dataset`. Its fields are
+the user's options. Nothing lists the modules by hand: a new file is a new data set.
+
+A reference is ``NAME[:ARGUMENT][,key=value...]``. ``ARGUMENT`` goes to the field whose metadata says
+``"positional": True``; it may hold commas, as paths do. Without such a field ``NAME:key=value`` is fine too.
+"""
+
+import difflib
+import importlib
+import pkgutil
+import re
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import MISSING, Field, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from ..errors import UsageError
+
+Sharding = Literal["batch", "static"]
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is known of a data set without reading it in full.
+
+    ``examples`` counts all rows. Where the data set has its own test set, rows ``[0, train_examples)`` are
+    for training and the other ``test_examples`` are the test set; both are None otherwise. ``shape`` is one
+    example's shape. ``block_rows`` is how many consecutive rows are cheap to read together.
+    """
+
+    train_examples: int | None
+    test_examples: int | None
+    examples: int
+    shape: tuple[int, ...]
+    classes: int
+    block_rows: int = 1
+
+
+@dataclass(frozen=True)
+class Dataset(ABC):
+    """Labelled examples for classification, addressed by row number. Subclasses are frozen dataclasses.
+
+    ``sharding`` is the default way in which processes share the rows: see :class:`.batches.Batches`.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    licence: ClassVar[str]
+    sharding: ClassVar[Sharding] = "batch"
+
+    @abstractmethod
+    def info(self) -> Info:
+        """Describe the data set, cheaply. Raises UsageError for anything that is missing or wrong."""
+
+    @abstractmethod
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return examples ``x``, shape ``(len(rows), *shape)``, and labels ``y``, shape ``(len(rows),)``.
+
+        Both are new arrays in the order of ``rows`` (int64). ``x`` has the dtype that it is stored in, ``y``
+        holds class indices as int64. Raises DataError where the data turns out unreadable.
+        """
+
+    @property
+    def reference(self) -> str:
+        """The shortest reference that :func:`parse` turns into an equal data set."""
+        parts: list[str] = []
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.metadata.get("positional"):
+                parts.insert(0, _as_text(value))
+            elif value != option.default:
+                parts.append(f"{option.name}={_as_text(value)}")
+        return f"{self.name}:{','.join(parts)}" if parts else self.name
+
+
+def available() -> dict[str, type[Dataset]]:
+    """Return the data sets by name, from every module in this folder whose name doesn't start with ``_``."""
+    found: dict[str, type[Dataset]] = {}
+    for module_info in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if module_info.name.startswith("_"):
+            continue
+        module = importlib.import_module(f"{__package__}.{module_info.name}")
+        for item in vars(module).values():
+            if _is_dataset(item) and item.__module__ == module.__name__:
+                found[item.name] = item
+    return dict(sorted(found.items()))
+
+
+def parse(reference: str) -> Dataset:
+    """Turn a reference into its data set, without a look at any file: that is left to ``info()``.
+
+    Raises UsageError for unknown names and keys, for malformed values and for a missing argument.
+    """
+    name, separator, rest = _REFERENCE.fullmatch(reference).groups()  # type: ignore[union-attr]
+    known = available()
+    if name not in known:
+        raise UsageError(_choice("data set", known, name))
+    cls = known[name]
+    options = {option.name: option for option in fields(cls)}
+    if separator and not options:
+        raise UsageError(f"data set {name} must be given without options. Received: {reference!r}")
+    values: dict[str, Any] = {}
+    for key, text in _assignments(cls, separator, rest):
+        if key not in options:
+            raise UsageError(_choice(f"option of {name}", options, key))
+        if key in values:
+            raise UsageError(f"{key} of {name} must be given once. Received: {reference!r}")
+        values[key] = _convert(f"{key} of {name}", _type(cls, options[key]), text)
+    for key, option in options.items():
+        if option.default is MISSING and key not in values:
+            form = f"{name}:{key.upper()}" if option.metadata.get("positional") else f"{name}:{key}=..."
+            raise UsageError(f"data set {name} must have its {key}, as in {form}. Received: {reference!r}")
+    return cls(**values)
+
+
+def describe(cls: type[Dataset]) -> dict[str, Any]:
+    """What ``stratbench list datasets NAME`` shows: name, summary, licence and options.
+
+    Each option has ``name``, ``type``, ``default`` (the text that the user would write, "required" where
+    there is none, None where the data decides) and ``help``.
+    """
+    options = [
+        {
+            "name": option.name,
+            "type": _TYPES[_type(cls, option)][0],
+            "default": _default(option),
+            "help": option.metadata["help"],
+        }
+        for option in fields(cls)
+    ]
+    return {"name": cls.name, "summary": cls.summary, "licence": cls.licence, "options": options}
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(int(size) for size in text.split("x"))
+
+
+_REFERENCE = re.compile(r"([^:,]*)([:,]?)(.*)", re.DOTALL)
+_KEY = re.compile(r"[a-z_]+=")
+# How an option's text is named in messages and turned into its value; converters raise ValueError.
+_TYPES: dict[Any, tuple[str, Callable[[str], Any]]] = {
+    int: ("an integer", int),
+    float: ("a number", float),
+    str: ("text", str),
+    tuple[int, ...]: ("a shape such as 28x28x1", _shape),
+}
+
+
+def _is_dataset(item: object) -> typing.TypeGuard[type[Dataset]]:
+    # getattr: helpers between Dataset and the data sets of one module have no name of their own.
+    return isinstance(item, type) and issubclass(item, Dataset) and hasattr(item, "name")
+
+
+def _type(cls: type[Dataset], option: "Field[Any]") -> Any:
+    """Return the option's type; for ``X | None`` it is ``X``, as None can't be written."""
+    hint = typing.get_type_hints(cls)[option.name]
+    return next(kind for kind in (hint, *typing.get_args(hint)) if kind in _TYPES)
+
+
+def _assignments(cls: type[Dataset], separator: str, rest: str) -> Iterator[tuple[str, str]]:
+    """Yield key and text of each option in what follows the name."""
+    items = rest.split(",") if separator else []
+    names = [option.name for option in fields(cls)]
+    positional = next((option.name for option in fields(cls) if option.metadata.get("positional")), None)
+    if positional and separator == ":" and items[0].partition("=")[0] not in names:
+        end = next((i for i, item in enumerate(items) if i > 0 and _KEY.match(item)), len(items))
+        if argument := ",".join(items[:end]):
+            yield positional, argument
+        items = items[end:]
+    for item in items:
+        key, _, text = item.partition("=")
+        if not key or not text:
+            raise UsageError(f"options of data set {cls.name} must be key=value. Received: {item!r}")
+        yield key, text
+
+
+def _convert(what: str, hint: Any, text: str) -> Any:
+    kind, converter = _TYPES[hint]
+    try:
+        return converter(text)
+    except ValueError:
+        raise UsageError(f"{what} must be {kind}. Received: {text!r}") from None
+
+
+def _choice(what: str, known: Collection[str], received: str) -> str:
+    """Return the message for a name that isn't known, with the nearest one that is."""
+    near = difflib.get_close_matches(received, known, n=1)
+    hint = f". Did you mean {near[0]!r}?" if near else ""
+    return f"{what} must be one of {', '.join(known)}. Received: {received!r}{hint}"
+
+
+def _as_text(value: object) -> str:
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _default(option: "Field[Any]") -> str | None:
+    if option.default is MISSING:
+        return "required"
+    return None if option.default is None else _as_text(option.default)

@@ -1,0 +1,173 @@
+"""The examples that one process reads, step by step: the same work whatever the number of processes.
+
+The order depends on the spec and the data alone, never on the machine. Examples are read by windows of at
+most ``WINDOW_BYTES``; data that fits in one window is read once and kept.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+
+from ..errors import DataError, UsageError
+from .base import Dataset, Sharding
+
+# Bytes of decoded x. The order of examples in larger data sets depends on it: it mustn't vary by machine.
+WINDOW_BYTES = 256 * 2**20
+_CHECK_BYTES = 2**20
+
+
+class Batches:
+    """What process ``shard`` of ``shards`` reads of every global batch, drawn from ``rows``.
+
+    ``sharding="batch"``: every epoch permutes all rows by ``[seed, epoch]`` and the process takes its
+    contiguous slice of each global batch; the slices in order are the same global batch for any number of
+    shards. ``sharding="static"``: the process owns a contiguous part of ``rows`` (parts are equal, leftovers
+    are dropped) and permutes it by ``[seed, epoch, shard]``.
+
+    Rows larger than one window are taken as windows of consecutive ``rows``: the windows are visited in a
+    permuted order, and shuffled within. A last, incomplete global batch is dropped.
+
+    Raises UsageError if the global batch is larger than ``rows`` or isn't a multiple of ``shards``.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        rows: np.ndarray,
+        *,
+        global_batch: int,
+        seed: int,
+        shards: int = 1,
+        shard: int = 0,
+        sharding: Sharding = "batch",
+    ) -> None:
+        if global_batch < 1 or global_batch % shards:
+            raise UsageError(
+                f"global batch must be a multiple of its {shards} shards. Received: {global_batch}"
+            )
+        if global_batch > len(rows):
+            raise UsageError(
+                f"global batch must be at most the {len(rows)} training examples. Received: {global_batch}"
+            )
+        self._dataset = dataset
+        self._steps = len(rows) // global_batch
+        self._batch = global_batch // shards
+        if sharding == "static":
+            owned = len(rows) // shards
+            self._rows = rows[shard * owned : (shard + 1) * owned]
+            self._stream: tuple[int, ...] = (shard,)
+            self._shards, self._shard = 1, 0
+        else:
+            self._rows = rows
+            self._stream = ()
+            self._shards, self._shard = shards, shard
+        self._seed = seed
+        self._kept: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global steps in one epoch, the same for every shard."""
+        return self._steps
+
+    def load(self) -> None:
+        """Read now what is kept over epochs, which is all or, if it exceeds one window, nothing.
+
+        The first epoch would do so too; this keeps it out of the first step's time. Raises as epoch() does.
+        """
+        if self._kept is None and len(self._windows) == 1:
+            self._kept = _load(self._dataset, self._rows)
+
+    def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield ``(x, y)`` for each of ``steps_per_epoch`` steps, ``global_batch // shards`` examples each.
+
+        ``x`` keeps its stored dtype, ``y`` is int32; both are new arrays. Raises DataError for a label out of
+        range or a number that isn't finite.
+        """
+        self.load()
+        random = np.random.default_rng([self._seed, number, *self._stream])
+        for index in random.permutation(len(self._windows)):
+            yield from self._visit(self._windows[index], random)
+
+    def _visit(
+        self, window: np.ndarray, random: np.random.Generator
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield one window's batches. A generator of its own, so that its arrays are gone before the next."""
+        order = self._mine(random.permutation(len(window)))
+        if not len(order):
+            return
+        if self._kept is not None:
+            x, y = self._kept
+        else:
+            x, y = _load(self._dataset, window[order])
+            order = np.arange(len(order))
+        for start in range(0, len(order), self._batch):
+            chosen = order[start : start + self._batch]
+            # Copies also where a slice would do: a view held by the caller would keep the whole window alive.
+            yield x.take(chosen, axis=0), y.take(chosen)
+
+    def _mine(self, order: np.ndarray) -> np.ndarray:
+        """Return this process's slices of the complete global batches in ``order``, one after the other."""
+        complete = len(order) // (self._shards * self._batch)
+        slices = order[: complete * self._shards * self._batch].reshape(complete, self._shards, self._batch)
+        return slices[:, self._shard].ravel()
+
+    @cached_property
+    def _windows(self) -> list[np.ndarray]:
+        return _windows(self._dataset, self._rows, self._shards * self._batch)
+
+
+def sequential(dataset: Dataset, rows: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield all examples of ``rows`` in order, ``batch`` at a time, the last ones too, for evaluation.
+
+    Arrays and errors are those of :meth:`Batches.epoch`. No more than one window is in memory.
+    """
+    for window in _windows(dataset, rows, batch):
+        yield from _in_order(dataset, window, batch)
+
+
+def _in_order(dataset: Dataset, window: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    x, y = _load(dataset, window)
+    for start in range(0, len(window), batch):
+        yield x[start : start + batch].copy(), y[start : start + batch].copy()
+
+
+def _windows(dataset: Dataset, rows: np.ndarray, batch: int) -> list[np.ndarray]:
+    """Cut ``rows`` into windows: one if all fit, else whole multiples of ``batch`` and what is left over."""
+    example_bytes = dataset.read(rows[:1])[0].nbytes
+    if len(rows) * example_bytes <= WINDOW_BYTES:
+        return [rows]
+    limit = max(1, WINDOW_BYTES // (example_bytes * batch)) * batch
+    count, batches = -(-len(rows) // limit), len(rows) // batch
+    # Of even size, the smaller ones last: left-over rows alone in a window would never make a batch.
+    return np.split(rows, [-(-batches * index // count) * batch for index in range(1, count)])
+
+
+def _load(dataset: Dataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Read and check; ``y`` becomes int32."""
+    x, y = dataset.read(rows)
+    _check_labels(dataset, rows, y)
+    if x.dtype.kind == "f":
+        _check_finite(dataset, rows, x)
+    return x, y.astype(np.int32)
+
+
+def _check_labels(dataset: Dataset, rows: np.ndarray, y: np.ndarray) -> None:
+    classes = dataset.info().classes
+    wrong = (y < 0) | (y >= classes)
+    if wrong.any():
+        first = int(wrong.argmax())
+        rule = f"labels must be 0..{classes - 1} for {classes} classes"
+        raise DataError(f"{rule}. Received: {y[first]} in row {rows[first]} of {dataset.reference}")
+
+
+def _check_finite(dataset: Dataset, rows: np.ndarray, x: np.ndarray) -> None:
+    # By pieces: isfinite's answer for a whole window would take a quarter of the window's memory again.
+    step = max(1, _CHECK_BYTES // max(1, x[:1].nbytes))
+    for start in range(0, len(x), step):
+        finite = np.isfinite(x[start : start + step])
+        if not finite.all():
+            first = start + int((~finite).reshape(len(finite), -1).any(axis=1).argmax())
+            value = x[first][~np.isfinite(x[first])][0]
+            rule = "examples must be finite numbers"
+            raise DataError(f"{rule}. Received: {value} in row {rows[first]} of {dataset.reference}")

@@ -1,0 +1,45 @@
+"""A sample of MNIST that is shipped with stratbench: real images, nothing to download."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+from .base import Dataset, Info
+
+_FILE = Path(__file__).with_name("mnist-12k.h5")
+_TRAIN, _TEST = 10_000, 2_000
+
+
+@dataclass(frozen=True)
+class Mnist12k(Dataset):
+    """Training rows come from MNIST's training images, test rows from its test images, in its shares of
+    digits.
+    """
+
+    name = "mnist-12k"
+    summary = "A sample of MNIST, shipped: 10 000 training and 2 000 test images, 28x28x1, 10 classes"
+    licence = "CC BY-SA 3.0; MNIST is by Yann LeCun and Corinna Cortes"
+
+    def info(self) -> Info:
+        """Return constants."""
+        return Info(_TRAIN, _TEST, _TRAIN + _TEST, (28, 28, 1), 10)
+
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`Dataset.read`; ``x`` is uint8. The first read keeps all 9 MB for the process."""
+        x, y = _load_all()
+        return x[rows], y[rows].astype(np.int64)
+
+
+@functools.cache
+def _load_all() -> tuple[np.ndarray, np.ndarray]:
+    import h5py
+
+    try:
+        with h5py.File(_FILE, "r", locking=False) as file:
+            return file["x"][()], file["y"][()]
+    except (OSError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"mnist-12k.h5 must be as it was installed. Received: {_FILE} ({reason})") from error

@@ -1,0 +1,70 @@
+"""Which rows are for training, which for validation and which for testing."""
+
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+
+import numpy as np
+
+from ..errors import UsageError
+from .base import Info
+
+PARTS = ("train", "validation", "test")
+# Never the run's seed: all runs of all experiments are to be measured on the same test examples.
+SPLIT_SEED = 20_170_101
+_VALIDATION_OF_TRAIN = Fraction(1, 10)
+_WITHOUT_OWN_TEST = "80/10/10"
+
+
+def parse_split(text: str) -> str:
+    """Return a split's normal form: "default", or train/validation/test percentages such as "60/20/20".
+
+    Fractions are taken too: "0.6/0.2/0.2" is "60/20/20". Raises UsageError unless there are three positive
+    numbers that sum to 100 (or to 1).
+    """
+    if text == "default":
+        return text
+    try:
+        numbers = [Decimal(part) for part in text.split("/")]
+        valid = len(numbers) == len(PARTS) and all(number.is_finite() and number > 0 for number in numbers)
+    except InvalidOperation:
+        valid = False
+    if valid and sum(numbers) == 1:
+        numbers = [number * 100 for number in numbers]
+    if not valid or sum(numbers) != 100:
+        rule = 'split must be "default" or three positive percentages that sum to 100, such as 60/20/20'
+        raise UsageError(f"{rule}. Received: {text!r}")
+    return "/".join(f"{number.normalize():f}" for number in numbers)
+
+
+def split_rows(info: Info, split: str) -> dict[str, np.ndarray]:
+    """Assign rows to "train", "validation" and "test"; each value is an int64 array of distinct row numbers.
+
+    "default" keeps the data set's own test rows and takes a tenth of the others for validation; a data set
+    without its own test rows is split 80/10/10. Percentages are of all examples. Whole blocks of
+    ``info.block_rows`` rows are assigned; blocks come in a permuted order that depends on ``info`` alone,
+    rows ascend within a block. Raises UsageError if the split is malformed or leaves a part empty.
+    """
+    split = parse_split(split)
+    if split == "default" and info.train_examples is not None:
+        train, validation = _cut(info.train_examples, info.block_rows, [1 - _VALIDATION_OF_TRAIN])
+        parts = [train, validation, np.arange(info.train_examples, info.examples, dtype=np.int64)]
+    else:
+        shares = (_WITHOUT_OWN_TEST if split == "default" else split).split("/")
+        train_share, validation_share = (Fraction(share) / 100 for share in shares[:2])
+        parts = _cut(info.examples, info.block_rows, [train_share, train_share + validation_share])
+    if not all(map(len, parts)):
+        blocks = -(-info.examples // info.block_rows)
+        rule = f"split {split} must leave at least one block of rows to each of {', '.join(PARTS)}"
+        raise UsageError(f"{rule}. Received: {info.examples} examples in {blocks} blocks")
+    return dict(zip(PARTS, parts, strict=True))
+
+
+def _cut(examples: int, block_rows: int, bounds: list[Fraction]) -> list[np.ndarray]:
+    """Permute the blocks of rows ``[0, examples)`` and cut them at ``bounds``, shares of all blocks."""
+    blocks = np.random.default_rng(SPLIT_SEED).permutation(-(-examples // block_rows))
+    cuts = [int(bound * len(blocks) + Fraction(1, 2)) for bound in bounds]
+    parts = []
+    for part in np.split(blocks, cuts):
+        rows = (part[:, None] * block_rows + np.arange(block_rows)).ravel()
+        parts.append(rows[rows < examples])
+    return parts

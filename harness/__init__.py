@@ -1,0 +1,1 @@
+"""The top of the house: command line, spec, launcher, worker and the measured loop."""

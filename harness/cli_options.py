@@ -1,0 +1,141 @@
+"""The flags that ``run`` and ``compare`` share, and the TOML file that may give them."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import UsageError
+
+DEFAULT_OUTPUT = "stratbench-results"
+
+Command = Callable[..., Any]
+
+
+class Counts(click.ParamType):
+    """``1,2,4`` → [1, 2, 4]."""
+
+    name = "N[,N…]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        """One flag's numbers."""
+        parts = value if isinstance(value, list) else str(value).split(",")
+        try:
+            return [int(part) for part in parts]
+        except ValueError:
+            self.fail(f"replicas must be whole numbers such as 1,2,4. Received: '{value}'.", param, ctx)
+
+
+def _load(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """Make the file's values the flags' defaults, so that flags on the command line win."""
+    if path is None:
+        return None
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"the spec file can't be read: {error.strerror}. Received: {path}.") from None
+    except ValueError as error:
+        raise UsageError(f"the spec file must be TOML: {error}. Received: {path}.") from None
+    known = {parameter.name for parameter in ctx.command.params} - {"spec", "as_json"}
+    for key in content:
+        if key not in known:
+            raise UsageError(f"{path}: a spec has the keys {', '.join(sorted(filter(None, known)))}. Received: {key}.")
+    if isinstance(content.get("option"), dict):
+        content["option"] = [f"{key}={str(value).lower()}" for key, value in content["option"].items()]
+    for key in ("strategy", "replicas"):
+        parameter = next(p for p in ctx.command.params if p.name == key)
+        if getattr(parameter, "multiple", False) and not isinstance(content.get(key, []), list):
+            content[key] = [content[key]]
+    ctx.default_map = content
+    return path
+
+
+def spec_options(command: Command) -> Command:
+    """Every flag that describes the work, for ``run`` and ``compare`` alike."""
+    options = [
+        click.option("--model", default="cnn", show_default=True, help="cnn, mlp, mlp-wide or package.module:function."),
+        click.option(
+            "--dataset",
+            default="mnist",
+            show_default=True,
+            metavar="REF",
+            help="NAME[:ARGUMENT][,key=value…]; see 'stratbench list datasets'.",
+        ),
+        click.option(
+            "--split",
+            default="default",
+            show_default=True,
+            help="Train/validation/test, as 60/20/20 of all examples; default keeps the data set's own test set.",
+        ),
+        click.option(
+            "--sharding",
+            type=click.Choice(["batch", "static"]),
+            help="Each process reads a slice of every global batch, or its own fixed part of the data set. "
+            "[default: the data set's]",
+        ),
+        click.option("--global-batch", type=int, metavar="EXAMPLES", help="Per update over all replicas (strong scaling)."),
+        click.option("--per-replica-batch", type=int, metavar="EXAMPLES", help="Per update and replica (weak scaling)."),
+        click.option("--epochs", type=int, help="Passes over the training set. [default: 3, unless --steps]"),
+        click.option("--steps", type=int, help="Updates, in place of --epochs."),
+        click.option(
+            "--optimizer",
+            type=click.Choice(["sgd", "momentum", "adam"]),
+            default="momentum",
+            show_default=True,
+            help="momentum is SGD with 0.9.",
+        ),
+        click.option(
+            "--learning-rate", type=float, help="[default: 0.1 for sgd, 0.05 for momentum, 0.001 for adam]"
+        ),
+        click.option(
+            "--lr-scaling",
+            type=click.Choice(["none", "linear", "sqrt"]),
+            default="none",
+            show_default=True,
+            help="How the rate grows with global batch / reference batch.",
+        ),
+        click.option("--reference-batch", type=int, help="Batch that --learning-rate is for. [default: 1 replica's]"),
+        click.option(
+            "--warmup-epochs", type=float, default=0.0, show_default=True, help="Epochs to grow to the scaled rate."
+        ),
+        click.option("--seed", type=int, default=1, show_default=True, help="Of initial weights and order of examples."),
+        click.option(
+            "--cores-per-replica", type=int, help="[default: this machine's cores / the most replicas asked for]"
+        ),
+        click.option(
+            "--option", "-o", multiple=True, metavar="KEY=VALUE", help="A strategy's own; see 'stratbench list strategies'."
+        ),
+        click.option(
+            "--output",
+            type=click.Path(path_type=Path, file_okay=False),
+            default=DEFAULT_OUTPUT,
+            show_default=True,
+            help="Folder for tables, logs and records.",
+        ),
+        click.option(
+            "--timeout", type=float, default=300.0, show_default=True, metavar="SECONDS", help="End a run that stalls so long."
+        ),
+        click.option(
+            "--spec",
+            type=click.Path(path_type=Path, dir_okay=False),
+            is_eager=True,
+            callback=_load,
+            help="TOML file with these flags' names as keys; flags given here win.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def work(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags that describe the work, as `Experiment` names them."""
+    names = (
+        "model dataset split sharding global_batch per_replica_batch epochs steps optimizer learning_rate "
+        "lr_scaling reference_batch warmup_epochs seed cores_per_replica timeout"
+    )
+    return {name: flags[name] for name in names.split()}

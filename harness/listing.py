@@ -1,0 +1,82 @@
+"""What ``stratbench list`` shows of strategies, models and data sets."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..datasets import base as datasets
+from ..errors import UsageError
+from ..strategies import base as strategies
+from . import models
+
+
+def entries(kind: str) -> list[dict[str, Any]]:
+    """One dict for each of ``strategies``, ``models`` or ``datasets``: at least name and summary."""
+    if kind == "strategies":
+        keys = ("name", "summary", "synchronous", "needs")
+        return [{key: strategies.describe(cls)[key] for key in keys} for cls in strategies.available().values()]
+    if kind == "models":
+        own = {"name": "package.module:function", "summary": "yours: returns a Keras model; compiled loss optional"}
+        return [{"name": name, "summary": text} for name, text in models.summaries().items()] + [own]
+    return [
+        {key: datasets.describe(cls)[key] for key in ("name", "summary", "licence")}
+        for cls in datasets.available().values()
+    ]
+
+
+def entry(kind: str, name: str) -> dict[str, Any]:
+    """All about one. Raises UsageError for an unknown name."""
+    if kind == "strategies":
+        return strategies.describe(strategies.find(name))
+    if kind == "models":
+        models.check_reference(name)
+        summary = models.summaries().get(name, "yours: returns a Keras model; compiled loss optional")
+        return {"name": name, "summary": summary, "options": []}
+    found = datasets.available()
+    if name not in found:
+        near = difflib.get_close_matches(name, found, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise UsageError(f"data set must be one of {', '.join(found)}. Received: '{name}'.{hint}")
+    return datasets.describe(found[name])
+
+
+def print_entries(rows: list[dict[str, Any]]) -> None:
+    """A table for people."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for key in rows[0]:
+        table.add_column(key, overflow="fold", no_wrap=key == "name")
+    for row in rows:
+        table.add_row(*(_text(value) for value in row.values()))
+    _console().print(table)
+
+
+def print_entry(found: dict[str, Any]) -> None:
+    """Facts, options, documentation."""
+    console = _console()
+    for key, value in found.items():
+        if key not in ("options", "documentation") and value is not None:
+            console.print(f"[bold]{key}[/bold]  {_text(value)}", highlight=False)
+    if found["options"]:
+        table = Table("option", "type", "default", "what it does", box=None, pad_edge=False, header_style="bold")
+        for option in found["options"]:
+            table.add_row(*(_text(option[key]) for key in ("name", "type", "default", "help")))
+        console.print("", table)
+    if found.get("documentation"):
+        console.print(f"\n{found['documentation']}", markup=False, highlight=False)
+
+
+def _console() -> Console:
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
+    return console
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)

@@ -1,0 +1,187 @@
+"""The models that come with stratbench, and the user's own by ``package.module:function``.
+
+A model's function returns a Keras model with one input and one output of shape (None, classes). It may be compiled
+with a loss; without one the loss is sparse categorical cross-entropy. A loss whose name holds "sparse" is given class
+indices, any other one-hot rows.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+Builder = Callable[..., "keras.Model"]
+Loss = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
+
+
+def mlp(shape: tuple[int, ...], classes: int) -> keras.Model:
+    """784-16-16-10 with ReLU and squared error, the student study's: so little work that overheads show."""
+    import keras
+
+    model = keras.Sequential(
+        [
+            keras.layers.Input(shape),
+            keras.layers.Flatten(),
+            keras.layers.Dense(16, activation="relu"),
+            keras.layers.Dense(16, activation="relu"),
+            keras.layers.Dense(classes),
+        ],
+        name="mlp",
+    )
+
+    def half_squared_error(y: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
+        return 0.5 * keras.ops.sum(keras.ops.square(predictions - y), axis=-1)
+
+    model.compile(loss=half_squared_error)
+    return model
+
+
+def mlp_wide(shape: tuple[int, ...], classes: int) -> keras.Model:
+    """784-1024-1024-10, about 1.9 M parameters for little arithmetic: communication-bound on purpose."""
+    import keras
+
+    return keras.Sequential(
+        [
+            keras.layers.Input(shape),
+            keras.layers.Flatten(),
+            keras.layers.Dense(1024, activation="relu"),
+            keras.layers.Dense(1024, activation="relu"),
+            keras.layers.Dense(classes),
+        ],
+        name="mlp-wide",
+    )
+
+
+def cnn(shape: tuple[int, ...], classes: int) -> keras.Model:
+    """Two 3×3 convolutions (32, 64), each with max-pooling, and a dense layer of 128: enough work to distribute."""
+    import keras
+
+    return keras.Sequential(
+        [
+            keras.layers.Input(shape),
+            keras.layers.Conv2D(32, 3, activation="relu"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Conv2D(64, 3, activation="relu"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(128, activation="relu"),
+            keras.layers.Dense(classes),
+        ],
+        name="cnn",
+    )
+
+
+BUILDERS: dict[str, Builder] = {"cnn": cnn, "mlp": mlp, "mlp-wide": mlp_wide}
+
+
+def summaries() -> dict[str, str]:
+    """Name → one line, of the models that come with stratbench."""
+    return {name: inspect.cleandoc(builder.__doc__ or "").splitlines()[0] for name, builder in BUILDERS.items()}
+
+
+def check_reference(reference: str) -> None:
+    """Refuse what can be seen to be wrong without loading TensorFlow. Raises UsageError."""
+    if reference in BUILDERS:
+        return
+    module, colon, function = reference.partition(":")
+    if colon and module and function:
+        return
+    near = difflib.get_close_matches(reference, BUILDERS, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise UsageError(
+        f"model must be one of {', '.join(BUILDERS)}, or package.module:function. Received: '{reference}'.{hint}"
+    )
+
+
+def build(reference: str, shape: tuple[int, ...], classes: int) -> keras.Model:
+    """The model, built for examples of ``shape``. Raises UsageError for one that does not import or does not fit."""
+    import keras
+
+    if reference in BUILDERS:
+        return BUILDERS[reference](shape, classes)
+    function = _import(reference)
+    # A function of two or more parameters is offered the data set's shape and number of classes.
+    arguments: tuple[Any, ...] = (shape, classes) if len(_required(function)) == 2 else ()
+    try:
+        model = function(*arguments)
+    except Exception as error:
+        raise UsageError(f"model {reference} failed when called: {_one_line(error)}") from error
+    if not isinstance(model, keras.Model):
+        raise UsageError(f"model {reference} must return a Keras model. Received: {type(model).__name__}.")
+    _check_shapes(reference, model, shape, classes)
+    return model
+
+
+def loss_function(model: keras.Model, classes: int) -> Loss:
+    """Scalar mean loss of (class indices, predictions), from the compiled loss if the model has one."""
+    import keras
+    import tensorflow as tf
+
+    chosen = getattr(model, "loss", None)
+    if chosen is None:
+        last = model.layers[-1] if model.layers else None
+        activation = getattr(getattr(last, "activation", None), "__name__", "")
+        chosen = keras.losses.SparseCategoricalCrossentropy(from_logits=activation != "softmax")
+    chosen = keras.losses.get(chosen)
+    name = getattr(chosen, "name", None) or getattr(chosen, "__name__", type(chosen).__name__)
+    # Keras's Loss.call gives one value an example, so that the mean is ours whatever reduction the user chose.
+    per_example = chosen.call if isinstance(chosen, keras.losses.Loss) else chosen
+    sparse = "sparse" in name
+
+    def loss(y: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
+        target = y if sparse else tf.one_hot(y, classes, dtype=predictions.dtype)
+        return tf.reduce_mean(per_example(target, predictions))
+
+    return loss
+
+
+def _import(reference: str) -> Callable[..., Any]:
+    module_name, _, name = reference.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise UsageError(f"model {reference}: {module_name} does not import: {_one_line(error)}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        near = difflib.get_close_matches(name, dir(module), n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise UsageError(f"model {reference}: {module_name} has no function '{name}'.{hint}")
+    return function
+
+
+def _required(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return [p for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty]
+
+
+def _check_shapes(reference: str, model: keras.Model, shape: tuple[int, ...], classes: int) -> None:
+    import numpy as np
+
+    try:
+        output = model(np.zeros((2, *shape), "float32"))
+    except Exception as error:
+        raise UsageError(f"model {reference} must accept examples of shape {shape}: {_one_line(error)}") from error
+    received = tuple(getattr(output, "shape", ()))
+    if received != (2, classes):
+        text = f"(None, {', '.join(map(str, received[1:]))})" if received else type(output).__name__
+        raise UsageError(f"model {reference} must have the output shape (None, {classes}). Received: {text}.")
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

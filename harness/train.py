@@ -1,0 +1,64 @@
+"""The measured loop: the same for every strategy, and next to nothing beside its step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from ..datasets.batches import Batches
+from ..errors import RunError
+from ..results.journal import Journal
+from ..strategies.base import Trainer
+from .learning_rate import Schedule
+
+WARMUP_STEPS = 2
+"""Steps at the start of a run that trace, compile and fill caches: kept in the table, left out of rates."""
+
+
+def train(
+    trainer: Trainer,
+    batches: Batches,
+    schedule: Schedule,
+    total_steps: int,
+    journal: Journal,
+    snapshots: Path,
+    clock: Callable[[], float] = time.perf_counter,
+) -> None:
+    """Train for ``total_steps`` updates and journal each.
+
+    A step's seconds run from the end of the step before to its own end, so that they add up to the whole time. Between
+    epochs the clock rests while a copy of the weights is taken, which rank 0 saves as ``snapshots/epoch-N.npz``.
+
+    Raises:
+        RunError: the loss of a step is NaN or infinite.
+    """
+    step = 0
+    for epoch, epoch_steps in enumerate(_epochs(total_steps, batches.steps_per_epoch)):
+        source = islice(batches.epoch(epoch), epoch_steps)
+        begin = before = clock()
+        for x, y in source:
+            ready = clock()
+            result = trainer.step(x, y, schedule(step))
+            now = clock()
+            warmup = step < WARMUP_STEPS
+            journal.step(epoch, step, now - before, ready - before, result.examples, result.loss, warmup, now)
+            if not math.isfinite(result.loss):
+                raise RunError(f"the loss became {result.loss} at step {step}")
+            before = now
+            step += 1
+        journal.event("epoch", epoch=epoch, seconds=before - begin, steps=epoch_steps)
+        weights = trainer.weights()
+        if trainer.rank == 0:
+            np.savez(snapshots / f"epoch-{epoch}.npz", *weights)
+
+
+def _epochs(total_steps: int, steps_per_epoch: int) -> Iterator[int]:
+    """Steps of each epoch; the last may be a part."""
+    while total_steps > 0:
+        yield min(total_steps, steps_per_epoch)
+        total_steps -= steps_per_epoch

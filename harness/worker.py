@@ -1,0 +1,182 @@
+"""One task of a run, in a process of its own: ``python -m stratbench.harness.worker RUN_FOLDER``.
+
+The only place that loads TensorFlow. The task journals what it does to ``RUN_FOLDER/<role>-<index>.jsonl``; the parent
+reads that, and nothing else, so a task that is killed has lost at most the last quarter of a second.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import StratbenchError
+from ..results.journal import Journal
+from . import cores, spec
+from .task import PARENT_VARIABLE, current_task
+
+if TYPE_CHECKING:
+    from ..strategies.base import Task
+
+FAILED = 1
+KEEP_VARIABLE = "STRATBENCH_KEEP_WEIGHTS"
+"""Set, it leaves the weights of each epoch in the run's folder: the conformance suite compares them."""
+
+
+def main() -> None:
+    """Run the task that the environment names, and end the process with 0, or 1 after a failure that is journalled."""
+    folder = Path(sys.argv[1])
+    task, in_job = current_task()
+    if in_job:
+        redirect(folder / f"{task.label}.log")
+    code = run_task(spec.read(folder / "spec.json"), task, folder)
+    # TensorFlow's servers and Horovod's threads have no clean way to stop; what matters is on disk.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def run_task(run: spec.RunSpec, task: Task, folder: Path) -> int:
+    """Train or serve as ``task``; 0 if all went well, 1 after a failure. Errors go to the journal and the log."""
+    _watch_parent()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    mine = cores.share(
+        cores.usable(), task.first_replica, task.replicas, run.cores_per_replica, run.replicas
+    )
+    cores.pin(mine)
+    journal = Journal(folder / f"{task.label}.jsonl")
+    journal.event(
+        "start",
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        role=task.role,
+        index=task.index,
+        rank=task.index,
+        replicas=task.replicas,
+        cores=mine,
+    )
+    try:
+        _work(run, task, folder, journal)
+    except BaseException as error:
+        _report(error, journal)
+        return FAILED
+    finally:
+        journal.close()
+    return 0
+
+
+def redirect(log: Path) -> None:
+    """Send what this process and its libraries print to ``log``."""
+    with log.open("wb") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+
+
+def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal) -> None:
+    # Imported here: it loads TensorFlow, which must come after the cores are pinned.
+    from .evaluate import evaluate
+    from .train import train
+    from .workload import SpecWorkload
+
+    workload = SpecWorkload(run)
+    strategy = run.create_strategy()
+    with strategy.trainer(task, workload) as trainer:
+        if trainer is None:
+            journal.event("serving")
+            _wait_for_end()
+            journal.event("end", peak_rss_bytes=peak_rss_bytes())
+            return
+        batches = workload.batches(trainer.shards, trainer.shard)
+        batches.load()
+        journal.event(
+            "ready",
+            parameters=workload.parameters,
+            total_steps=workload.total_steps,
+            versions=_versions(),
+        )
+        train(trainer, batches, workload.schedule(), workload.total_steps, journal, folder)
+        rank, peak = trainer.rank, peak_rss_bytes()
+    if rank == 0:
+        with _snapshots(folder):
+            evaluate(workload, folder, journal)
+    journal.event("end", peak_rss_bytes=peak)
+
+
+@contextmanager
+def _snapshots(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if not os.environ.get(KEEP_VARIABLE):
+            for path in folder.glob("epoch-*.npz"):
+                path.unlink()
+
+
+def _report(error: BaseException, journal: Journal) -> None:
+    known = isinstance(error, StratbenchError)
+    text = _telling_line(str(error))
+    journal.event("failed", error=text if known else f"{type(error).__name__}: {text}".rstrip(": "))
+    if not known:
+        traceback.print_exc()
+    else:
+        print(text, file=sys.stderr)
+
+
+def _telling_line(text: str) -> str:
+    """The first line that says something; TensorFlow's messages begin with lines that do not."""
+    noise = ("Graph execution error", "Detected at node", "<stack traces unavailable>", "[[", "File ")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in lines if not line.startswith(noise)), " ".join(lines[:1]))
+
+
+def _wait_for_end() -> None:
+    """Until the launcher ends this task; TensorFlow's own ``server.join()`` would never return."""
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    while not ended.wait(1.0):
+        pass
+
+
+def _watch_parent() -> None:
+    """End this process when the launcher is gone, killed without a chance to end its tasks."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None:
+        return
+    import psutil
+
+    try:
+        launcher = psutil.Process(int(parent))
+    except psutil.NoSuchProcess:
+        os._exit(FAILED)
+
+    def watch() -> None:
+        while launcher.is_running():
+            time.sleep(1.0)
+        os._exit(FAILED)
+
+    threading.Thread(target=watch, daemon=True, name="watch-parent").start()
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process has had in RAM."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
+
+
+if __name__ == "__main__":
+    main()

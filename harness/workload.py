@@ -1,0 +1,89 @@
+"""The work of a run, the same under every strategy: model, optimizer, loss, batches, learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..datasets import base as datasets
+from ..datasets.batches import Batches
+from ..datasets.split import split_rows
+from . import learning_rate, models
+from .spec import OPTIMIZERS, RunSpec
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+
+class SpecWorkload:
+    """What a `RunSpec` describes. Implements `stratbench.strategies.base.Workload`."""
+
+    def __init__(self, spec: RunSpec):
+        self.spec = spec
+        self.dataset = datasets.parse(spec.dataset)
+        self.info = self.dataset.info()
+        self.rows = split_rows(self.info, spec.split)
+        self.replicas = spec.replicas
+        self.global_batch = spec.global_batch
+        self.cores_per_replica = spec.cores_per_replica
+        self.input_shape = self.info.shape
+        self.input_dtype = str(self.dataset.read(self.rows["train"][:1])[0].dtype)
+        self.optimizer_settings: Mapping[str, Any] = OPTIMIZERS[spec.optimizer] | {"learning_rate": spec.learning_rate}
+        self.steps_per_epoch = len(self.rows["train"]) // spec.global_batch
+        self.total_steps = spec.steps or (spec.epochs or 0) * self.steps_per_epoch
+        self.parameters = 0
+        self._loss: models.Loss | None = None
+
+    def model(self) -> keras.Model:
+        """See the protocol. The seed is set anew, so that every call draws the same initial weights."""
+        import keras
+
+        keras.utils.set_random_seed(self.spec.seed)
+        model = models.build(self.spec.model, self.info.shape, self.info.classes)
+        if not model.built:
+            model.build((None, *self.info.shape))
+        self.parameters = model.count_params()
+        if self._loss is None:
+            self._loss = models.loss_function(model, self.info.classes)
+        return model
+
+    def optimizer(self) -> keras.optimizers.Optimizer:
+        """See the protocol."""
+        import keras
+
+        settings = dict(self.optimizer_settings)
+        return keras.optimizers.get({"class_name": settings.pop("name"), "config": settings})
+
+    def inputs(self, x: tf.Tensor) -> tf.Tensor:
+        """See the protocol."""
+        import tensorflow as tf
+
+        scaled = tf.cast(x, tf.float32)
+        return scaled / 255.0 if x.dtype == tf.uint8 else scaled
+
+    def loss(self, y: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
+        """See the protocol. Call `model` first: a compiled loss comes with it."""
+        if self._loss is None:
+            raise RuntimeError("model() comes before loss()")
+        return self._loss(y, predictions)
+
+    def batches(self, shards: int, shard: int) -> Batches:
+        """What one process reads of every global batch."""
+        return Batches(
+            self.dataset,
+            self.rows["train"],
+            global_batch=self.global_batch,
+            seed=self.spec.seed,
+            shards=shards,
+            shard=shard,
+            sharding=self.spec.sharding,
+        )
+
+    def schedule(self) -> learning_rate.Schedule:
+        """Learning rate of each update."""
+        spec = self.spec
+        peak = spec.learning_rate * learning_rate.factor(spec.lr_scaling, spec.global_batch, spec.reference_batch)
+        return learning_rate.Schedule(
+            start=spec.learning_rate, peak=peak, warmup_steps=round(spec.warmup_epochs * self.steps_per_epoch)
+        )

@@ -1,0 +1,28 @@
+"""Results: what a run leaves behind, the tables built from it, and how they are compared and shown."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .tables import Tables
+
+
+def load(path: str | os.PathLike[str]) -> Tables:
+    """Read an output folder, or a results file, into four pandas tables.
+
+    Args:
+        path: an output folder (its ``results.h5`` is read) or an ``.h5`` file.
+
+    Returns:
+        ``Tables`` with the DataFrames ``runs``, ``epochs``, ``steps`` and ``tasks``; columns as in
+        ``schema``.
+
+    Raises:
+        ResultsError: nothing there, not a results file, damaged, or written by a newer stratbench.
+    """
+    # Benchmark workers import this package for the journal: they must not pay for pandas and h5py.
+    from .tables import load as load_tables
+
+    return load_tables(path)

@@ -1,0 +1,163 @@
+"""What the runs say about the strategies: repeats put together, speed-ups and efficiencies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import pandas as pd
+
+# What a row shares with its base; beside these, one of the two batches.
+_SAME_WORK = ("model", "dataset", "split", "optimizer", "cores_per_replica")
+
+# The spec's columns, alike in all repeats.
+_SPEC = (
+    "strategy",
+    "options",
+    "replicas",
+    "model",
+    "dataset",
+    "split",
+    "sharding",
+    "global_batch",
+    "per_replica_batch",
+    "epochs",
+    "steps",
+    "optimizer",
+    "learning_rate",
+    "lr_scaling",
+    "reference_batch",
+    "warmup_epochs",
+    "seed",
+    "cores_per_replica",
+)
+
+_MEDIANS = (
+    "startup_seconds",
+    "first_step_seconds",
+    "train_seconds",
+    "total_seconds",
+    "step_seconds_median",
+    "input_seconds_median",
+    "peak_rss_bytes_total",
+    "final_loss",
+    "validation_loss",
+    "validation_accuracy",
+    "test_loss",
+    "test_accuracy",
+)
+
+Row = dict[str, Any]
+
+
+def compare(runs: pd.DataFrame) -> pd.DataFrame:
+    """Put the repeats of each spec together and set each spec's rate against a base.
+
+    The base of a row is ``single`` at 1 replica with the same model, data set, split, optimizer and cores
+    per replica, and the same global batch (strong scaling) or else the same per-replica batch (weak scaling).
+    Where no such run is ok, it is the ok row of the same strategy and options with the fewest replicas among
+    those that have either batch in common. speedup = rate / base rate; efficiency = speedup / (replicas /
+    base replicas).
+
+    Args:
+        runs: the runs table, as ``results.load`` gives it.
+
+    Returns:
+        One row a spec, ``single`` first, then by strategy, options, replicas and batch, with
+
+        - the spec's columns, as in the runs table;
+        - ``repeats`` and ``ok``: how many runs there are and how many of them are ok;
+        - ``status`` and ``reason``: of the first run that isn't ok, else ``ok`` and "";
+        - ``oversubscribed``: whether any run was;
+        - ``examples_per_second``, with ``examples_per_second_min`` and ``_max``, and other figures of the
+          runs table (``train_seconds``, ``test_accuracy``, …): medians over the ok runs, NaN without any;
+        - ``base`` ("single×1", or "" without one), ``base_replicas``, ``scaling`` ("strong" or "weak"),
+          ``speedup`` and ``efficiency`` (both 1 for the base itself), NaN without a base.
+    """
+    specs: dict[str, list[Row]] = {}
+    for run in runs.to_dict("records"):
+        # The ids of a spec's repeats differ in their ending only.
+        specs.setdefault(run["run_id"].rpartition("-r")[0], []).append({str(k): v for k, v in run.items()})
+    rows = sorted((_summary(repeats) for repeats in specs.values()), key=_order)
+    return pd.DataFrame([row | _against(row, _base(row, rows)) for row in rows], columns=_columns())
+
+
+def _columns() -> list[str]:
+    rate = "examples_per_second"
+    return [
+        *_SPEC,
+        *("repeats", "ok", "status", "reason", "oversubscribed"),
+        *(rate, f"{rate}_min", f"{rate}_max"),
+        *_MEDIANS,
+        *("base", "base_replicas", "scaling", "speedup", "efficiency"),
+    ]
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    strategy = row["strategy"]
+    return (strategy != "single", strategy, row["options"], row["replicas"], row["global_batch"])
+
+
+def _summary(repeats: Sequence[Row]) -> Row:
+    ok = [run for run in repeats if run["status"] == "ok"]
+    bad = [run for run in repeats if run["status"] != "ok"]
+    rates = _values(ok, "examples_per_second")
+    return {
+        **{name: repeats[0][name] for name in _SPEC},
+        "repeats": len(repeats),
+        "ok": len(ok),
+        "status": bad[0]["status"] if bad else "ok",
+        "reason": bad[0]["reason"] if bad else "",
+        "oversubscribed": any(run["oversubscribed"] for run in repeats),
+        "examples_per_second": median(rates) if rates else math.nan,
+        "examples_per_second_min": min(rates, default=math.nan),
+        "examples_per_second_max": max(rates, default=math.nan),
+        **{name: median(values) if (values := _values(ok, name)) else math.nan for name in _MEDIANS},
+    }
+
+
+def _values(runs: Sequence[Row], name: str) -> list[float]:
+    return [run[name] for run in runs if not math.isnan(run[name])]
+
+
+def _base(row: Row, rows: Sequence[Row]) -> Row | None:
+    comparable = [
+        other
+        for other in rows
+        if all(other[name] == row[name] for name in _SAME_WORK)
+        and (_same_global(row, other) or other["per_replica_batch"] == row["per_replica_batch"])
+        and not math.isnan(other["examples_per_second"])
+    ]
+    single = [other for other in comparable if other["strategy"] == "single" and other["replicas"] == 1]
+    own = [other for other in comparable if all(other[name] == row[name] for name in ("strategy", "options"))]
+
+    def merit(base: Row) -> tuple[int, bool, int]:
+        # Seeds or epochs hardly touch a rate, but a base that shares these too is the better one.
+        return -base["replicas"], _same_global(row, base), sum(_same(row[n], base[n]) for n in _SPEC)
+
+    return max(single or own, key=merit, default=None)
+
+
+def _same_global(row: Row, base: Row) -> bool:
+    return row["global_batch"] == base["global_batch"]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two cells are equal, or both missing."""
+    return one == other or (one != one and other != other)
+
+
+def _against(row: Row, base: Row | None) -> Row:
+    if base is None:
+        nothing = dict.fromkeys(("base_replicas", "speedup", "efficiency"), math.nan)
+        return {"base": "", "scaling": "", **nothing}
+    speedup = row["examples_per_second"] / base["examples_per_second"]
+    return {
+        "base": f"{base['strategy']}×{base['replicas']}",
+        "base_replicas": base["replicas"],
+        "scaling": "strong" if _same_global(row, base) else "weak",
+        "speedup": speedup,
+        "efficiency": speedup / (row["replicas"] / base["replicas"]),
+    }

@@ -1,0 +1,211 @@
+"""A task's journal: one JSON line an event, written as the task goes and readable whenever it dies.
+
+Every task of a run writes its own file, ``<role>-<index>.jsonl``; nobody else writes to it. The events:
+
+==========  ====================================================================================
+start       pid, host, role, index, rank, cores (list of int), replicas
+ready       parameters, versions (dict); written just before the first step
+steps       rows, each in the order of ``STEP_FIELDS``
+epoch       epoch, seconds; written when the epoch's last step has ended
+evaluation  epoch, validation_loss, validation_accuracy; test_loss, test_accuracy on the last
+failed      error (one line), step (int or null)
+end         peak_rss_bytes
+==========  ====================================================================================
+
+Every event also has ``time``, in Unix seconds, and may have more fields; ``read`` passes over other events,
+which are for those who follow the journal. Losses may be NaN or infinite: JSON as Python writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ResultsError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FLUSH_SECONDS = 0.25
+
+STEP_FIELDS = {
+    "epoch": "i8",
+    "step": "i8",
+    "step_seconds": "f8",
+    "input_seconds": "f8",
+    "examples": "i8",
+    "loss": "f8",
+    "warmup": "?",
+}
+
+
+class Journal:
+    """Writes one task's journal; meant for use inside the measured loop.
+
+    A file left by an earlier attempt at the same run is replaced. Every line goes out in one write, so a task
+    that is killed leaves at most a torn last line.
+
+    Args:
+        path: the file, by convention ``<role>-<index>.jsonl`` in the run's folder.
+
+    Raises:
+        ResultsError: the file can't be created or, from any method, written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._rows: list[tuple[Any, ...]] = []
+        self._due = 0.0
+        try:
+            self._file = self.path.open("wb", buffering=0)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def step(
+        self,
+        epoch: int,
+        step: int,
+        step_seconds: float,
+        input_seconds: float,
+        examples: int,
+        loss: float,
+        warmup: bool,
+        now: float,
+    ) -> None:
+        """Note one step; touches the file at most every ``FLUSH_SECONDS``.
+
+        Args:
+            epoch: counted from 0.
+            step: counted from 0 over the whole run, not anew in each epoch.
+            step_seconds: from the end of the previous step (or the epoch's start) to the end of this one.
+            input_seconds: the part of it that was spent waiting for data.
+            examples: how many examples this task used.
+            loss: their mean loss; numpy scalars will do, and are only converted when written.
+            warmup: whether rates and quantiles leave this step out.
+            now: seconds of a monotonic clock that the caller has read anyway.
+        """
+        self._rows.append((epoch, step, step_seconds, input_seconds, examples, loss, warmup))
+        if now >= self._due:
+            self._due = now + FLUSH_SECONDS
+            self._flush()
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Write the pending steps, then one event with these fields and the time."""
+        self._flush()
+        self._write({"event": name, "time": time.time(), **fields})
+
+    def close(self) -> None:
+        """Write the pending steps and close the file."""
+        try:
+            self._flush()
+        finally:
+            self._file.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            rows, self._rows = self._rows, []
+            self._write({"event": "steps", "time": time.time(), "rows": rows})
+
+    def _write(self, event: dict[str, Any]) -> None:
+        line = memoryview((json.dumps(event, default=operator.methodcaller("item")) + "\n").encode())
+        try:
+            # An unbuffered write may be cut short, as on a disk that is filling up.
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> ResultsError:
+        return ResultsError(f"A task's journal must be writable. Received: {self.path}: {error.strerror}")
+
+
+@dataclass
+class TaskLog:
+    """What one task journalled, as far as it came.
+
+    ``label`` is the file's stem, as in ``worker-0``. ``steps`` is a structured array with the fields of
+    ``STEP_FIELDS``, one element a step: ``len(log.steps)`` counts them, ``log.steps["loss"]`` is a column.
+    The other attributes are the events as written, or None where the task never wrote one.
+    """
+
+    label: str
+    steps: np.ndarray
+    start: dict[str, Any] | None = None
+    ready: dict[str, Any] | None = None
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    failed: dict[str, Any] | None = None
+    end: dict[str, Any] | None = None
+    last_time: float | None = None
+
+
+def read(path: str | os.PathLike[str]) -> TaskLog:
+    """Read a journal whole; a missing file, or one torn by a kill, gives what there is."""
+    # numpy is only needed here, in the parent: the module stays free of imports for all others.
+    import numpy as np
+
+    path = Path(path)
+    dtype = np.dtype(list(STEP_FIELDS.items()))
+    log = TaskLog(label=path.stem, steps=np.empty(0, dtype))
+    blocks = [log.steps]
+    for event in _events(path):
+        log.last_time = event["time"]
+        match event["event"]:
+            case "steps":
+                blocks.append(np.array([tuple(row) for row in event["rows"]], dtype))
+            case "epoch":
+                log.epochs.append(event)
+            case "evaluation":
+                log.evaluations.append(event)
+            case "start" | "ready" | "failed" | "end" as name:
+                setattr(log, name, event)
+    log.steps = np.concatenate(blocks)
+    return log
+
+
+def _events(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if event := _parse(line):
+                    yield event
+    except FileNotFoundError:
+        return
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The event of a line; None for a torn one."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and {"event", "time"} <= event.keys() else None
+
+
+class Follower:
+    """Reads a journal while its task writes it, for live progress."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._offset = 0
+
+    def poll(self) -> list[dict[str, Any]]:
+        """The whole events written since the last call; none while the file isn't there yet."""
+        try:
+            with self.path.open("rb") as file:
+                # A file that became shorter is a new attempt's.
+                if file.seek(0, os.SEEK_END) < self._offset:
+                    self._offset = 0
+                file.seek(self._offset)
+                text = file.read()
+        except FileNotFoundError:
+            return []
+        whole = text[: text.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [event for line in whole.splitlines() if (event := _parse(line))]

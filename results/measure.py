@@ -1,0 +1,167 @@
+"""What a run's journals amount to: rates, quantiles and losses.
+
+The definitions hold for every strategy:
+
+- A step's ``step_seconds`` spans from the end of the previous step to the end of this one, loop overhead
+  included; an epoch's first step counts from the epoch's start.
+- Warm-up steps are kept in the steps table but left out of rates and quantiles; the others are *measured*.
+- A task's rate is its measured steps' examples over their seconds. A run's rate is the sum of its tasks' own
+  rates, never one task's times their number.
+- Quantiles pool the measured steps of all tasks.
+- Losses are training facts, not timings: their means weigh all steps, warm-up included, by examples.
+
+Whatever lacks its data is NaN: a run may be skipped, too short, or dead halfway. Only tasks that took steps
+count here, so a parameter server is a task with memory but without a rate. ``peak_rss_bytes_total`` adds up
+what was reported: a task that was killed reports nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .journal import TaskLog
+
+_QUANTILES = {
+    "p05": 0.05,
+    "p25": 0.25,
+    "median": 0.5,
+    "p75": 0.75,
+    "p95": 0.95,
+    "p99": 0.99,
+    "min": 0,
+    "max": 1,
+}
+
+
+def _measured(log: TaskLog) -> np.ndarray:
+    return log.steps[~log.steps["warmup"]]
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else math.nan
+
+
+def rank_zero(logs: Sequence[TaskLog]) -> TaskLog | None:
+    """The log of the task that reports for the run: of those with replicas, the one with the lowest rank."""
+    started = [(log.start["rank"], log) for log in logs if log.start and log.start["replicas"]]
+    return min(started, key=lambda pair: pair[0])[1] if started else None
+
+
+def task(log: TaskLog) -> dict[str, Any]:
+    """The columns of the tasks table that a journal holds; units as in ``schema``."""
+    measured = _measured(log)
+    examples, seconds = int(measured["examples"].sum()), float(measured["step_seconds"].sum())
+    start = log.start or {}
+    return {
+        "host": start.get("host", ""),
+        "pid": start.get("pid"),
+        "replicas": start.get("replicas"),
+        "cores": ",".join(str(core) for core in start.get("cores", [])),
+        "examples": examples,
+        "measured_seconds": seconds,
+        "examples_per_second": _ratio(examples, seconds),
+        "peak_rss_bytes": (log.end or {}).get("peak_rss_bytes"),
+        "outcome": _outcome(log),
+    }
+
+
+def _outcome(log: TaskLog) -> str:
+    if log.failed:
+        return f"failed: {log.failed['error']}"
+    return "ended" if log.end else ""
+
+
+def epochs(logs: Sequence[TaskLog]) -> list[dict[str, Any]]:
+    """A row for each epoch that any task took a step in; columns of the epochs table."""
+    numbers = np.unique(np.concatenate([np.empty(0, "i8"), *(log.steps["epoch"] for log in logs)]))
+    rates, losses = np.zeros(len(numbers)), np.zeros(len(numbers))
+    weights, measured = np.zeros(len(numbers)), np.zeros(len(numbers), dtype=bool)
+    for log in logs:
+        steps = log.steps[log.steps["examples"] > 0]
+        losses += _sums(numbers, steps, steps["loss"] * steps["examples"])
+        weights += _sums(numbers, steps, steps["examples"])
+        steps = _measured(log)
+        seconds = _sums(numbers, steps, steps["step_seconds"])
+        timed = seconds > 0
+        rates[timed] += _sums(numbers, steps, steps["examples"])[timed] / seconds[timed]
+        measured |= timed
+    first = rank_zero(logs)
+    times = {event["epoch"]: event["seconds"] for event in first.epochs} if first else {}
+    evaluations = {event["epoch"]: event for event in first.evaluations} if first else {}
+    return [
+        {
+            "epoch": epoch,
+            "seconds": times.get(epoch),
+            "examples_per_second": float(rates[i]) if measured[i] else math.nan,
+            "train_loss": _ratio(float(losses[i]), float(weights[i])),
+            "validation_loss": evaluations.get(epoch, {}).get("validation_loss"),
+            "validation_accuracy": evaluations.get(epoch, {}).get("validation_accuracy"),
+        }
+        for i, epoch in enumerate(numbers.tolist())
+    ]
+
+
+def _sums(numbers: np.ndarray, steps: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sums of ``values`` (one a step) over each of the epochs in ``numbers``."""
+    return np.bincount(np.searchsorted(numbers, steps["epoch"]), weights=values, minlength=len(numbers))
+
+
+def run(logs: Sequence[TaskLog], started: float) -> dict[str, Any]:
+    """The columns of the runs table that the journals hold; ``started`` is the launch in Unix seconds."""
+    measured = np.concatenate([np.empty(0, "f8"), *(_measured(log)["step_seconds"] for log in logs)])
+    waits = np.concatenate([np.empty(0, "f8"), *(_measured(log)["input_seconds"] for log in logs)])
+    rates = [rate for log in logs if not math.isnan(rate := task(log)["examples_per_second"])]
+    peaks = [log.end["peak_rss_bytes"] for log in logs if log.end]
+    epoch_rows = epochs(logs)
+    columns = {
+        "examples_done": sum(int(log.steps["examples"].sum()) for log in logs),
+        "examples_per_second": sum(rates) if rates else math.nan,
+        "input_seconds_median": float(np.median(waits)) if len(waits) else math.nan,
+        "peak_rss_bytes": max(peaks, default=math.nan),
+        "peak_rss_bytes_total": sum(peaks) if peaks else math.nan,
+        "final_loss": epoch_rows[-1]["train_loss"] if epoch_rows else math.nan,
+    }
+    if len(measured):
+        values = np.quantile(measured, list(_QUANTILES.values())).tolist()
+        columns |= {f"step_seconds_{name}": value for name, value in zip(_QUANTILES, values, strict=True)}
+    first = rank_zero(logs)
+    return columns | (_reported(first, started) if first else {})
+
+
+def _reported(log: TaskLog, started: float) -> dict[str, Any]:
+    """What rank 0 reports for the whole run."""
+    ready = log.ready or {}
+    steps = log.steps["step_seconds"]
+    seconds = [event["seconds"] for event in log.epochs]
+    last = log.evaluations[-1] if log.evaluations else {}
+    return {
+        "startup_seconds": ready["time"] - started if ready else math.nan,
+        "first_step_seconds": float(steps[0]) if len(steps) else math.nan,
+        # A run of so many steps, or one that died, may have no whole epoch.
+        "train_seconds": sum(seconds) if seconds else float(steps.sum()) if len(steps) else math.nan,
+        "evaluation_seconds": log.end["time"] - log.epochs[-1]["time"]
+        if log.end and log.epochs
+        else math.nan,
+        "steps_done": len(steps),
+        "parameters": ready.get("parameters"),
+        **{
+            name: last.get(name)
+            for name in ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
+        },
+    }
+
+
+def oversubscribed(logs: Sequence[TaskLog], cores_per_replica: int) -> bool:
+    """Whether the replicas on some host together got fewer cores than ``cores_per_replica`` for each."""
+    wanted: dict[str, int] = {}
+    given: dict[str, set[int]] = {}
+    for start in (log.start for log in logs if log.start):
+        host = start["host"]
+        wanted[host] = wanted.get(host, 0) + start["replicas"] * cores_per_replica
+        # A parameter server's cores help no replica.
+        given.setdefault(host, set()).update(start["cores"] if start["replicas"] else ())
+    return any(wanted[host] > len(given[host]) for host in wanted)

@@ -1,0 +1,156 @@
+"""Results for people, as tables on a terminal or in a pipe, and for programs, as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from . import schema
+from .analysis import Row, compare
+
+_PIPE_WIDTH = 120
+_WIDE = 100
+_NOTHING = "–"
+
+
+def make_console(stream: TextIO) -> Console:
+    """A console that fits the terminal ``stream`` is, or is 120 columns of plain text where it is none."""
+    console = Console(file=stream, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _PIPE_WIDTH)
+    return console
+
+
+def render(runs: pd.DataFrame, console: Console) -> None:
+    """Print the comparison of ``runs`` (the runs table): a table for each workload, what went wrong below it.
+
+    Rates of several repeats are medians ± half their range. Fewer than 100 columns get fewer figures,
+    so that what is there stays readable.
+    """
+    workloads: dict[str, list[Row]] = {}
+    for record in compare(runs).to_dict("records"):
+        row = {str(name): value for name, value in record.items()}
+        workloads.setdefault(_title(row), []).append(row)
+    for title, rows in workloads.items():
+        console.print(title, style="bold", markup=False, emoji=False)
+        console.print(_table(rows, wide=console.width >= _WIDE), markup=False)
+        for line in _captions(rows):
+            console.print(line, style="dim", markup=False, emoji=False)
+        for line in _remarks(rows):
+            # A reason stays one line, for those who search the output.
+            console.print(line, style="dim", markup=False, emoji=False, soft_wrap=True)
+        console.print()
+
+
+def to_json(runs: pd.DataFrame) -> str:
+    """The runs table as a JSON list of objects, a key a column; NaN is null, an infinite loss is "inf"."""
+    rows = [
+        {str(name): schema.plain(value) for name, value in row.items()} for row in runs.to_dict("records")
+    ]
+    return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _title(row: Row) -> str:
+    """The workload in words: rows with the same title belong in one table."""
+    amount = _count(row["steps"], "step") if math.isnan(row["epochs"]) else _count(row["epochs"], "epoch")
+    rate = f"{row['optimizer']}, learning rate {row['learning_rate']:g}"
+    if row["lr_scaling"] != "none":
+        rate += f", {row['lr_scaling']} from batch {row['reference_batch']:g}"
+    if row["warmup_epochs"] > 0:
+        rate += f", warm-up of {_count(row['warmup_epochs'], 'epoch')}"
+    parts = (
+        f"{row['model']} on {row['dataset']}",
+        f"split {row['split']}",
+        f"sharding {row['sharding']}",
+        amount,
+        rate,
+        f"seed {row['seed']}",
+        f"{_count(row['cores_per_replica'], 'core')} per replica",
+    )
+    return " · ".join(parts)
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
+
+
+def _table(rows: Sequence[Row], wide: bool) -> Table:
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("strategy", overflow="fold", min_width=12)
+    numbers = {header: cell for header, cell in _NUMBERS.items() if wide or header not in _WIDE_ONLY}
+    for header in numbers:
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    for row in rows:
+        table.add_row(_strategy(row), *(cell(row) for cell in numbers.values()), _status(row))
+    return table
+
+
+def _strategy(row: Row) -> str:
+    options = json.loads(row["options"] or "{}")
+    words = [f"{name}={json.dumps(value).strip(chr(34))}" for name, value in options.items()]
+    return " ".join([row["strategy"], *words])
+
+
+def _number(value: float, form: str) -> str:
+    return _NOTHING if math.isnan(value) else format(value, form)
+
+
+def _rate(row: Row) -> str:
+    form = ",.0f" if row["examples_per_second"] >= 100 else ".3g"
+    text = _number(row["examples_per_second"], form)
+    if row["ok"] > 1:
+        text += f" ±{(row['examples_per_second_max'] - row['examples_per_second_min']) / 2:{form}}"
+    return text
+
+
+def _status(row: Row) -> str:
+    return f"ok {row['ok']}/{row['repeats']}" if 0 < row["ok"] < row["repeats"] else row["status"]
+
+
+_NUMBERS: dict[str, Callable[[Row], str]] = {
+    "repli-\ncas": lambda row: str(row["replicas"]),
+    "global\nbatch": lambda row: str(row["global_batch"]),
+    "examples\nper second": _rate,
+    "speed-\nup": lambda row: _number(row["speedup"], ".2f"),
+    "effi-\nciency": lambda row: _number(row["efficiency"], ".0%"),
+    "step\nms": lambda row: _number(row["step_seconds_median"] * 1000, ".1f"),
+    "valid.\nacc.": lambda row: _number(row["validation_accuracy"], ".4f"),
+    "test\nacc.": lambda row: _number(row["test_accuracy"], ".4f"),
+    "train\ns": lambda row: _number(row["train_seconds"], ".1f"),
+}
+_WIDE_ONLY = ("step\nms", "valid.\nacc.", "train\ns")
+
+
+def _captions(rows: Sequence[Row]) -> list[str]:
+    """What the speed-ups are against; with more than one base, which strategies each is the base of."""
+    bases: dict[str, list[Row]] = {}
+    for row in rows:
+        if not math.isnan(row["speedup"]):
+            bases.setdefault(row["base"], []).append(row)
+    lines = []
+    for base, measured in bases.items():
+        words = {"strong": "same global batch", "weak": "same per-replica batch"}
+        others = [row for row in measured if f"{row['strategy']}×{row['replicas']}" != base]
+        kinds = ", ".join(dict.fromkeys(words[row["scaling"]] for row in others))
+        whose = ", ".join(dict.fromkeys(_strategy(row) for row in measured)) + ": " if len(bases) > 1 else ""
+        lines.append(f"{whose}speed-up and efficiency against {base}" + (f" ({kinds})" if kinds else ""))
+    return lines
+
+
+def _remarks(rows: Sequence[Row]) -> list[str]:
+    lines = []
+    for row in rows:
+        name = f"{_strategy(row)} ×{row['replicas']}"
+        if row["status"] != "ok":
+            lines.append(f"{name} {row['status']}: {row['reason']}")
+        if row["oversubscribed"]:
+            lines.append(f"{name} oversubscribed: its replicas got fewer cores than the spec gives them")
+    return lines

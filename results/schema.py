@@ -1,0 +1,230 @@
+"""The columns of the four tables, in one place: HDF5, CSV, pandas and docs/results.md all follow it.
+
+To add a column, add its line here and fill it in ``record``; files written before read it as missing. To
+add a table, add it to ``TABLES`` and to ``Record``. Raise ``SCHEMA_VERSION`` only for what an older reader
+would
+misread: a column that changes its meaning, its kind or its unit, or goes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+SCHEMA_VERSION = 1
+
+STATUSES = ("ok", "skipped", "failed", "timeout")
+
+Kind = Literal["text", "int", "float", "bool"]
+
+# A table, or part of one: each column's values as an array of one dimension, all of one length.
+Columns = dict[str, np.ndarray]
+
+_DTYPES: dict[str, Any] = {"text": object, "int": np.int64, "float": np.float64, "bool": np.bool_}
+_MISSING: dict[str, Any] = {"text": "", "int": 0, "float": math.nan, "bool": False}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. Only ``text`` ("") and ``float`` (NaN) columns may lack a value."""
+
+    name: str
+    kind: Kind
+    unit: str
+    description: str
+
+    def array(self, values: Sequence[Any]) -> np.ndarray:
+        """These values as this column's array; None becomes the missing value."""
+        if self.kind == "text":
+            clean = {value: _one_line(value) for value in set(values)}
+            return np.fromiter((clean[value] for value in values), dtype=object, count=len(values))
+        if self.kind == "float":
+            values = [math.nan if value is None else value for value in values]
+        return np.array(values, dtype=_DTYPES[self.kind])
+
+    def missing(self, count: int) -> np.ndarray:
+        """``count`` missing values, for rows from before this column was there."""
+        return np.full(count, _MISSING[self.kind], dtype=_DTYPES[self.kind])
+
+
+def _one_line(value: Any) -> str:
+    """Text that every format can hold: one line, no NUL, valid UTF-8."""
+    text = "" if value is None else re.sub(r"[\r\n\0]+", " ", str(value))
+    return text.encode(errors="replace").decode()
+
+
+def row(table: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """One row of ``table`` as plain Python values: every column, in order, missing ones filled in.
+
+    Raises:
+        ValueError: ``values`` has a name that is no column of the table.
+    """
+    if unknown := values.keys() - {column.name for column in TABLES[table]}:
+        raise ValueError(f"A row may hold only columns of {table!r}. Received: {sorted(unknown)}")
+    return {
+        column.name: (column.array([values[column.name]]) if column.name in values else column.missing(1))
+        .tolist()
+        .pop()
+        for column in TABLES[table]
+    }
+
+
+def columns(table: str, rows: Sequence[Mapping[str, Any]]) -> Columns:
+    """Whole rows, as ``row`` makes them, turned into columns."""
+    return {column.name: column.array([row[column.name] for row in rows]) for column in TABLES[table]}
+
+
+def plain(value: Any) -> Any:
+    """A cell as strict JSON can hold it: NaN becomes null; an infinite loss, which must not be lost, text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def markdown() -> str:
+    """The tables as Markdown, as they stand in docs/results.md."""
+    lines = []
+    for table, table_columns in TABLES.items():
+        lines += [f"### {table}", "", "| column | kind | unit | |", "|---|---|---|---|"]
+        lines += [f"| `{c.name}` | {c.kind} | {c.unit} | {c.description} |" for c in table_columns]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _quantiles() -> tuple[Column, ...]:
+    words = {
+        "median": "Median",
+        "p05": "5th percentile",
+        "p25": "25th percentile",
+        "p75": "75th percentile",
+        "p95": "95th percentile",
+        "p99": "99th percentile",
+        "min": "Smallest",
+        "max": "Largest",
+    }
+    return tuple(
+        Column(f"step_seconds_{name}", "float", "s", f"{word} over all tasks' measured steps together")
+        for name, word in words.items()
+    )
+
+
+_RUN_ID = Column("run_id", "text", "", "Which run")
+
+_SPEC = (
+    Column("strategy", "text", "", "Name of the strategy"),
+    Column("replicas", "int", "replicas", "Copies of the model that compute gradients"),
+    Column("model", "text", "", "The model as it was asked for"),
+    Column("dataset", "text", "", "The data set as it was asked for"),
+    Column("split", "text", "", "How its examples are divided into training, validation and test"),
+    Column("sharding", "text", "", "How the training examples are dealt out to the replicas"),
+    Column("global_batch", "int", "examples", "Examples per update over all replicas"),
+    Column("per_replica_batch", "int", "examples", "One replica's share of the global batch"),
+    Column("epochs", "float", "epochs", "Epochs asked for; missing where steps were"),
+    Column("steps", "float", "steps", "Steps asked for; missing where epochs were"),
+    Column("optimizer", "text", "", "Name of the optimizer"),
+    Column("learning_rate", "float", "", "Learning rate asked for, before scaling"),
+    Column("lr_scaling", "text", "", "How the learning rate follows the global batch"),
+    Column("reference_batch", "float", "examples", "Global batch for which the learning rate is meant"),
+    Column("warmup_epochs", "float", "epochs", "Epochs over which the learning rate rises to its value"),
+    Column("seed", "int", "", "Seed of the initial weights and of the data order"),
+    Column("cores_per_replica", "int", "cores", "CPU cores given to each replica"),
+    Column("options", "text", "JSON", "The strategy's options"),
+    Column("repeat", "int", "", "Number of this repeat of the same spec"),
+    Column("spec", "text", "JSON", "The whole spec"),
+)
+
+_MEASURES = (
+    Column("started_at", "text", "ISO 8601, UTC", "When the run was launched"),
+    Column("startup_seconds", "float", "s", "From launch until rank 0 was ready for its first step"),
+    Column("first_step_seconds", "float", "s", "Rank 0's first step, tracing and compiling included"),
+    Column("train_seconds", "float", "s", "Rank 0's epochs together, evaluation left out"),
+    Column("evaluation_seconds", "float", "s", "From the end of rank 0's last epoch until its end"),
+    Column("total_seconds", "float", "s", "From launch until every task had ended"),
+    Column("steps_done", "int", "steps", "Rank 0's steps, warm-up included"),
+    Column("examples_done", "int", "examples", "All tasks' examples, warm-up included"),
+    Column(
+        "examples_per_second", "float", "examples/s", "Sum of the tasks' own rates over their measured steps"
+    ),
+    *_quantiles(),
+    Column("input_seconds_median", "float", "s", "Median wait for data over all tasks' measured steps"),
+    Column("peak_rss_bytes", "float", "bytes", "Peak memory of the largest task"),
+    Column("peak_rss_bytes_total", "float", "bytes", "Peak memory of all tasks that reported it, added up"),
+    Column("final_loss", "float", "", "Training loss of the last epoch, weighted by examples over all tasks"),
+    Column("validation_loss", "float", "", "Loss of the last evaluation on the validation examples"),
+    Column("validation_accuracy", "float", "1", "Accuracy of the last evaluation on the validation examples"),
+    Column("test_loss", "float", "", "Loss on the test examples after training"),
+    Column("test_accuracy", "float", "1", "Accuracy on the test examples after training"),
+    Column("parameters", "float", "", "How many numbers the model's weights are"),
+    Column("tasks", "int", "processes", "Processes of the run"),
+    Column("oversubscribed", "bool", "", "Whether the replicas got fewer cores than the spec gives them"),
+)
+
+ENVIRONMENT = (
+    Column("host", "text", "", "Name of the machine that launched the run"),
+    Column("os", "text", "", "Operating system"),
+    Column("cpu_model", "text", "", "CPU model"),
+    Column("cores_available", "int", "cores", "Cores that the launcher was allowed to use"),
+    Column("memory_bytes", "int", "bytes", "Memory of the machine"),
+    Column("gpus", "text", "", "Names of the GPUs"),
+    Column("python", "text", "", "Python's version"),
+    Column("tensorflow", "text", "", "TensorFlow's version"),
+    Column("keras", "text", "", "Keras's version"),
+    Column("horovod", "text", "", "Horovod's version"),
+    Column("stratbench", "text", "", "This program's version"),
+)
+
+TABLES: dict[str, tuple[Column, ...]] = {
+    "runs": (
+        _RUN_ID,
+        Column("status", "text", "", "One of " + ", ".join(STATUSES)),
+        Column("reason", "text", "", "Why the status isn't ok"),
+        *_SPEC,
+        *_MEASURES,
+        *ENVIRONMENT,
+    ),
+    "epochs": (
+        _RUN_ID,
+        Column("epoch", "int", "", "Which epoch, as the tasks number them"),
+        Column("seconds", "float", "s", "Rank 0's time for it; missing where it was cut short"),
+        Column(
+            "examples_per_second", "float", "examples/s", "Sum of the tasks' own rates over measured steps"
+        ),
+        Column("train_loss", "float", "", "Mean training loss, weighted by examples over all tasks"),
+        Column("validation_loss", "float", "", "Loss on the validation examples after it"),
+        Column("validation_accuracy", "float", "1", "Accuracy on the validation examples after it"),
+    ),
+    "steps": (
+        _RUN_ID,
+        Column("role", "text", "", "Role of the task"),
+        Column("task", "int", "", "Index of the task in its role"),
+        Column("epoch", "int", "", "Which epoch"),
+        Column("step", "int", "", "Which step of the task"),
+        Column("step_seconds", "float", "s", "From the end of the previous step to the end of this one"),
+        Column("input_seconds", "float", "s", "The part of it that was spent waiting for data"),
+        Column("examples", "int", "examples", "Examples that this task used"),
+        Column("loss", "float", "", "Their mean training loss"),
+        Column("warmup", "bool", "", "Whether rates and quantiles leave the step out"),
+    ),
+    "tasks": (
+        _RUN_ID,
+        Column("role", "text", "", "Role of the task"),
+        Column("task", "int", "", "Index of the task in its role"),
+        Column("host", "text", "", "Machine that it ran on"),
+        Column("pid", "float", "", "Its process id"),
+        Column("replicas", "float", "replicas", "Replicas that it computed"),
+        Column("cores", "text", "", "The cores it was bound to, separated by commas"),
+        Column("examples", "int", "examples", "Examples of its measured steps"),
+        Column("measured_seconds", "float", "s", "Its measured steps' times together"),
+        Column("examples_per_second", "float", "examples/s", "The one divided by the other"),
+        Column("peak_rss_bytes", "float", "bytes", "Its peak memory; missing where it was killed"),
+        Column("outcome", "text", "", "How it ended"),
+    ),
+}
+
+if __name__ == "__main__":
+    print(markdown(), end="")

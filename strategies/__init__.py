@@ -1,0 +1,1 @@
+"""One file a strategy; ``base`` holds the contract and finds them."""

@@ -1,0 +1,74 @@
+"""What the strategies share that run a Keras model eagerly built in each process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import tensorflow as tf
+
+from .base import StepResult, Trainer, Workload
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+
+def loss_and_gradients(
+    workload: Workload, model: keras.Model, x: tf.Tensor, y: tf.Tensor, scale: float = 1.0
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """Mean loss over (x, y), with the model's own regularisers, and its gradients.
+
+    Args:
+        scale: factor on the gradients alone; 1/N where what follows sums over N replicas.
+    """
+    variables = [variable.value for variable in model.trainable_variables]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(variables)
+        loss = workload.loss(y, model(workload.inputs(x), training=True))
+        if model.losses:
+            loss += tf.add_n(model.losses)
+        scaled = loss * scale if scale != 1.0 else loss
+    return loss, tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+
+class KerasTrainer(Trainer):
+    """Runs one ``tf.function`` a step. The strategy gives its body; this feeds it and sets the learning rate."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        body: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+        rank: int = 0,
+        shards: int = 1,
+    ):
+        self.model = model
+        self.optimizer = optimizer
+        self.rank = self.shard = rank
+        self.shards = shards
+        self._body = tf.function(body, reduce_retracing=True)
+        self._learning_rate: float | None = None
+
+    def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
+        """See `Trainer.step`. Reading the loss waits for the device, so that the step is over on return."""
+        if learning_rate != self._learning_rate:
+            self.optimizer.learning_rate = self._learning_rate = learning_rate
+        return StepResult(float(self._body(x, y)), len(y))
+
+    def weights(self) -> list[np.ndarray]:
+        """See `Trainer.weights`."""
+        return self.model.get_weights()
+
+
+def set_threads(replicas: int, cores_per_replica: int) -> None:
+    """Give TensorFlow's pools the cores of this process's replicas; call before TensorFlow makes any device."""
+    tf.config.threading.set_intra_op_parallelism_threads(replicas * cores_per_replica)
+    tf.config.threading.set_inter_op_parallelism_threads(max(replicas, cores_per_replica))
+
+
+def use_gpu(local_index: int) -> None:
+    """Show this process one GPU only, where there are any."""
+    devices = tf.config.list_physical_devices("GPU")
+    if devices:
+        tf.config.set_visible_devices(devices[local_index % len(devices)], "GPU")

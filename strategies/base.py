@@ -1,0 +1,268 @@
+"""The contract between a strategy, the launcher that starts its tasks and the loop that measures them.
+
+To add a strategy, put a file in this folder that defines one frozen dataclass derived from `Strategy`. Its fields
+are the user's options. Files whose name starts with ``_`` hold what several strategies share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import json
+import os
+import pkgutil
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+Address = Callable[[int | None], str]
+"""Reserves a TCP port on this host: ``address(None)`` any free one, ``address(2222)`` that one. → ``"host:port"``"""
+
+TASK_VARIABLE = "STRATBENCH_TASK"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One OS process of a run: what the launcher needs to start it, here or on another host.
+
+    Attributes:
+        role: ``worker`` or ``ps``.
+        index: position within its role; a worker's index is also its rank.
+        first_replica, replicas: the replicas that this task computes are
+            ``first_replica … first_replica + replicas - 1``; 0 replicas for a task that only serves.
+        env: variables that the task needs beside the launcher's own environment.
+        command: what is put before the worker's command line, such as ``horovodrun -np 2``.
+        starts: how many worker processes ``command`` starts, with the indices 0 … starts - 1. They find their own
+            index in their environment.
+        exit_pattern: where ``command`` starts the workers, the regular expression that finds
+            ``(?P<index>…)`` and ``(?P<code>…)`` of a worker's end in what the command prints.
+    """
+
+    role: str = "worker"
+    index: int = 0
+    first_replica: int = 0
+    replicas: int = 1
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    starts: int = 1
+    exit_pattern: str = ""
+
+    @property
+    def label(self) -> str:
+        """``worker-0``: the name of this task in file names, tables and messages."""
+        return f"{self.role}-{self.index}"
+
+    def to_json(self) -> str:
+        """What the worker process needs to know of itself, for the variable ``STRATBENCH_TASK``.
+
+        Where `command` starts several, each takes its index and its replica from that job's environment instead.
+        """
+        fields = ("role", "replicas") if self.command else ("role", "replicas", "index", "first_replica")
+        return json.dumps({name: getattr(self, name) for name in fields})
+
+
+class Workload(Protocol):
+    """The work that is the same under every strategy. Built by the harness, used by trainers."""
+
+    replicas: int
+    global_batch: int
+    total_steps: int
+    cores_per_replica: int
+    input_shape: tuple[int, ...]
+    input_dtype: str
+    optimizer_settings: Mapping[str, Any]
+
+    def model(self) -> keras.Model:
+        """A new model; every call gives the same initial weights."""
+
+    def optimizer(self) -> keras.optimizers.Optimizer:
+        """A new Keras optimizer, as `optimizer_settings` says."""
+
+    def inputs(self, x: tf.Tensor) -> tf.Tensor:
+        """Examples as stored → float32; unsigned bytes are scaled to [0, 1]."""
+
+    def loss(self, y: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
+        """Scalar: the mean over the examples given. ``y`` int32 (n,), ``predictions`` (n, classes)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step did, from this process's view.
+
+    Attributes:
+        loss: mean training loss over the examples that this process computed.
+        examples: how many these were.
+    """
+
+    loss: float
+    examples: int
+
+
+class Trainer(ABC):
+    """A strategy connected and ready, inside one worker process.
+
+    Attributes:
+        rank: of this process among the workers; rank 0 reports.
+        shards, shard: this process reads part ``shard`` of ``shards`` of every global batch.
+    """
+
+    rank: int = 0
+    shards: int = 1
+    shard: int = 0
+
+    @abstractmethod
+    def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
+        """One update from this process's view, over when it returns.
+
+        Args:
+            x: examples of this shard as stored, (global_batch / shards, …).
+            y: class indices, int32 (global_batch / shards,).
+            learning_rate: for this update.
+        """
+
+    @abstractmethod
+    def weights(self) -> list[np.ndarray]:
+        """A full, consistent copy, in the order of ``model.weights``. Every rank calls it at the same steps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Strategy(ABC):
+    """One way to distribute training. Fields are the user's options, each with ``metadata={"help": …}``."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    needs: ClassVar[str] = "nothing beside TensorFlow"
+    synchronous: ClassVar[bool] = True
+    max_replicas: ClassVar[int | None] = None
+
+    @property
+    def is_synchronous(self) -> bool:
+        """Whether these options give the same weights as one replica, up to rounding."""
+        return self.synchronous
+
+    def skip(self, replicas: int) -> str | None:
+        """Why it can't run here with so many replicas, in one sentence that names the fix; None if it can."""
+        return None
+
+    @abstractmethod
+    def tasks(self, replicas: int, address: Address) -> list[Task]:
+        """The processes that the launcher starts."""
+
+    @abstractmethod
+    def trainer(self, task: Task, workload: Workload) -> AbstractContextManager[Trainer | None]:
+        """In the worker: connect, place variables. None for a task that only serves until the launcher ends it."""
+
+
+def option(default: Any, text: str) -> Any:
+    """A strategy's option: a dataclass field with its help text."""
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+@cache
+def available() -> dict[str, type[Strategy]]:
+    """Every strategy in this folder, by name. A name is an attribute, so files import no TensorFlow to be found."""
+    found: dict[str, type[Strategy]] = {}
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if module.name == "base" or module.name.startswith("_"):
+            continue
+        members = vars(importlib.import_module(f"{__package__}.{module.name}")).values()
+        for member in members:
+            if inspect.isclass(member) and issubclass(member, Strategy) and not inspect.isabstract(member):
+                found[member.name] = member
+    return dict(sorted(found.items()))
+
+
+def find(name: str) -> type[Strategy]:
+    """The strategy of that name. Raises UsageError that names the nearest one."""
+    strategies = available()
+    if name in strategies:
+        return strategies[name]
+    near = difflib.get_close_matches(name, strategies, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise UsageError(f"strategy must be one of {', '.join(strategies)}. Received: '{name}'.{hint}")
+
+
+def create(name: str, options: Mapping[str, Any]) -> Strategy:
+    """The strategy with the user's options, which may be text. Raises UsageError for an unknown or unfit one."""
+    from pydantic import TypeAdapter, ValidationError
+
+    cls = find(name)
+    known = [field.name for field in dataclasses.fields(cls)]
+    for key in options:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            has = f"has the options {', '.join(known)}" if known else "has no options"
+            raise UsageError(f"strategy {name} {has}. Received: '{key}'.{hint}")
+    try:
+        return TypeAdapter(cls).validate_python(dict(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(
+            f"option {where} of strategy {name}: {first['msg'].lower()}. Received: {first['input']!r}."
+        ) from None
+
+
+def describe(cls: type[Strategy]) -> dict[str, Any]:
+    """What ``stratbench list strategies NAME`` shows."""
+    hints = typing.get_type_hints(cls)
+    options = [
+        {
+            "name": field.name,
+            "type": _type_text(hints[field.name]),
+            "default": field.default,
+            "help": field.metadata.get("help", ""),
+        }
+        for field in dataclasses.fields(cls)
+    ]
+    return {
+        "name": cls.name,
+        "summary": cls.summary,
+        "needs": cls.needs,
+        "synchronous": cls.synchronous,
+        "max_replicas": cls.max_replicas,
+        "options": options,
+        "documentation": inspect.cleandoc(inspect.getmodule(cls).__doc__ or ""),  # type: ignore[union-attr]
+    }
+
+
+def _type_text(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Annotated:
+        hint = typing.get_args(hint)[0]
+    if typing.get_origin(hint) is typing.Literal:
+        return "|".join(map(str, typing.get_args(hint)))
+    return getattr(hint, "__name__", str(hint))
+
+
+def gpus() -> int:
+    """NVIDIA GPUs that a task here may use, counted without loading TensorFlow."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = len([path for path in Path("/dev").glob("nvidia*") if path.name[6:].isdigit()])
+    if visible is None:
+        return devices
+    return min(devices, len([part for part in visible.split(",") if part.strip() not in ("", "-1")]))
+
+
+def skip_for_gpus(replicas: int) -> str | None:
+    """The reason not to run where there are GPUs, but fewer than replicas. One replica a GPU, or all on CPUs."""
+    count = gpus()
+    if 0 < count < replicas:
+        return (
+            f"{replicas} replicas need {replicas} GPUs and there are {count}; "
+            f"ask for at most {count}, or hide the GPUs with CUDA_VISIBLE_DEVICES=''"
+        )
+    return None

@@ -1,0 +1,124 @@
+"""The same questions to every strategy: does it give `single`'s weights, does it end, does it read its share?
+
+A strategy is found by being in the package, so a new file in ``strategies/`` is tested without a word here. Options
+that make an asynchronous strategy synchronous are listed in VARIANTS.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import launch, make_spec
+from stratbench.harness.worker import KEEP_VARIABLE
+from stratbench.results import journal
+from stratbench.strategies.base import available
+
+STEPS = 20
+TOLERANCE = {"momentum": 1e-5, "adam": 1e-4}
+VARIANTS = {"ps": ["ps:sync=true", "ps:sync=true,ps=2"], "horovod": ["horovod"]}
+
+SYNCHRONOUS = [
+    reference
+    for name, cls in available().items()
+    if cls.max_replicas != 1
+    for reference in VARIANTS.get(name, [name] if cls.synchronous else [])
+]
+ASYNCHRONOUS = [name for name, cls in available().items() if not cls.synchronous]
+DATASET = "mnist-12k"
+
+
+def weights(strategy: str, replicas: int, model: str, optimizer: str, folder: Path) -> list[np.ndarray]:
+    """A real run's weights after STEPS steps."""
+    spec = make_spec(
+        strategy, replicas, model=model, optimizer=optimizer, dataset=DATASET, steps=STEPS, learning_rate=RATE[optimizer]
+    )
+    outcome = launch(spec, folder)
+    assert outcome.status == "ok", outcome.reason
+    with np.load(folder / "epoch-0.npz") as saved:
+        return [saved[name] for name in saved.files]
+
+
+RATE = {"momentum": 0.05, "adam": 0.001}
+
+
+def assert_same(found: list[np.ndarray], expected: list[np.ndarray], tolerance: float) -> None:
+    """Each weight tensor within ``tolerance`` of the expected one, relative to that tensor's norm."""
+    assert len(found) == len(expected)
+    for index, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        error = np.linalg.norm(ours - theirs) / max(np.linalg.norm(theirs), 1e-12)
+        assert error <= tolerance, f"weight {index} differs by {error:.2e}, more than {tolerance:g}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def keep_weights() -> None:
+    patch = pytest.MonkeyPatch()
+    patch.setenv(KEEP_VARIABLE, "1")
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory):
+    """`single`'s weights for a model and an optimizer, computed once."""
+    known: dict[tuple[str, str], list[np.ndarray]] = {}
+
+    def get(model: str, optimizer: str) -> list[np.ndarray]:
+        if (model, optimizer) not in known:
+            folder = tmp_path_factory.mktemp("single") / "run"
+            known[model, optimizer] = weights("single", 1, model, optimizer, folder)
+        return known[model, optimizer]
+
+    return get
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.parametrize("replicas", [2, 3])
+@pytest.mark.parametrize("strategy", SYNCHRONOUS)
+def test_synchronous_equals_single(
+    strategy: str, replicas: int, model: str, optimizer: str, single, tmp_path: Path, no_strays: None
+) -> None:
+    name = strategy.partition(":")[0]
+    if (problem := available()[name]().skip(replicas)) is not None:
+        pytest.skip(problem)
+    if strategy == "ps:sync=true,ps=2" and (model, optimizer) != ("cnn", "adam"):
+        pytest.skip("several ps tasks differ from one in placement only: asked once a number of replicas")
+    expected = single(model, optimizer)
+    initial_distance = max(float(np.abs(weight).max()) for weight in expected)
+    assert initial_distance > 0
+    assert_same(weights(strategy, replicas, model, optimizer, tmp_path / "run"), expected, TOLERANCE[optimizer])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ASYNCHRONOUS)
+def test_asynchronous_uses_every_example(strategy: str, tmp_path: Path, no_strays: None) -> None:
+    replicas = 2
+    outcome = launch(make_spec(strategy, replicas, dataset=DATASET, steps=STEPS), tmp_path)
+    assert outcome.status == "ok", outcome.reason
+    logs = [journal.read(tmp_path / f"worker-{index}.jsonl") for index in range(replicas)]
+    assert [len(log.steps) for log in logs] == [STEPS] * replicas
+    assert sum(int(log.steps["examples"].sum()) for log in logs) == STEPS * 48
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mistake", ["none", "sum", "shard"])
+def test_a_wrong_strategy_is_caught(mistake: str, single, tmp_path: Path) -> None:
+    """The suite must fail for a sum in place of a mean, and for a shard that two replicas share."""
+    result = tmp_path / "weights.npz"
+    script = Path(__file__).with_name("wrong_strategy.py")
+    spec = make_spec("mirrored", 2, dataset=DATASET, steps=STEPS, learning_rate=RATE["momentum"])
+    (tmp_path / "spec.json").write_text(spec.model_dump_json())
+    subprocess.run([sys.executable, script, mistake, tmp_path / "spec.json", result], check=True, timeout=120)
+    with np.load(result) as saved:
+        found = [saved[name] for name in saved.files]
+    expected = single("mlp", "momentum")
+    if mistake == "none":
+        assert_same(found, expected, TOLERANCE["momentum"])
+    else:
+        with pytest.raises(AssertionError, match="differs by"):
+            assert_same(found, expected, TOLERANCE["momentum"])

@@ -1,0 +1,71 @@
+"""Shared by all tests: an in-process command line, real runs with their folders, and no stray process afterwards."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from stratbench.harness.launch import Launch, Outcome
+from stratbench.harness.ports import Ports
+from stratbench.harness.run import prepare
+from stratbench.harness.spec import Experiment, RunSpec
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def make_spec(strategy: str = "single", replicas: int = 1, **changes: Any) -> RunSpec:
+    """A small spec on synthetic data."""
+    settings: dict[str, Any] = {
+        "model": "mlp",
+        "dataset": "synthetic:shape=28x28x1,classes=10,examples=1200",
+        "steps": 20,
+        "cores_per_replica": 1,
+        "timeout": 120.0,
+    }
+    if "per_replica_batch" not in changes:
+        settings["global_batch"] = 48
+    settings |= changes
+    return Experiment(strategies=[strategy], replicas=[replicas], **settings).expand()[0]
+
+
+def launch(spec: RunSpec, folder: Path, stop: threading.Event | None = None, listen: Any = None) -> Outcome:
+    """Run the spec's real processes, without a store."""
+    prepare(spec, folder)
+    with Ports() as ports:
+        tasks = spec.create_strategy().tasks(spec.replicas, ports.address)
+        nobody = lambda label, event: None  # noqa: E731
+        return Launch(tasks, folder, spec.timeout, stop or threading.Event(), listen or nobody).run()
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Every process whose command line names the folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if process.pid != os.getpid() and any(str(folder) in part for part in process.info["cmdline"] or []):
+            found.append(process)
+    return found
+
+
+@pytest.fixture
+def no_strays(tmp_path: Path) -> Iterator[None]:
+    """Fails a test that leaves a process working in its folder."""
+    yield
+    left = processes_of(tmp_path)
+    for process in left:
+        process.kill()
+    assert not left, f"processes left: {left}"
+
+
+@pytest.fixture
+def horovod() -> None:
+    """Skips where Horovod is not installed."""
+    from stratbench.strategies._horovod_build import status
+
+    problem = status().problem
+    if problem:
+        pytest.skip(problem)

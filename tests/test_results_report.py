@@ -1,0 +1,186 @@
+import io
+import json
+import math
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from stratbench.results import analysis, record, report, schema
+from test_results_record import make_spec
+
+
+def run(strategy, replicas=1, rate=100.0, *, batch=64, share=None, status="ok", reason="", **changes):
+    """A row of the runs table; strong scaling with a global batch of 64 unless told otherwise."""
+    per_replica = share or batch // replicas
+    spec = make_spec(strategy=strategy, replicas=replicas, per_replica_batch=per_replica)
+    spec |= {"global_batch": per_replica * replicas, **changes}
+    figures = {"examples_per_second": rate, "step_seconds_median": 0.0125, "train_seconds": 3.0}
+    figures |= {"validation_accuracy": 0.5, "test_accuracy": 0.25}
+    columns = {"run_id": record.run_id(spec), "status": status, "reason": reason, "spec": "{}"}
+    columns |= {name: value for name, value in spec.items() if name not in ("timeout", "options")}
+    columns |= {"options": json.dumps(spec["options"]), **(figures if status == "ok" else {})}
+    return schema.row("runs", columns)
+
+
+def compare(*rows):
+    return analysis.compare(pd.DataFrame(rows)).to_dict("records")
+
+
+def text(*rows, width=None):
+    stream = io.StringIO()
+    console = Console(file=stream, width=width) if width else report.make_console(stream)
+    report.render(pd.DataFrame(rows), console)
+    return stream.getvalue()
+
+
+def test_strong_scaling_is_against_single_with_the_same_global_batch():
+    single, two, four = compare(run("mirrored", 4, 300), run("mirrored", 2, 180), run("single"))
+    assert [row["strategy"] for row in (single, two, four)] == ["single", "mirrored", "mirrored"]
+    assert (single["base"], single["speedup"], single["efficiency"]) == ("single×1", 1.0, 1.0)
+    assert (two["speedup"], two["efficiency"], two["scaling"]) == pytest.approx((1.8, 0.9, "strong"))
+    assert (four["speedup"], four["efficiency"]) == pytest.approx((3.0, 0.75))
+
+
+def test_weak_scaling_is_against_single_with_the_same_per_replica_batch():
+    _, two = compare(run("single", share=32), run("ps", 2, 150, share=32))
+    assert (two["base"], two["speedup"], two["efficiency"], two["scaling"]) == ("single×1", 1.5, 0.75, "weak")
+
+
+def test_the_same_global_batch_goes_before_the_same_share():
+    rows = compare(
+        run("single", rate=100, share=32), run("single", rate=200, share=64), run("ps", 2, 300, share=32)
+    )
+    assert (rows[-1]["speedup"], rows[-1]["scaling"]) == (1.5, "strong")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model": "mlp"}, {"dataset": "x"}, {"split": "x"}, {"optimizer": "adam"}, {"cores_per_replica": 2}],
+)
+def test_a_base_does_the_same_work(change):
+    row = compare(run("single", **change), run("ps", 2, 150))[-1]
+    assert row["base"] == "ps×2"
+
+
+@pytest.mark.parametrize("share", [None, 16])
+def test_without_single_the_smallest_of_the_same_strategy_is_the_base(share):
+    rows = compare(
+        run("single", status="failed", reason="x", share=share or 64),
+        run("ps", 1, status="timeout", reason="x", share=share),
+        run("ps", 2, 100, share=share),
+        run("ps", 4, 150, share=share),
+        run("ps", 4, 100, share=share, options={"sync": True}),
+    )
+    by_name = {(row["strategy"], row["options"], row["replicas"]): row for row in rows}
+    four, two = by_name["ps", "{}", 4], by_name["ps", "{}", 2]
+    assert (four["base"], four["base_replicas"], four["speedup"], four["efficiency"]) == (
+        "ps×2",
+        2,
+        1.5,
+        0.75,
+    )
+    assert (two["base"], two["speedup"]) == ("ps×2", 1.0)
+    assert by_name["ps", '{"sync": true}', 4]["base"] == "ps×4"
+
+
+def test_among_bases_the_most_alike_is_taken():
+    rows = compare(run("single", rate=50, seed=2), run("single", rate=100, seed=1), run("ps", 2, 150, seed=1))
+    assert rows[-1]["speedup"] == 1.5
+
+
+def test_without_any_base_speedups_are_missing():
+    (row,) = compare(run("ps", 2, status="skipped", reason="no GPU"))
+    assert row["base"] == "" and math.isnan(row["speedup"]) and math.isnan(row["efficiency"])
+    assert (row["status"], row["reason"], row["ok"], row["repeats"]) == ("skipped", "no GPU", 0, 1)
+
+
+def test_repeats_are_put_together():
+    rates = [100.0, 140.0, 110.0]
+    rows = [run("ps", 2, rate, repeat=repeat) for repeat, rate in enumerate(rates)]
+    rows.append(run("ps", 2, status="failed", reason="worker-1: killed", repeat=3))
+    (row,) = compare(*rows)
+    assert (row["repeats"], row["ok"], row["status"], row["reason"]) == (4, 3, "failed", "worker-1: killed")
+    assert [row[f"examples_per_second{end}"] for end in ("", "_min", "_max")] == [110.0, 100.0, 140.0]
+
+
+def test_no_runs_give_an_empty_comparison():
+    empty = analysis.compare(pd.DataFrame([run("single")]).iloc[:0])
+    assert len(empty) == 0 and "speedup" in empty
+
+
+def test_a_run_too_short_for_a_rate_has_no_speedup():
+    (row,) = compare(run("single", rate=math.nan))
+    assert row["status"] == "ok" and row["base"] == "" and math.isnan(row["speedup"])
+
+
+ROWS = (
+    run("single", rate=1000.0),
+    run("mirrored", 2, 1500.0),
+    run("mirrored", 2, 1700.0, repeat=2),
+    run("ps", 2, 900.0, options={"sync": True, "ps": 1}),
+    run("horovod", 2, status="failed", reason="worker-1: [Errno 28] :warning: [red]disk"),
+    run("multiworker", 2, status="skipped", reason="needs more ports"),
+)
+
+
+def test_a_report_in_a_pipe():
+    output = text(*ROWS)
+    assert "\x1b" not in output
+    lines = output.splitlines()
+    assert max(map(len, lines)) <= 120
+    assert lines[0] == (
+        "cnn on digits · split 80/10/10 · sharding global · 2 epochs · sgd, learning rate 0.1 · seed 1 · "
+        "1 core per replica"
+    )
+    same = ["12.5", "0.5000", "0.2500", "3.0", "ok"]
+    table = {line.split()[0]: line.split() for line in lines if line.strip()}
+    assert table["single"] == ["single", "1", "64", "1,000", "1.00", "100%", *same]
+    assert table["mirrored"] == ["mirrored", "2", "64", "1,600", "±100", "1.60", "80%", *same]
+    assert table["ps"][:8] == ["ps", "sync=true", "ps=1", "2", "64", "900", "0.90", "45%"]
+    assert "speed-up and efficiency against single×1 (same global batch)" in lines
+    assert "horovod ×2 failed: worker-1: [Errno 28] :warning: [red]disk" in output
+    assert "multiworker ×2 skipped: needs more ports" in lines
+
+
+@pytest.mark.parametrize("width", [76, 80, 100])
+def test_a_report_on_narrow_terminals(width):
+    rows = [
+        *ROWS,
+        run("multiworker", 8, 1_234_567.0, batch=4096),
+        run("multiworker", 8, 1_034_567.0, batch=4096, repeat=2),
+    ]
+    output = text(*rows, width=width)
+    lines = output.splitlines()
+    assert max(map(len, lines)) <= width and "…" not in output
+    assert any(line.split()[:5] == ["mirrored", "2", "64", "1,600", "±100"] for line in lines)
+    assert any(line.split()[:5] == ["multiworker", "8", "4096", "1,134,567", "±100,000"] for line in lines)
+    assert ("train" in output) == (width >= 100)
+
+
+def test_a_report_with_several_bases_and_workloads():
+    output = text(
+        run("single"),
+        run("ps", 2, 150),
+        run("mirrored", 2, 150, optimizer="adam"),
+        run("mirrored", 4, 150, optimizer="adam"),
+        run("horovod", 2, 150, optimizer="adam"),
+    )
+    assert "sgd, learning rate 0.1" in output and "adam, learning rate 0.1" in output
+    assert "mirrored: speed-up and efficiency against mirrored×2 (same global batch)" in output
+    assert "horovod: speed-up and efficiency against horovod×2" in output
+
+
+def test_partly_failed_and_oversubscribed_runs_are_told():
+    rows = [run("single"), run("single", repeat=2, status="timeout", reason="nothing moved for 5 s")]
+    rows[0]["oversubscribed"] = True
+    output = text(*rows)
+    assert "ok 1/2" in output and "single ×1 timeout: nothing moved for 5 s" in output
+    assert "single ×1 oversubscribed" in output
+
+
+def test_json_is_strict_and_has_all_columns():
+    row = run("single", rate=math.nan) | {"final_loss": math.inf}
+    (read,) = json.loads(report.to_json(pd.DataFrame([row])), parse_constant=pytest.fail)
+    assert list(read) == [column.name for column in schema.TABLES["runs"]]
+    assert (read["examples_per_second"], read["final_loss"], read["replicas"]) == (None, "inf", 1)
+    assert read["oversubscribed"] is False

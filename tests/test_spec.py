@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+from stratbench.errors import UsageError
+from stratbench.harness import learning_rate
+from stratbench.harness.spec import Experiment, RunSpec, parse_options
+
+WORK = {"dataset": "mnist-12k", "global_batch": 120, "cores_per_replica": 1}
+
+
+def expand(*strategies: str, **changes: object) -> list[RunSpec]:
+    return Experiment(strategies=list(strategies), **{**WORK, **changes}).expand()
+
+
+def test_grid_runs_single_once_and_the_others_at_every_size() -> None:
+    specs = expand("single", "mirrored", "ps:sync=true", replicas=[1, 2], repeats=2)
+    assert [(s.strategy, s.replicas, s.repeat) for s in specs[:5]] == [
+        ("single", 1, 0),
+        ("mirrored", 1, 0),
+        ("mirrored", 2, 0),
+        ("ps", 1, 0),
+        ("ps", 2, 0),
+    ]
+    assert len(specs) == 10
+    assert len({s.run_id for s in specs}) == 10
+
+
+def test_strong_and_weak_scaling_set_both_batches() -> None:
+    strong = expand("mirrored", replicas=[3])[0]
+    weak = expand("mirrored", replicas=[3], global_batch=None, per_replica_batch=40)[0]
+    assert (strong.global_batch, strong.per_replica_batch) == (120, 40)
+    assert (weak.global_batch, weak.per_replica_batch, weak.reference_batch) == (120, 40, 40)
+
+
+def test_replicas_get_equal_cores_at_every_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stratbench.harness.cores.usable", lambda: list(range(8)))
+    specs = expand("single", "mirrored", replicas=[1, 2, 4], cores_per_replica=None)
+    assert {s.cores_per_replica for s in specs} == {2}
+
+
+def test_run_id_ignores_the_timeout_and_default_options_only() -> None:
+    base = expand("ps")[0].run_id
+    assert expand("ps", timeout=7.0)[0].run_id == base
+    assert expand("ps:sync=false")[0].run_id == base
+    assert expand("ps:sync=true")[0].run_id != base
+    assert expand("ps", seed=2)[0].run_id != base
+
+
+def test_options_reach_the_strategies_that_have_them() -> None:
+    specs = expand("ps", "horovod", options={"sync": "true"})
+    assert [s.options for s in specs] == [{"sync": True}, {}]
+
+
+@pytest.mark.parametrize(
+    ("strategies", "changes", "message"),
+    [
+        (["horvod"], {}, "Did you mean 'horovod'"),
+        (["ps:synch=true"], {}, "Did you mean 'sync'"),
+        (["ps:ps=0"], {}, "greater than or equal to 1. Received: '0'"),
+        (["ps:sync=perhaps"], {}, "Received: 'perhaps'"),
+        (["ps:sync"], {}, "key=value. Received: 'sync'"),
+        (["mirrored"], {"options": {"sync": "true"}}, "strategy mirrored has the options cross_device_ops"),
+        ([], {}, "at least one --strategy"),
+        (["mirrored"], {"replicas": [0]}, "at least 1. Received: 0"),
+        (["single"], {"replicas": [2]}, "at most 1 replica. Received: 2"),
+        (["mirrored"], {"replicas": [7]}, "divisible by the replicas. Received: 120 for 7 replicas; 119 or 126"),
+        (["mirrored"], {"per_replica_batch": 8}, "exactly one of --global-batch and --per-replica-batch. Received: both"),
+        (["mirrored"], {"global_batch": None}, "Received: neither"),
+        (["mirrored"], {"global_batch": 0}, "--global-batch must be greater than 0"),
+        (["mirrored"], {"epochs": 1, "steps": 1}, "not both"),
+        (["mirrored"], {"learning_rate": float("nan")}, "--learning-rate must be greater than 0"),
+        (["mirrored"], {"dataset": "mnits"}, "Did you mean 'mnist'"),
+        (["mirrored"], {"split": "60/20"}, "Received: "),
+        (["mirrored"], {"warmup_epochs": -1}, "--warmup-epochs must be 0 or more"),
+        (["mirrored"], {"seed": -1}, "--seed"),
+        (["mirrored"], {"global_batch": 20_000}, "training examples"),
+    ],
+)
+def test_bad_input_is_one_line(strategies: list[str], changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        expand(*strategies, **changes)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_need_a_key_and_a_value() -> None:
+    assert parse_options(["a=1", "b=x=y"]) == {"a": "1", "b": "x=y"}
+    with pytest.raises(UsageError, match="key=value"):
+        parse_options(["a"])
+
+
+def test_learning_rate_scales_and_warms_up() -> None:
+    assert learning_rate.factor("none", 512, 128) == 1
+    assert learning_rate.factor("linear", 512, 128) == 4
+    assert learning_rate.factor("sqrt", 512, 128) == 2
+    schedule = learning_rate.Schedule(start=0.1, peak=0.4, warmup_steps=3)
+    assert [round(schedule(step), 6) for step in range(5)] == [0.1, 0.2, 0.3, 0.4, 0.4]
+    assert learning_rate.Schedule(0.1, 0.1, 0)(0) == 0.1

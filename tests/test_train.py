@@ -1,0 +1,81 @@
+"""The measured loop with a fake clock: what counts as a step's time, and what does not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stratbench.errors import RunError
+from stratbench.harness.learning_rate import Schedule
+from stratbench.harness.train import WARMUP_STEPS, train
+from stratbench.results import journal
+from stratbench.strategies.base import StepResult, Trainer
+
+INPUT_SECONDS, STEP_SECONDS, SNAPSHOT_SECONDS = 1.0, 10.0, 1000.0
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FakeBatches:
+    steps_per_epoch = 4
+
+    def __init__(self, clock: Clock):
+        self._clock = clock
+
+    def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for _ in range(self.steps_per_epoch):
+            self._clock.now += INPUT_SECONDS
+            yield np.zeros((8, 2)), np.zeros(8, "int32")
+
+
+class FakeTrainer(Trainer):
+    def __init__(self, clock: Clock, losses: list[float]):
+        self._clock = clock
+        self._losses = iter(losses)
+        self.rates: list[float] = []
+
+    def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
+        self._clock.now += STEP_SECONDS
+        self.rates.append(learning_rate)
+        return StepResult(next(self._losses), len(y))
+
+    def weights(self) -> list[np.ndarray]:
+        self._clock.now += SNAPSHOT_SECONDS
+        return [np.full(3, self._clock.now)]
+
+
+def run(folder: Path, steps: int, losses: list[float]) -> tuple[journal.TaskLog, FakeTrainer]:
+    clock = Clock()
+    trainer = FakeTrainer(clock, losses)
+    writer = journal.Journal(folder / "worker-0.jsonl")
+    try:
+        train(trainer, FakeBatches(clock), Schedule(0.1, 0.3, 2), steps, writer, folder, clock)
+    finally:
+        writer.close()
+    return journal.read(folder / "worker-0.jsonl"), trainer
+
+
+def test_steps_add_up_to_the_epoch_and_snapshots_do_not_count(tmp_path: Path) -> None:
+    log, trainer = run(tmp_path, 6, [1.0] * 6)
+    assert log.steps["step_seconds"].tolist() == [INPUT_SECONDS + STEP_SECONDS] * 6
+    assert log.steps["input_seconds"].tolist() == [INPUT_SECONDS] * 6
+    assert [event["seconds"] for event in log.epochs] == [44.0, 22.0]
+    assert log.steps["epoch"].tolist() == [0, 0, 0, 0, 1, 1]
+    assert log.steps["warmup"].tolist() == [step < WARMUP_STEPS for step in range(6)]
+    assert trainer.rates == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.3, 0.3])
+    assert sorted(path.name for path in tmp_path.glob("*.npz")) == ["epoch-0.npz", "epoch-1.npz"]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(tmp_path: Path, loss: float) -> None:
+    with pytest.raises(RunError, match=f"the loss became {loss} at step 2"):
+        run(tmp_path, 6, [1.0, 1.0, loss, 1.0, 1.0, 1.0])
+    assert len(journal.read(tmp_path / "worker-0.jsonl").steps) == 3
