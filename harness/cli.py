@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import StratbenchError, UsageError
+from ..errors import ResultsError, StratbenchError, UsageError
 from .cli_options import Counts, spec_options, work
 from .task import current_job
 
@@ -80,13 +80,15 @@ def run(strategy: str, replicas: int | None, as_json: bool, **flags: Any) -> int
     from .run import free_repeat, statuses
 
     job = current_job()
-    experiment = _experiment([strategy], [replicas or (job.size if job else 1)], 1, flags)
-    spec = free_repeat(experiment.expand()[0], statuses(flags["output"]))
+    specs = _specs([strategy], [replicas if replicas is not None else job.size if job else 1], 1, flags)
+    spec = free_repeat(specs[0], statuses(flags["output"]))
     if job and joins(spec, job):
         record = run_in_job(spec, job, flags["output"])
-        return _print_runs([record] if record else [], as_json)
+        _print_run(record, as_json)
+        return 0 if record.run["status"] == "ok" else 1
     records, code = _run_specs([spec], flags["output"])
-    _print_runs(records, as_json)
+    for record in records:
+        _print_run(record, as_json)
     return code
 
 
@@ -114,8 +116,9 @@ def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats:
     if job and job.size > 1:
         raise UsageError(f"compare starts its own jobs and can't run inside one of {job.size} processes; use run.")
     sizes = [count for counts in replicas for count in counts]
-    specs = _experiment(list(strategy), sizes, repeats, flags).expand()
-    done = [spec for spec in specs if statuses(flags["output"]).get(spec.run_id) == "ok"]
+    specs = _specs(list(strategy), sizes, repeats, flags)
+    known = statuses(flags["output"])
+    done = [spec for spec in specs if known.get(spec.run_id) == "ok"]
     if done:
         click.echo(f"{len(done)} of {len(specs)} runs are ok already in {flags['output']}: not run again", err=True)
     _, code = _run_specs([spec for spec in specs if spec not in done], flags["output"])
@@ -172,37 +175,42 @@ def show(path: Path, as_json: bool) -> None:
     from ..results import load
     from ..results.report import to_json
 
-    tables = load(path)
+    try:
+        tables = load(path)
+    except ResultsError as error:
+        raise UsageError(str(error)) from None
     if as_json:
         click.echo(to_json(tables.runs))
     else:
         _print_tables(tables.runs)
 
 
-def _experiment(strategies: list[str], replicas: list[int], repeats: int, flags: dict[str, Any]) -> Any:
-    from .models import check_reference
+def _specs(strategies: list[str], replicas: list[int], repeats: int, flags: dict[str, Any]) -> list[RunSpec]:
+    """Every run that the flags ask for, checked as far as it can be before anything runs."""
+    from .check_model import check
     from .spec import Experiment, parse_options
 
-    check_reference(flags["model"])
-    return Experiment(
+    specs = Experiment(
         strategies=strategies,
         replicas=replicas,
         repeats=repeats,
         options=parse_options(flags["option"]),
         **work(flags),
-    )
+    ).expand()
+    if not (job := current_job()) or not job.rank:
+        check(flags["model"], flags["dataset"])
+    return specs
 
 
 def _run_specs(specs: list[RunSpec], output: Path) -> tuple[list[Record], int]:
     """Records, and the exit code: 1 if any run failed or none could run, 130 or 143 after Ctrl-C or SIGTERM."""
     from rich.console import Console
 
-    from ..results.store import Store
     from .progress import RunProgress
-    from .run import run_all
+    from .run import open_store, run_all
 
     records: list[Record] = []
-    with Store(output) as store, _stopping() as stop, RunProgress(Console(stderr=True), len(specs)) as progress:
+    with open_store(output) as store, _stopping() as stop, RunProgress(Console(stderr=True), len(specs)) as progress:
         store.recover()
         for spec, record in run_all(specs, store, stop.event, progress.begin):
             progress.end(spec, record)
@@ -236,15 +244,16 @@ def _stopping() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-def _print_runs(records: list[Record], as_json: bool) -> int:
+def _print_run(record: Record, as_json: bool) -> None:
+    """The row; of a run that did not go well the line on standard error has said it."""
     import pandas as pd
 
-    from ..results.report import to_json
+    from ..results.report import row_to_json
 
-    runs = pd.DataFrame([record.run for record in records])
-    if records:
-        click.echo(to_json(runs)) if as_json else _print_tables(runs)
-    return 0 if all(record.run["status"] == "ok" for record in records) else 1
+    if as_json:
+        click.echo(row_to_json(record.run))
+    elif record.run["status"] == "ok":
+        _print_tables(pd.DataFrame([record.run]))
 
 
 def _print_folder(folder: Path, run_ids: set[str]) -> None:

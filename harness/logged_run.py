@@ -24,6 +24,7 @@ COMMAND_MARK = "\n$ "
 
 _PERCENT = re.compile(rb"\[\s*(\d{1,3})%\]")
 _STEP_PERCENT = 10
+_PATIENCE_SECONDS = 5
 
 
 @dataclass
@@ -87,17 +88,23 @@ class LoggedRun:
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End the process and all that it started: politely, then by force."""
-    for how, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-        try:
-            os.killpg(process.pid, how)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            continue
+    """End the process and all that it started, politely, then by force, and wait until they are gone."""
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        _signal_group(process, how)
+        until = time.monotonic() + _PATIENCE_SECONDS
+        while _signal_group(process, 0) and time.monotonic() < until:
+            time.sleep(0.02)
     process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Whether there was anyone to take the signal; 0 only asks."""
+    process.poll()  # a leader that ended counts as there until it has been waited for
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @contextmanager

@@ -47,9 +47,8 @@ class RunProgress:
     def begin(self, spec: RunSpec) -> Listener:
         """A run starts; what is returned is told of its journals' events."""
         self._done += 1
-        title = f"{self._done}/{self._total} {spec.title}"
         # Rank 0's "ready" tells how many steps there will be.
-        self._task = self._progress.add_task(title, total=spec.steps, note="starting")
+        self._task = self._progress.add_task(self._title(spec), total=spec.steps, note="starting")
 
         def listen(label: str, event: dict[str, Any]) -> None:
             if label == "worker-0" and self._task is not None:
@@ -67,13 +66,16 @@ class RunProgress:
             case "evaluation":
                 self._progress.update(task, note=f"validation accuracy {event['validation_accuracy']:.4f}")
 
+    def _title(self, spec: RunSpec) -> str:
+        return f"{self._done}/{self._total} {spec.title}" if self._total > 1 else spec.title
+
     def end(self, spec: RunSpec, record: Record) -> None:
         """A run is over: one line that stays."""
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
         row = record.run
-        text = f"{self._done}/{self._total} {spec.title}: {row['status']}"
+        text = f"{self._title(spec)}: {row['status']}"
         if row["status"] == "ok":
             text += (
                 f", {row['examples_per_second']:,.0f} examples/s, test accuracy {row['test_accuracy']:.4f}, "

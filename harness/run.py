@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..errors import RunError, StratbenchError
+from ..errors import ResultsError, RunError, StratbenchError, UsageError
 from ..results import journal, record
 from ..results.environment import capture
 from ..results.store import Store
@@ -18,16 +18,27 @@ from .spec import RunSpec
 from .watch import Listener
 
 
+def open_store(output: Path) -> Store:
+    """The output folder's tables, to write to. Raises UsageError for a folder that can't be used: nothing has run."""
+    try:
+        return Store(output)
+    except ResultsError as error:
+        raise UsageError(str(error)) from None
+
+
 def statuses(output: Path) -> dict[str, str]:
     """Status of each run in the tables of an output folder, by run id; none where there are no tables yet.
 
-    Raises ResultsError for tables that can't be read.
+    Raises UsageError for tables that can't be read.
     """
     from ..results import load
 
     if not (output / "results.h5").exists():
         return {}
-    runs = load(output).runs
+    try:
+        runs = load(output).runs
+    except ResultsError as error:
+        raise UsageError(str(error)) from None
     return dict(zip(runs["run_id"], runs["status"], strict=True))
 
 
