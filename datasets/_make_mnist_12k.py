@@ -33,10 +33,7 @@ def pick(labels: np.ndarray, count: int, random: np.random.Generator) -> np.ndar
     counts = exact.astype(int)
     # Largest remainders get what rounding down left over.
     counts[np.argsort(counts - exact, kind="stable")[: count - counts.sum()]] += 1
-    rows = [
-        random.choice(np.flatnonzero(labels == label), size, replace=False)
-        for label, size in enumerate(counts)
-    ]
+    rows = [random.choice(np.flatnonzero(labels == label), size, replace=False) for label, size in enumerate(counts)]
     return random.permutation(np.concatenate(rows))
 
 

@@ -43,9 +43,7 @@ class Batches:
         sharding: Sharding = "batch",
     ) -> None:
         if global_batch < 1 or global_batch % shards:
-            raise UsageError(
-                f"global batch must be a multiple of its {shards} shards. Received: {global_batch}"
-            )
+            raise UsageError(f"global batch must be a multiple of its {shards} shards. Received: {global_batch}")
         if global_batch > len(rows):
             raise UsageError(
                 f"global batch must be at most the {len(rows)} training examples. Received: {global_batch}"
@@ -89,9 +87,7 @@ class Batches:
         for index in random.permutation(len(self._windows)):
             yield from self._visit(self._windows[index], random)
 
-    def _visit(
-        self, window: np.ndarray, random: np.random.Generator
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _visit(self, window: np.ndarray, random: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield one window's batches. A generator of its own, so that its arrays are gone before the next."""
         order = self._mine(random.permutation(len(window)))
         if not len(order):

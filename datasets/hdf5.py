@@ -85,9 +85,7 @@ class Hdf5(Dataset):
                 yield self._member(file, "x"), self._member(file, "y")
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())
-            raise failure(
-                f"data set file must be readable HDF5. Received: {self.path!r} ({reason})"
-            ) from error
+            raise failure(f"data set file must be readable HDF5. Received: {self.path!r} ({reason})") from error
 
     def _member(self, file: Any, option: str) -> Any:
         import h5py
@@ -106,9 +104,7 @@ class Hdf5(Dataset):
             raise UsageError(self._wrong("x", "integers or floats of at most 64 bits", x.dtype))
         # The shape of a null dataset is None.
         if len(x.shape or ()) < 2:
-            raise UsageError(
-                self._wrong("x", "of shape (examples, ...) with two or more dimensions", x.shape)
-            )
+            raise UsageError(self._wrong("x", "of shape (examples, ...) with two or more dimensions", x.shape))
         if 0 in x.shape:
             raise UsageError(self._wrong("x", "of a shape without zeros", x.shape))
 
@@ -124,9 +120,7 @@ class Hdf5(Dataset):
     def _count_classes(self, y: Any) -> int:
         if _is_one_hot(y):
             if self.classes not in (None, y.shape[1]):
-                raise UsageError(
-                    self._wrong("y", f"one-hot for {self.classes} classes", f"width {y.shape[1]}")
-                )
+                raise UsageError(self._wrong("y", f"one-hot for {self.classes} classes", f"width {y.shape[1]}"))
             return y.shape[1]
         classes = self._largest_label(y) + 1 if self.classes is None else self.classes
         if not 2 <= classes <= _MAX_CLASSES:

@@ -90,9 +90,7 @@ def _download() -> tuple[np.ndarray, np.ndarray]:
     except Exception as error:  # Keras raises bare Exception where the download fails
         reason = " ".join(str(error).split())
         hint = "Put mnist.npz in the folder that STRATBENCH_DATA names, or use mnist-12k"
-        raise UsageError(
-            f"mnist.npz must be on this machine or downloadable. {hint}. Received: {reason}"
-        ) from error
+        raise UsageError(f"mnist.npz must be on this machine or downloadable. {hint}. Received: {reason}") from error
     return _joined(x_train, y_train, x_test, y_test)
 
 

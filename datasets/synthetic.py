@@ -28,9 +28,7 @@ class Synthetic(Dataset):
     """
 
     name = "synthetic"
-    summary = (
-        "Generated float32 examples that can be learnt, one mean a class plus noise, any shape and number"
-    )
+    summary = "Generated float32 examples that can be learnt, one mean a class plus noise, any shape and number"
     licence = "none needed: generated on the spot"
 
     shape: tuple[int, ...] = field(default=(28, 28, 1), metadata={"help": "shape of one example"})

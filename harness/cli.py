@@ -94,10 +94,20 @@ def run(strategy: str, replicas: int | None, as_json: bool, **flags: Any) -> int
 
 @cli.command()
 @click.option(
-    "--strategy", "-s", multiple=True, required=True, help="Repeat for each: NAME[:key=value,…]; 'list strategies' shows them."
+    "--strategy",
+    "-s",
+    multiple=True,
+    required=True,
+    help="Repeat for each: NAME[:key=value,…]; 'list strategies' shows them.",
 )
 @click.option(
-    "--replicas", "-n", type=Counts(), multiple=True, default=["1"], show_default=True, help="Sizes to run each at."
+    "--replicas",
+    "-n",
+    type=Counts(),
+    multiple=True,
+    default=["1"],
+    show_default=True,
+    help="Sizes to run each at.",
 )
 @click.option("--repeats", type=int, default=1, show_default=True, help="Fresh trainings of every spec.")
 @spec_options
@@ -155,7 +165,9 @@ def doctor(as_json: bool) -> int:
 
 @cli.command("install-horovod")
 @click.option(
-    "--cache", type=click.Path(path_type=Path, file_okay=False), help="Where built wheels are kept. [default: ~/.cache/stratbench]"
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where built wheels are kept. [default: ~/.cache/stratbench]",
 )
 def install_horovod(cache: Path | None) -> None:
     """Build Horovod for the TensorFlow that is installed, and install it (about 3 minutes, once).
@@ -210,7 +222,11 @@ def _run_specs(specs: list[RunSpec], output: Path) -> tuple[list[Record], int]:
     from .run import open_store, run_all
 
     records: list[Record] = []
-    with open_store(output) as store, _stopping() as stop, RunProgress(Console(stderr=True), len(specs)) as progress:
+    with (
+        open_store(output) as store,
+        _stopping() as stop,
+        RunProgress(Console(stderr=True), len(specs)) as progress,
+    ):
         store.recover()
         for spec, record in run_all(specs, store, stop.event, progress.begin):
             progress.end(spec, record)
@@ -261,7 +277,9 @@ def _print_folder(folder: Path, run_ids: set[str]) -> None:
 
     runs = load(folder).runs
     _print_tables(runs[runs["run_id"].isin(run_ids)])
-    click.echo(f"\nHDF5: {folder / 'results.h5'}\nCSV:  {', '.join(str(path) for path in sorted(folder.glob('*.csv')))}")
+    click.echo(
+        f"\nHDF5: {folder / 'results.h5'}\nCSV:  {', '.join(str(path) for path in sorted(folder.glob('*.csv')))}"
+    )
 
 
 def _print_tables(runs: Any) -> None:

@@ -57,7 +57,9 @@ def _load(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path
 def spec_options(command: Command) -> Command:
     """Every flag that describes the work, for ``run`` and ``compare`` alike."""
     options = [
-        click.option("--model", default="cnn", show_default=True, help="cnn, mlp, mlp-wide or package.module:function."),
+        click.option(
+            "--model", default="cnn", show_default=True, help="cnn, mlp, mlp-wide or package.module:function."
+        ),
         click.option(
             "--dataset",
             default="mnist",
@@ -77,8 +79,15 @@ def spec_options(command: Command) -> Command:
             help="Each process reads a slice of every global batch, or its own fixed part of the data set. "
             "[default: the data set's]",
         ),
-        click.option("--global-batch", type=int, metavar="EXAMPLES", help="Per update over all replicas (strong scaling)."),
-        click.option("--per-replica-batch", type=int, metavar="EXAMPLES", help="Per update and replica (weak scaling)."),
+        click.option(
+            "--global-batch",
+            type=int,
+            metavar="EXAMPLES",
+            help="Per update over all replicas (strong scaling).",
+        ),
+        click.option(
+            "--per-replica-batch", type=int, metavar="EXAMPLES", help="Per update and replica (weak scaling)."
+        ),
         click.option("--epochs", type=int, help="Passes over the training set. [default: 3, unless --steps]"),
         click.option("--steps", type=int, help="Updates, in place of --epochs."),
         click.option(
@@ -88,9 +97,7 @@ def spec_options(command: Command) -> Command:
             show_default=True,
             help="momentum is SGD with 0.9.",
         ),
-        click.option(
-            "--learning-rate", type=float, help="[default: 0.1 for sgd, 0.05 for momentum, 0.001 for adam]"
-        ),
+        click.option("--learning-rate", type=float, help="[default: 0.1 for sgd, 0.05 for momentum, 0.001 for adam]"),
         click.option(
             "--lr-scaling",
             type=click.Choice(["none", "linear", "sqrt"]),
@@ -100,14 +107,26 @@ def spec_options(command: Command) -> Command:
         ),
         click.option("--reference-batch", type=int, help="Batch that --learning-rate is for. [default: 1 replica's]"),
         click.option(
-            "--warmup-epochs", type=float, default=0.0, show_default=True, help="Epochs to grow to the scaled rate."
+            "--warmup-epochs",
+            type=float,
+            default=0.0,
+            show_default=True,
+            help="Epochs to grow to the scaled rate.",
         ),
-        click.option("--seed", type=int, default=1, show_default=True, help="Of initial weights and order of examples."),
         click.option(
-            "--cores-per-replica", type=int, help="[default: this machine's cores / the most replicas asked for]"
+            "--seed", type=int, default=1, show_default=True, help="Of initial weights and order of examples."
         ),
         click.option(
-            "--option", "-o", multiple=True, metavar="KEY=VALUE", help="A strategy's own; see 'stratbench list strategies'."
+            "--cores-per-replica",
+            type=int,
+            help="[default: this machine's cores / the most replicas asked for]",
+        ),
+        click.option(
+            "--option",
+            "-o",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="A strategy's own; see 'stratbench list strategies'.",
         ),
         click.option(
             "--output",
@@ -117,7 +136,12 @@ def spec_options(command: Command) -> Command:
             help="Folder for tables, logs and records.",
         ),
         click.option(
-            "--timeout", type=float, default=300.0, show_default=True, metavar="SECONDS", help="End a run that stalls so long."
+            "--timeout",
+            type=float,
+            default=300.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="End a run that stalls so long.",
         ),
         click.option(
             "--spec",

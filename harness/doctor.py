@@ -172,9 +172,7 @@ def _facts(report: Report) -> list[tuple[str, str, str | None]]:
     kinds = [device["type"] for device in frameworks.devices]
     devices = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
     features = [*horovod.controllers, *(["nccl"] if horovod.nccl else [])]
-    built = (
-        f"{horovod.version}, built for TensorFlow {horovod.built_for_tensorflow} with {', '.join(features)}"
-    )
+    built = f"{horovod.version}, built for TensorFlow {horovod.built_for_tensorflow} with {', '.join(features)}"
     return [
         ("TensorFlow", frameworks.tensorflow or "", frameworks.problem),
         ("Keras", frameworks.keras or "unknown", None),
@@ -197,8 +195,6 @@ def _strategy_table(checks: tuple[StrategyCheck, ...]) -> Table:
     table.add_column("why not", overflow="fold")
     for check in checks:
         reasons = list(dict.fromkeys(reason for reason in check.reasons.values() if reason))
-        marks = (
-            Text("no", "yellow") if check.reasons[replicas] else Text("yes", "green") for replicas in REPLICAS
-        )
+        marks = (Text("no", "yellow") if check.reasons[replicas] else Text("yes", "green") for replicas in REPLICAS)
         table.add_row(check.name, *marks, Text("; ".join(reasons)))
     return table

@@ -108,17 +108,13 @@ def check_sdist(path: Path) -> None:
     """Raise unless the file is the one that was released."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != SDIST_SHA256:
-        raise StratbenchError(
-            f"SHA-256 of {path.name} must be {SDIST_SHA256}. Received: {digest}; remove {path}"
-        )
+        raise StratbenchError(f"SHA-256 of {path.name} must be {SDIST_SHA256}. Received: {digest}; remove {path}")
 
 
 def unpack(sdist: Path, folder: Path) -> Path:
     """Unpack into ``folder``, which nothing in the archive can write outside of. Returns the source tree."""
     if not hasattr(tarfile, "data_filter"):
-        raise StratbenchError(
-            f"unpacking safely needs Python 3.11.4 or newer. Received: {platform.python_version()}"
-        )
+        raise StratbenchError(f"unpacking safely needs Python 3.11.4 or newer. Received: {platform.python_version()}")
     with tarfile.open(sdist) as archive:
         archive.extractall(folder, filter="data")
     return folder / SDIST.removesuffix(".tar.gz")

@@ -20,7 +20,10 @@ def entries(kind: str) -> list[dict[str, Any]]:
         keys = ("name", "summary", "synchronous", "needs")
         return [{key: strategies.describe(cls)[key] for key in keys} for cls in strategies.available().values()]
     if kind == "models":
-        own = {"name": "package.module:function", "summary": "yours: returns a Keras model; compiled loss optional"}
+        own = {
+            "name": "package.module:function",
+            "summary": "yours: returns a Keras model; compiled loss optional",
+        }
         return [{"name": name, "summary": text} for name, text in models.summaries().items()] + [own]
     return [
         {key: datasets.describe(cls)[key] for key in ("name", "summary", "licence")}

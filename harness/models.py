@@ -134,7 +134,7 @@ def loss_function(model: keras.Model, classes: int) -> Loss:
         activation = getattr(getattr(last, "activation", None), "__name__", "")
         chosen = keras.losses.SparseCategoricalCrossentropy(from_logits=activation != "softmax")
     chosen = keras.losses.get(chosen)
-    name = getattr(chosen, "name", None) or getattr(chosen, "__name__", type(chosen).__name__)
+    name = str(getattr(chosen, "name", None) or getattr(chosen, "__name__", type(chosen).__name__))
     # Keras's Loss.call gives one value an example, so that the mean is ours whatever reduction the user chose.
     per_example = chosen.call if isinstance(chosen, keras.losses.Loss) else chosen
     sparse = "sparse" in name

@@ -32,7 +32,9 @@ def alive(process: psutil.Process) -> bool:
 
 
 def end_all(
-    processes: Iterable[subprocess.Popen[bytes]], members: Iterable[psutil.Process], grace: float = GRACE_SECONDS
+    processes: Iterable[subprocess.Popen[bytes]],
+    members: Iterable[psutil.Process],
+    grace: float = GRACE_SECONDS,
 ) -> None:
     """Ask with SIGTERM, then kill what is left after ``grace`` seconds, down to the last descendant.
 

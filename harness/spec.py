@@ -117,7 +117,14 @@ class Experiment(BaseModel):
             raise UsageError("give --epochs or --steps, not both.")
         if not self.strategies:
             raise UsageError("give at least one --strategy; 'stratbench list strategies' shows them.")
-        positive = ("global_batch", "per_replica_batch", "epochs", "steps", "learning_rate", "reference_batch")
+        positive = (
+            "global_batch",
+            "per_replica_batch",
+            "epochs",
+            "steps",
+            "learning_rate",
+            "reference_batch",
+        )
         for name in (*positive, "repeats", "cores_per_replica", "timeout"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -194,7 +201,13 @@ class Experiment(BaseModel):
             )
 
     def _spec(
-        self, name: str, options: dict[str, Any], replicas: int, repeat: int, per_replica: int, common: Mapping[str, Any]
+        self,
+        name: str,
+        options: dict[str, Any],
+        replicas: int,
+        repeat: int,
+        per_replica: int,
+        common: Mapping[str, Any],
     ) -> RunSpec:
         if self.global_batch is not None and self.global_batch % replicas:
             lower = self.global_batch - self.global_batch % replicas

@@ -50,9 +50,7 @@ def run_task(run: spec.RunSpec, task: Task, folder: Path) -> int:
     """Train or serve as ``task``; 0 if all went well, 1 after a failure. Errors go to the journal and the log."""
     _watch_parent()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    mine = cores.share(
-        cores.usable(), task.first_replica, task.replicas, run.cores_per_replica, run.replicas
-    )
+    mine = cores.share(cores.usable(), task.first_replica, task.replicas, run.cores_per_replica, run.replicas)
     cores.pin(mine)
     journal = Journal(folder / f"{task.label}.jsonl")
     journal.event(

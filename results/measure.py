@@ -143,15 +143,10 @@ def _reported(log: TaskLog, started: float) -> dict[str, Any]:
         "first_step_seconds": float(steps[0]) if len(steps) else math.nan,
         # A run of so many steps, or one that died, may have no whole epoch.
         "train_seconds": sum(seconds) if seconds else float(steps.sum()) if len(steps) else math.nan,
-        "evaluation_seconds": log.end["time"] - log.epochs[-1]["time"]
-        if log.end and log.epochs
-        else math.nan,
+        "evaluation_seconds": log.end["time"] - log.epochs[-1]["time"] if log.end and log.epochs else math.nan,
         "steps_done": len(steps),
         "parameters": ready.get("parameters"),
-        **{
-            name: last.get(name)
-            for name in ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
-        },
+        **{name: last.get(name) for name in ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")},
     }
 
 

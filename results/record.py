@@ -93,9 +93,7 @@ class Record:
         except OSError as error:
             raise ResultsError(f"A record must be readable. Received: {path}: {error.strerror}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ResultsError(
-                f"A record must be as stratbench wrote it. Received: {path}: {error!r}"
-            ) from error
+            raise ResultsError(f"A record must be as stratbench wrote it. Received: {path}: {error!r}") from error
 
 
 def _json(value: Any) -> str:
@@ -113,8 +111,7 @@ def _plain(value: Any) -> Any:
 def _steps_from_json(content: dict[str, list[Any]]) -> schema.Columns:
     count = len(content["run_id"])
     columns = {
-        c.name: c.array(content[c.name]) if c.name in content else c.missing(count)
-        for c in schema.TABLES["steps"]
+        c.name: c.array(content[c.name]) if c.name in content else c.missing(count) for c in schema.TABLES["steps"]
     }
     if any(len(values) != count for values in columns.values()):
         raise ValueError("columns of different lengths")
@@ -214,9 +211,7 @@ def _tasks(run_id: str, logs: Sequence[TaskLog], outcomes: Mapping[str, str]) ->
         rows.setdefault(label, {})["outcome"] = outcome
     return [
         schema.row("tasks", {"run_id": run_id, "role": role, "task": index, **rows[label]})
-        for label, (role, index) in sorted(
-            ((label, _split(label)) for label in rows), key=lambda pair: pair[1]
-        )
+        for label, (role, index) in sorted(((label, _split(label)) for label in rows), key=lambda pair: pair[1])
     ]
 
 

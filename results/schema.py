@@ -147,9 +147,7 @@ _MEASURES = (
     Column("total_seconds", "float", "s", "From launch until every task had ended"),
     Column("steps_done", "int", "steps", "Rank 0's steps, warm-up included"),
     Column("examples_done", "int", "examples", "All tasks' examples, warm-up included"),
-    Column(
-        "examples_per_second", "float", "examples/s", "Sum of the tasks' own rates over their measured steps"
-    ),
+    Column("examples_per_second", "float", "examples/s", "Sum of the tasks' own rates over their measured steps"),
     *_quantiles(),
     Column("input_seconds_median", "float", "s", "Median wait for data over all tasks' measured steps"),
     Column("peak_rss_bytes", "float", "bytes", "Peak memory of the largest task"),
@@ -191,9 +189,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _RUN_ID,
         Column("epoch", "int", "", "Which epoch, as the tasks number them"),
         Column("seconds", "float", "s", "Rank 0's time for it; missing where it was cut short"),
-        Column(
-            "examples_per_second", "float", "examples/s", "Sum of the tasks' own rates over measured steps"
-        ),
+        Column("examples_per_second", "float", "examples/s", "Sum of the tasks' own rates over measured steps"),
         Column("train_loss", "float", "", "Mean training loss, weighted by examples over all tasks"),
         Column("validation_loss", "float", "", "Loss on the validation examples after it"),
         Column("validation_accuracy", "float", "1", "Accuracy on the validation examples after it"),

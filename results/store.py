@@ -42,8 +42,7 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ResultsError(
-                f"The output folder must be writable. Received: {folder}: {error.strerror}. "
-                "Choose another --output."
+                f"The output folder must be writable. Received: {folder}: {error.strerror}. Choose another --output."
             ) from error
         self._lock = FolderLock(self.folder)
         try:

@@ -29,9 +29,7 @@ def load(path: str | os.PathLike[str]) -> Tables:
     path = Path(path)
     file_path = path / HDF5_NAME if path.is_dir() else path
     if not file_path.exists():
-        raise ResultsError(
-            f"Results must be an output folder with {HDF5_NAME} in it, or an .h5 file. Received: {path}"
-        )
+        raise ResultsError(f"Results must be an output folder with {HDF5_NAME} in it, or an .h5 file. Received: {path}")
     with hdf5.reading(file_path) as file:
         return Tables(**{table: _frame(file, table) for table in schema.TABLES})
 

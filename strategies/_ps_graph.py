@@ -79,7 +79,9 @@ def build(workload: Workload, source: Source, servers: int) -> Graph:
         for weight, server in zip(model.weights, placement, strict=True)
     }
     trainable = [by_id[id(weight)] for weight in model.trainable_variables]
-    fixed = [by_id[id(state)] if id(state) in by_id else _local(state, source) for state in model.non_trainable_variables]
+    fixed = [
+        by_id[id(state)] if id(state) in by_id else _local(state, source) for state in model.non_trainable_variables
+    ]
 
     x = tf.compat.v1.placeholder(tf.as_dtype(workload.input_dtype), (None, *workload.input_shape), name="x")
     y = tf.compat.v1.placeholder(tf.int32, (None,), name="y")
@@ -87,7 +89,11 @@ def build(workload: Workload, source: Source, servers: int) -> Graph:
 
     values = [variable.read_value() for variable in trainable]
     predictions, moved, losses = model.stateless_call(
-        values, [variable.read_value() for variable in fixed], workload.inputs(x), training=True, return_losses=True
+        values,
+        [variable.read_value() for variable in fixed],
+        workload.inputs(x),
+        training=True,
+        return_losses=True,
     )
     loss = workload.loss(y, predictions)
     if losses:
@@ -128,7 +134,12 @@ def _balance(weights: list[Any], servers: int) -> list[int]:
 def _variable(shape: Any, dtype: str, name: str, server: int, trainable: bool) -> tf.Variable:
     with tf.device(f"/job:ps/task:{server}/cpu:0"):
         return tf.compat.v1.get_variable(
-            name.replace("/", "_"), shape, tf.as_dtype(dtype), initializer=None, use_resource=True, trainable=trainable
+            name.replace("/", "_"),
+            shape,
+            tf.as_dtype(dtype),
+            initializer=None,
+            use_resource=True,
+            trainable=trainable,
         )
 
 
@@ -186,7 +197,8 @@ def _adam(variable: tf.Variable, settings: Mapping[str, Any]) -> Update:
         )
         with tf.control_dependencies([apply]):
             return tf.group(
-                power1.assign(power1 * beta1, read_value=False), power2.assign(power2 * beta2, read_value=False)
+                power1.assign(power1 * beta1, read_value=False),
+                power2.assign(power2 * beta2, read_value=False),
             )
 
     return update

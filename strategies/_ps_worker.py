@@ -17,7 +17,7 @@ POLL_SECONDS = 0.05
 v1 = tf.compat.v1
 
 
-def session_config(task: Task, cores: int) -> v1.ConfigProto:
+def session_config(task: Task, cores: int) -> tf.compat.v1.ConfigProto:
     """The task's threads; a worker sees the ps tasks and itself, so that no worker waits for another's server."""
     config = v1.ConfigProto(intra_op_parallelism_threads=cores, inter_op_parallelism_threads=cores)
     if task.role == "worker":
@@ -36,7 +36,7 @@ class PsTrainer(Trainer):
         target: str,
         servers: int,
         sync: bool,
-        config: v1.ConfigProto,
+        config: tf.compat.v1.ConfigProto,
     ):
         self.rank = self.shard = task.index
         self.shards = workload.replicas
@@ -66,7 +66,7 @@ class PsTrainer(Trainer):
             time.sleep(POLL_SECONDS)
         return self._read()
 
-    def _connect(self, target: str, config: v1.ConfigProto) -> v1.Session:
+    def _connect(self, target: str, config: tf.compat.v1.ConfigProto) -> tf.compat.v1.Session:
         """Worker 0 initialises the variables, the others wait until it has."""
         values = list(zip(self._graph.variables, self._graph.initial, strict=True))
         placeholders = [v1.placeholder(variable.dtype, variable.shape) for variable, _ in values]

@@ -13,6 +13,7 @@ import inspect
 import json
 import os
 import pkgutil
+import sys
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -236,7 +237,7 @@ def describe(cls: type[Strategy]) -> dict[str, Any]:
         "synchronous": cls.synchronous,
         "max_replicas": cls.max_replicas,
         "options": options,
-        "documentation": inspect.cleandoc(inspect.getmodule(cls).__doc__ or ""),  # type: ignore[union-attr]
+        "documentation": inspect.cleandoc(sys.modules[cls.__module__].__doc__ or ""),
     }
 
 

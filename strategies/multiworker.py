@@ -64,9 +64,7 @@ class MultiWorker(Strategy):
 
         set_threads(1, workload.cores_per_replica)
         use_gpu(task.index)
-        communication = getattr(
-            tf.distribute.experimental.CommunicationImplementation, self.communication.upper()
-        )
+        communication = getattr(tf.distribute.experimental.CommunicationImplementation, self.communication.upper())
         strategy = tf.distribute.MultiWorkerMirroredStrategy(
             communication_options=tf.distribute.experimental.CommunicationOptions(implementation=communication)
         )

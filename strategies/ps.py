@@ -22,7 +22,7 @@ from annotated_types import Ge, Le
 from .base import Address, Strategy, Task, Trainer, Workload, option, skip_for_gpus
 
 if TYPE_CHECKING:
-    import tensorflow as tf
+    pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +58,7 @@ class ParameterServer(Strategy):
 
         return [
             Task("ps", index, first_replica=0, replicas=0, env=environment("ps", index)) for index in range(self.ps)
-        ] + [
-            Task("worker", index, first_replica=index, env=environment("worker", index)) for index in range(replicas)
-        ]
+        ] + [Task("worker", index, first_replica=index, env=environment("worker", index)) for index in range(replicas)]
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer | None]:

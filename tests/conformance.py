@@ -34,7 +34,13 @@ DATASET = "mnist-12k"
 def weights(strategy: str, replicas: int, model: str, optimizer: str, folder: Path) -> list[np.ndarray]:
     """A real run's weights after STEPS steps."""
     spec = make_spec(
-        strategy, replicas, model=model, optimizer=optimizer, dataset=DATASET, steps=STEPS, learning_rate=RATE[optimizer]
+        strategy,
+        replicas,
+        model=model,
+        optimizer=optimizer,
+        dataset=DATASET,
+        steps=STEPS,
+        learning_rate=RATE[optimizer],
     )
     outcome = launch(spec, folder)
     assert outcome.status == "ok", outcome.reason

@@ -121,8 +121,7 @@ def test_shortest_reference():
     [
         (
             "mnits",
-            "data set must be one of hdf5, mnist, mnist-12k, synthetic. Received: 'mnits'. "
-            "Did you mean 'mnist'?",
+            "data set must be one of hdf5, mnist, mnist-12k, synthetic. Received: 'mnits'. Did you mean 'mnist'?",
         ),
         ("", "data set must be one of hdf5, mnist, mnist-12k, synthetic. Received: ''"),
         ("cifar10", "data set must be one of hdf5, mnist, mnist-12k, synthetic. Received: 'cifar10'"),
@@ -335,9 +334,7 @@ def test_static_shards_are_disjoint_and_cover(monkeypatch, shards, window_rows):
     rows = np.random.default_rng(0).permutation(120)[:110]
     owned = len(rows) // shards
     for shard in range(shards):
-        source = Batches(
-            Table(120), rows, global_batch=6, seed=1, shards=shards, shard=shard, sharding="static"
-        )
+        source = Batches(Table(120), rows, global_batch=6, seed=1, shards=shards, shard=shard, sharding="static")
         assert source.steps_per_epoch == 110 // 6
         seen: set[int] = set()
         for number in range(30):
@@ -350,9 +347,7 @@ def test_static_shards_are_disjoint_and_cover(monkeypatch, shards, window_rows):
 def test_static_shards_have_permutations_of_their_own():
     rows = np.arange(80)
     first, second = (
-        rows_of(
-            Batches(Table(), rows, global_batch=8, seed=1, shards=2, shard=shard, sharding="static").epoch(0)
-        )
+        rows_of(Batches(Table(), rows, global_batch=8, seed=1, shards=2, shard=shard, sharding="static").epoch(0))
         for shard in (0, 1)
     )
     assert first != [[row - 40 for row in step] for step in second]
@@ -412,10 +407,7 @@ def test_batch_larger_than_the_window(monkeypatch):
     ],
 )
 def test_wrong_global_batches(size, shards, expected):
-    assert (
-        message(lambda: Batches(Table(), np.arange(100), global_batch=size, seed=0, shards=shards))
-        == expected
-    )
+    assert message(lambda: Batches(Table(), np.arange(100), global_batch=size, seed=0, shards=shards)) == expected
 
 
 @pytest.mark.parametrize("window_rows", [1000, 35])
@@ -438,9 +430,7 @@ def test_wrong_content_names_the_row(tmp_path, monkeypatch, window_bytes):
     dataset = parse(f"hdf5:{path},classes=10")
     rows = np.random.default_rng(0).permutation(300)
     expected = f"labels must be 0..9 for 10 classes. Received: 11 in row 123 of {dataset.reference}"
-    assert (
-        message(lambda: list(Batches(dataset, rows, global_batch=10, seed=0).epoch(0)), DataError) == expected
-    )
+    assert message(lambda: list(Batches(dataset, rows, global_batch=10, seed=0).epoch(0)), DataError) == expected
     assert message(lambda: list(sequential(dataset, rows, 7)), DataError) == expected
 
     for value, text in ((np.nan, "nan"), (-np.inf, "-inf")):
@@ -587,9 +577,7 @@ def test_unreadable_hdf5_files(tmp_path):
     assert "must be an existing file" in message(Hdf5(str(tmp_path)).info)
     text = tmp_path / "text.h5"
     text.write_text("not HDF5")
-    assert message(Hdf5(str(text)).info).startswith(
-        f"data set file must be readable HDF5. Received: '{text}' ("
-    )
+    assert message(Hdf5(str(text)).info).startswith(f"data set file must be readable HDF5. Received: '{text}' (")
     path = write(tmp_path / "cut.h5", x=np.zeros((3000, 8)))
     os.truncate(path, path.stat().st_size // 2)
     assert message(Hdf5(str(path)).info).startswith("data set file must be readable HDF5.")
@@ -699,9 +687,7 @@ def empty_home(tmp_path, monkeypatch):
     def load_data():
         raise Exception("URL fetch failure on https://...: None -- \n no network")
 
-    fake = types.SimpleNamespace(
-        datasets=types.SimpleNamespace(mnist=types.SimpleNamespace(load_data=load_data))
-    )
+    fake = types.SimpleNamespace(datasets=types.SimpleNamespace(mnist=types.SimpleNamespace(load_data=load_data)))
     monkeypatch.setitem(sys.modules, "keras", fake)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("KERAS_HOME", raising=False)
@@ -712,10 +698,7 @@ def empty_home(tmp_path, monkeypatch):
 
 
 def fake_mnist() -> dict[str, np.ndarray]:
-    images = {
-        f"x_{part}": np.zeros((count, 28, 28), np.uint8)
-        for part, count in (("train", 60_000), ("test", 10_000))
-    }
+    images = {f"x_{part}": np.zeros((count, 28, 28), np.uint8) for part, count in (("train", 60_000), ("test", 10_000))}
     labels = {f"y_{part}": np.zeros(count, np.uint8) for part, count in (("train", 60_000), ("test", 10_000))}
     return images | labels
 
@@ -747,9 +730,7 @@ def test_mnist_looks_in_order(empty_home, tmp_path, monkeypatch):
 def test_mnist_downloads_through_keras(empty_home):
     arrays = fake_mnist()
     arrays["y_test"][-1] = 8
-    empty_home.load_data = lambda: tuple(
-        (arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test")
-    )
+    empty_home.load_data = lambda: tuple((arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test"))
     x, y = parse("mnist").read(np.array([69_999, 0]))
     assert x.shape == (2, 28, 28, 1)
     assert y.tolist() == [8, 0]
@@ -795,9 +776,7 @@ def real_mnist(monkeypatch):
         os.environ.get("STRATBENCH_DATA"),
         Path(base.__file__).resolve().parents[2] / "shared" / "data",
     ]
-    found = [
-        Path(folder) / "mnist.npz" for folder in folders if folder and (Path(folder) / "mnist.npz").is_file()
-    ]
+    found = [Path(folder) / "mnist.npz" for folder in folders if folder and (Path(folder) / "mnist.npz").is_file()]
     if not found:
         pytest.skip("no mnist.npz in STRATBENCH_DATA or ../shared/data")
     monkeypatch.setenv("STRATBENCH_DATA", str(found[0].parent))
@@ -836,9 +815,7 @@ def test_mnist_12k_comes_from_mnist(real_mnist, tmp_path):
 def test_through_batches(reference):
     dataset = parse(reference)
     parts = split_rows(dataset.info(), "default")
-    source = Batches(
-        dataset, parts["train"], global_batch=100, seed=0, shards=2, shard=1, sharding=dataset.sharding
-    )
+    source = Batches(dataset, parts["train"], global_batch=100, seed=0, shards=2, shard=1, sharding=dataset.sharding)
     x, y = next(source.epoch(0))
     assert x.shape == (50, *dataset.info().shape)
     assert y.max() < dataset.info().classes

@@ -47,7 +47,13 @@ def kill(pid: int) -> None:
 
 @pytest.mark.parametrize(
     ("strategy", "victim"),
-    [("multiworker", "worker-1"), ("horovod", "worker-1"), ("ps", "worker-1"), ("ps", "ps-0"), ("mirrored", "worker-0")],
+    [
+        ("multiworker", "worker-1"),
+        ("horovod", "worker-1"),
+        ("ps", "worker-1"),
+        ("ps", "ps-0"),
+        ("mirrored", "worker-0"),
+    ],
 )
 def test_a_killed_task_ends_all_and_is_named(strategy: str, victim: str, tmp_path: Path, request: Any) -> None:
     if strategy == "horovod":
@@ -127,8 +133,28 @@ def test_a_taken_port_is_the_reason(tmp_path: Path) -> None:
 def test_tasks_end_when_the_launcher_is_killed(strategy: str, tmp_path: Path, request: Any) -> None:
     if strategy == "horovod":
         request.getfixturevalue("horovod")
-    command = [sys.executable, "-m", "stratbench.harness.cli", "run", "-s", strategy, "-n", "2", "--model", "mlp"]
-    command += ["--dataset", "synthetic", "--per-replica-batch", "16", "--steps", "1000000", "--output", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "stratbench.harness.cli",
+        "run",
+        "-s",
+        strategy,
+        "-n",
+        "2",
+        "--model",
+        "mlp",
+    ]
+    command += [
+        "--dataset",
+        "synthetic",
+        "--per-replica-batch",
+        "16",
+        "--steps",
+        "1000000",
+        "--output",
+        str(tmp_path),
+    ]
     parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
     while not list(tmp_path.glob("runs/*/worker-1.jsonl")) and time.monotonic() < deadline:

@@ -44,7 +44,9 @@ def test_every_replica_has_its_own_cores() -> None:
 
 
 def test_all_descendants_end_even_those_that_ignore_sigterm() -> None:
-    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', flush=True); time.sleep(60)"
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', flush=True); time.sleep(60)"
+    )
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stubborn!r}])"
     process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.read(1) == b"x"
@@ -66,7 +68,12 @@ def test_a_worker_knows_its_task() -> None:
     told = Task(index=2, first_replica=2)
     assert current_task({"STRATBENCH_TASK": told.to_json()}) == (told, False)
     started = Task(command=("horovodrun",), starts=4)
-    environment = {"STRATBENCH_TASK": started.to_json(), "HOROVOD_RANK": "3", "HOROVOD_SIZE": "4", "HOROVOD_LOCAL_RANK": "1"}
+    environment = {
+        "STRATBENCH_TASK": started.to_json(),
+        "HOROVOD_RANK": "3",
+        "HOROVOD_SIZE": "4",
+        "HOROVOD_LOCAL_RANK": "1",
+    }
     assert current_task(environment) == (Task(index=3, first_replica=1), True)
     assert current_job({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}).size == 2  # type: ignore[union-attr]
     assert current_job({}) is None

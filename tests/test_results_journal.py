@@ -25,9 +25,7 @@ def test_round_trip(tmp_path):
     write_run(tmp_path / "worker-0.jsonl")
     log = journal.read(tmp_path / "worker-0.jsonl")
     assert log.label == "worker-0"
-    assert (
-        log.start["cores"] == [0, 1] and log.ready["parameters"] == 10 and log.end["peak_rss_bytes"] == 1000
-    )
+    assert log.start["cores"] == [0, 1] and log.ready["parameters"] == 10 and log.end["peak_rss_bytes"] == 1000
     assert log.epochs[0]["seconds"] == 1.5 and log.evaluations[0]["validation_accuracy"] == 0.5
     assert log.failed is None and log.last_time == log.end["time"]
     assert log.steps["step"].tolist() == [0, 1, 2] and log.steps["warmup"].tolist() == [True, False, False]

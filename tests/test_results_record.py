@@ -38,13 +38,9 @@ def make_spec(**changes):
     return spec | changes
 
 
-def make_log(
-    index=0, step_seconds=(9.0, 0.1, 0.1, 0.1), examples=32, role="worker", losses=(4.0, 3.0, 2.0, 1.0)
-):
+def make_log(index=0, step_seconds=(9.0, 0.1, 0.1, 0.1), examples=32, role="worker", losses=(4.0, 3.0, 2.0, 1.0)):
     """Two epochs of two steps; the first step is warm-up."""
-    rows = [
-        (1 + i // 2, i, seconds, 0.01, examples, losses[i], i == 0) for i, seconds in enumerate(step_seconds)
-    ]
+    rows = [(1 + i // 2, i, seconds, 0.01, examples, losses[i], i == 0) for i, seconds in enumerate(step_seconds)]
     log = journal.TaskLog(f"{role}-{index}", np.array(rows, dtype=list(journal.STEP_FIELDS.items())))
     log.start = {
         "pid": 7,
@@ -127,9 +123,7 @@ def test_warmup_is_kept_in_steps_and_left_out_of_rates():
 
 
 def test_losses_are_weighted_by_examples():
-    built = make_record(
-        logs=[make_log(0, examples=30), make_log(1, examples=10, losses=(0.0, 0.0, 6.0, 5.0))]
-    )
+    built = make_record(logs=[make_log(0, examples=30), make_log(1, examples=10, losses=(0.0, 0.0, 6.0, 5.0))])
     assert built.epochs[1]["train_loss"] == pytest.approx((30 * 1.5 + 10 * 5.5) / 40)
     assert built.run["final_loss"] == built.epochs[1]["train_loss"]
     assert built.epochs[0]["train_loss"] == pytest.approx(30 * 3.5 / 40)
@@ -154,9 +148,7 @@ def test_a_run_without_measured_steps_has_no_rate():
 def test_a_parameter_server_has_no_rate_and_reports_nothing_for_the_run():
     server = journal.TaskLog("ps-0", np.empty(0, list(journal.STEP_FIELDS.items())))
     server.start = {"pid": 1, "host": "a", "role": "ps", "index": 0, "rank": 0, "cores": [0], "replicas": 0}
-    built = make_record(
-        logs=[server, make_log(0)], outcomes={"ps-0": "killed by SIGTERM", "worker-1": "never came"}
-    )
+    built = make_record(logs=[server, make_log(0)], outcomes={"ps-0": "killed by SIGTERM", "worker-1": "never came"})
     assert [(row["role"], row["task"], row["outcome"]) for row in built.tasks] == [
         ("ps", 0, "killed by SIGTERM"),
         ("worker", 0, "ended"),
@@ -166,9 +158,7 @@ def test_a_parameter_server_has_no_rate_and_reports_nothing_for_the_run():
     assert math.isnan(built.tasks[0]["examples_per_second"]) and math.isnan(built.tasks[2]["pid"])
 
 
-@pytest.mark.parametrize(
-    "cores, expected", [(([0], [1]), False), (([0, 1], [0, 1]), False), (([0], [0]), True)]
-)
+@pytest.mark.parametrize("cores, expected", [(([0], [1]), False), (([0, 1], [0, 1]), False), (([0], [0]), True)])
 def test_oversubscribed(cores, expected):
     logs = [make_log(0), make_log(1)]
     for log, own in zip(logs, cores, strict=True):
@@ -199,9 +189,7 @@ def equal(one, other):
 
 @pytest.mark.parametrize("status", ["ok", "skipped"])
 def test_record_round_trip(tmp_path, status):
-    built = make_record(
-        status=status, logs=[make_log(losses=(math.nan, math.inf, 2.0, 1.0))] if status == "ok" else []
-    )
+    built = make_record(status=status, logs=[make_log(losses=(math.nan, math.inf, 2.0, 1.0))] if status == "ok" else [])
     built.save(tmp_path / "record.json")
     again = record.Record.load(tmp_path / "record.json")
     for table in schema.TABLES:
@@ -225,9 +213,7 @@ def test_a_full_disk_leaves_the_former_record(tmp_path, monkeypatch):
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"schema_version": "x"}', '{"schema_version": 1, "run": {}}']
-)
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema_version": "x"}', '{"schema_version": 1, "run": {}}'])
 def test_what_is_no_record_is_refused(tmp_path, text):
     (tmp_path / "record.json").write_text(text)
     with pytest.raises(ResultsError, match="as stratbench wrote it"):
@@ -260,6 +246,4 @@ def test_environment_lists_gpus_where_nvidia_smi_is(tmp_path, monkeypatch):
 
 def test_the_documentation_is_current():
     page = Path(__file__).parents[1] / "docs" / "results.md"
-    assert page.read_text().endswith(schema.markdown()), (
-        "put the output of `python -m stratbench.results.schema` there"
-    )
+    assert page.read_text().endswith(schema.markdown()), "put the output of `python -m stratbench.results.schema` there"

@@ -47,9 +47,7 @@ def test_weak_scaling_is_against_single_with_the_same_per_replica_batch():
 
 
 def test_the_same_global_batch_goes_before_the_same_share():
-    rows = compare(
-        run("single", rate=100, share=32), run("single", rate=200, share=64), run("ps", 2, 300, share=32)
-    )
+    rows = compare(run("single", rate=100, share=32), run("single", rate=200, share=64), run("ps", 2, 300, share=32))
     assert (rows[-1]["speedup"], rows[-1]["scaling"]) == (1.5, "strong")
 
 

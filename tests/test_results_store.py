@@ -193,9 +193,7 @@ with Store(folder) as opened:
 def test_a_disk_that_is_really_full(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], capture_output=True
-    ).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("no tmpfs may be mounted here")
     try:
         paths = [save(tmp_path, record_of(1)), save(tmp_path, record_of(2, logs=[long_log(20_000)]))]
@@ -261,9 +259,7 @@ def test_a_lost_results_file_is_rebuilt_from_the_records(tmp_path):
 def test_a_newer_schema_is_refused(tmp_path):
     with h5py.File(tmp_path / "results.h5", "w") as file:
         file.attrs["schema_version"] = 2
-    expected = (
-        r"results\.h5 has schema 2; this stratbench reads up to 1\. Upgrade stratbench or choose another"
-    )
+    expected = r"results\.h5 has schema 2; this stratbench reads up to 1\. Upgrade stratbench or choose another"
     with pytest.raises(ResultsError, match=expected):
         store.Store(tmp_path)
     with pytest.raises(ResultsError, match=expected):
@@ -313,11 +309,7 @@ def test_files_from_before_a_column_or_table_are_read_and_extended(tmp_path):
     for name in schema.TABLES:
         (tmp_path / f"{name}.csv").write_text("run_id,status\nof an older version,ok\n")
     tables = stratbench.results.load(tmp_path)
-    assert (
-        tables.runs.gpus.tolist() == [""]
-        and tables.runs.first_step_seconds.isna().all()
-        and tables.tasks.empty
-    )
+    assert tables.runs.gpus.tolist() == [""] and tables.runs.first_step_seconds.isna().all() and tables.tasks.empty
     with store.Store(tmp_path) as opened:
         opened.add(record_of(2))
     tables = assert_csv_follows(tmp_path)

@@ -40,9 +40,7 @@ def horovod(folder: Path, tensorflow: str = "2.21.0", library: bytes = GLOO) -> 
     distribution(folder, "horovod", "0.28.1+tf2.21.0")
     (folder / "horovod" / "tensorflow").mkdir(parents=True)
     # As CMake writes it, the line that only closes the list included.
-    (folder / "horovod" / "metadata.json").write_text(
-        f'{{\n"tensorflow": "{tensorflow}",\n"dummy": "none"\n}}'
-    )
+    (folder / "horovod" / "metadata.json").write_text(f'{{\n"tensorflow": "{tensorflow}",\n"dummy": "none"\n}}')
     (folder / "horovod" / "tensorflow" / "mpi_lib.so").write_bytes(library)
 
 
@@ -108,10 +106,7 @@ class TestRecipe:
     def test_a_missing_compiler_is_told_before_anything_is_done(self, given, missing):
         with pytest.raises(StratbenchError) as raised:
             recipe.check_tools({"PATH": "", **given})
-        assert (
-            str(raised.value)
-            == f"{missing} is missing; install a C++17 compiler (Debian: apt-get install g++)"
-        )
+        assert str(raised.value) == f"{missing} is missing; install a C++17 compiler (Debian: apt-get install g++)"
 
     def test_an_old_cmake_is_passed_over(self, tmp_path):
         for version, found in (
@@ -249,9 +244,7 @@ class TestMakefile:
         env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
         env["PATH"] = path or env["PATH"]
         make = str(shutil.which("make"))
-        return subprocess.run(
-            [make, *arguments], cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False
-        )
+        return subprocess.run([make, *arguments], cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False)
 
     def test_alone_it_prints_its_help(self):
         answer = self.make()

@@ -63,8 +63,16 @@ def test_options_reach_the_strategies_that_have_them() -> None:
         ([], {}, "at least one --strategy"),
         (["mirrored"], {"replicas": [0]}, "at least 1. Received: 0"),
         (["single"], {"replicas": [2]}, "at most 1 replica. Received: 2"),
-        (["mirrored"], {"replicas": [7]}, "divisible by the replicas. Received: 120 for 7 replicas; 119 or 126"),
-        (["mirrored"], {"per_replica_batch": 8}, "exactly one of --global-batch and --per-replica-batch. Received: both"),
+        (
+            ["mirrored"],
+            {"replicas": [7]},
+            "divisible by the replicas. Received: 120 for 7 replicas; 119 or 126",
+        ),
+        (
+            ["mirrored"],
+            {"per_replica_batch": 8},
+            "exactly one of --global-batch and --per-replica-batch. Received: both",
+        ),
         (["mirrored"], {"global_batch": None}, "Received: neither"),
         (["mirrored"], {"global_batch": 0}, "--global-batch must be greater than 0"),
         (["mirrored"], {"epochs": 1, "steps": 1}, "not both"),
