@@ -19,7 +19,7 @@ def usable() -> list[int]:
 def share(cores: list[int], first_replica: int, replicas: int, per_replica: int, total_replicas: int) -> list[int]:
     """The cores of a task. One that computes no replica gets those of all replicas, as it serves them all.
 
-    Where there are fewer cores than the replicas ask for they are handed out in turn, so that several replicas share one.
+    Where there are fewer cores than the replicas ask for they are handed out in turn: several replicas share one.
     """
     if not replicas:
         first_replica, replicas = 0, total_replicas

@@ -32,7 +32,7 @@ def joins(spec: RunSpec, job: Job) -> bool:
         if job.size == 1:
             return False
         raise UsageError(
-            f"inside a job of {job.size} processes only a strategy whose workers a job starts can run, such as horovod. "
+            f"inside a job of {job.size} processes only a strategy like horovod, whose workers a job starts, can run. "
             f"Received: {spec.strategy}."
         )
     if spec.replicas != job.size:

@@ -1,4 +1,4 @@
-"""Writes the row of a run that somebody else's launcher started: ``python -m stratbench.harness.recorder OUTPUT FOLDER``.
+"""Writes the row of a run in somebody else's job: ``python -m stratbench.harness.recorder OUTPUT FOLDER``.
 
 Rank 0 says on standard input how the run ended. The end of that stream without a word, or SIGTERM and no word soon
 after, means that the job was ended.

@@ -197,7 +197,8 @@ class Experiment(BaseModel):
         batch = self.global_batch or (self.per_replica_batch or 0) * max(self.replicas)
         if batch > examples:
             raise UsageError(
-                f"the global batch must not exceed the {examples} training examples of {self.dataset}. Received: {batch}."
+                f"the global batch must not exceed the {examples} training examples of {self.dataset}. "
+                f"Received: {batch}."
             )
 
     def _spec(

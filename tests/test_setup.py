@@ -1,6 +1,5 @@
 """The set-up: the Makefile, and what builds Horovod. Nothing here compiles or asks the network."""
 
-import io
 import os
 import shutil
 import signal
@@ -64,21 +63,15 @@ class TestRecipe:
 
     def test_an_archive_cannot_write_outside(self, tmp_path):
         with tarfile.open(tmp_path / recipe.SDIST, "w:gz") as archive:
-            member = tarfile.TarInfo("../outside")
-            archive.addfile(member, io.BytesIO())
+            archive.addfile(tarfile.TarInfo("../outside"))
         with pytest.raises(tarfile.FilterError):
             recipe.unpack(tmp_path / recipe.SDIST, tmp_path / "inside")
-        assert not (tmp_path / "outside").exists()
 
     def test_settings_are_ours_where_the_user_says_nothing(self):
-        assert recipe.build_settings({"PATH": "", "HOME": "/"}, "2.21.0") == {
-            "HOROVOD_LOCAL_VERSION": "tf2.21.0",
-            "HOROVOD_WITH_TENSORFLOW": "1",
-            "HOROVOD_WITHOUT_PYTORCH": "1",
-            "HOROVOD_WITHOUT_MXNET": "1",
-            "HOROVOD_WITH_GLOO": "1",
-            "HOROVOD_WITHOUT_MPI": "1",
-        }
+        ours = {"HOROVOD_LOCAL_VERSION": "tf2.21.0"}
+        for name in ("WITH_TENSORFLOW", "WITHOUT_PYTORCH", "WITHOUT_MXNET", "WITH_GLOO", "WITHOUT_MPI"):
+            ours[f"HOROVOD_{name}"] = "1"
+        assert recipe.build_settings({"PATH": "", "HOME": "/"}, "2.21.0") == ours
 
     def test_the_users_settings_win(self):
         given = {"HOROVOD_WITH_MPI": "1", "HOROVOD_WITHOUT_GLOO": "1", "HOROVOD_GPU_OPERATIONS": "NCCL"}
@@ -209,13 +202,11 @@ class TestLoggedRun:
         assert "[ 25%] x" in run.path.read_text()
 
     def test_nothing_survives_an_interruption(self, tmp_path):
-        program = """
-import os
-from pathlib import Path
-from stratbench.harness.logged_run import LoggedRun, ended_by_signal
-with ended_by_signal():
-    LoggedRun(Path("log"), print)("wait", ["sh", "-c", "sleep 600 & echo $! > child; wait"], os.environ)
-"""
+        program = (
+            "import os, pathlib; from stratbench.harness import logged_run as l\n"
+            "with l.ended_by_signal():\n    run = l.LoggedRun(pathlib.Path('log'), print)\n"
+            "    run('wait', ['sh', '-c', 'sleep 600 & echo $! > child; wait'], os.environ)"
+        )
         process = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.DEVNULL)
         child = tmp_path / "child"
         wait_until(lambda: child.exists() and child.read_text().strip())

@@ -1,0 +1,109 @@
+"""What stratbench's loop costs: its median step against the shortest loop by hand, interleaved in one session.
+
+Run by ``make overhead``; not a test, as it takes minutes and a quiet machine. Goal: at most 1.03 on cnn, 1.10 on mlp.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from conftest import launch, make_spec
+from rich.console import Console
+from rich.table import Table
+from stratbench.harness.ports import Ports
+from stratbench.results import journal
+from stratbench.strategies.base import available
+from stratbench.strategies.horovod import Horovod
+
+WARMUP = 10
+HERE = Path(__file__).parent
+
+
+def ours(strategy: str, model: str, replicas: int, batch: int, steps: int) -> float:
+    """Median step seconds over all workers of a run by stratbench."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run"
+        spec = make_spec(strategy, replicas, model=model, dataset="mnist-12k", global_batch=batch, steps=steps)
+        outcome = launch(spec, path)
+        if outcome.status != "ok":
+            raise SystemExit(f"{strategy}: {outcome.reason}")
+        logs = [journal.read(log) for log in path.glob("worker-*.jsonl")]
+        return float(np.median(np.concatenate([log.steps["step_seconds"][WARMUP:] for log in logs])))
+
+
+def by_hand(strategy: str, model: str, replicas: int, batch: int, steps: int) -> float:
+    """The same for `handwritten`."""
+    arguments = [sys.executable, str(HERE / "handwritten.py"), strategy, model, str(batch), str(steps)]
+    with Ports() as ports:
+        addresses = [ports.address() for _ in range(replicas + (strategy == "ps"))]
+        if strategy == "horovod":
+            prefix = Horovod().tasks(replicas, ports.address)[0].command
+            commands = [[*prefix, *arguments, "0", str(replicas)]]
+        else:
+            workers = 1 if strategy in ("single", "mirrored") else replicas
+            commands = [[*arguments, str(index), str(replicas), *addresses] for index in range(workers)]
+        server = None
+        if strategy == "ps":
+            server = subprocess.Popen([*arguments, "-1", str(replicas), *addresses], stderr=subprocess.DEVNULL)
+        try:
+            running = [
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+                for command in commands
+            ]
+            printed = [process.communicate(timeout=300)[0] for process in running]
+        finally:
+            if server:
+                server.kill()
+                server.wait()
+    lines = [line.partition("SECONDS ")[2] for text in printed for line in text.splitlines() if "SECONDS " in line]
+    return statistics.median(second for line in lines for second in json.loads(line)[WARMUP:])
+
+
+def main() -> None:
+    """Print a table of ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["cnn", "mlp"])
+    parser.add_argument("--strategies", nargs="+", default=list(available()))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=128)
+    options = parser.parse_args()
+    table = Table(
+        "strategy", "model", "replicas", "by hand ms", "stratbench ms", "ratio", "ratios of the rounds", box=None
+    )
+    for model in options.models:
+        steps = 300 if model == "cnn" else 3000
+        for strategy in options.strategies:
+            replicas = available()[strategy].max_replicas or 2
+            pairs = []
+            for number in range(options.rounds):
+                # Alternate who goes first, so that a slow drift of the machine favours neither.
+                both = [by_hand, ours] if number % 2 else [ours, by_hand]
+                found = {measure: measure(strategy, model, replicas, options.batch, steps) for measure in both}
+                pairs.append((found[by_hand], found[ours]))
+            ratios = sorted(mine / theirs for theirs, mine in pairs)
+            theirs, mine = (statistics.median(column) * 1000 for column in zip(*pairs, strict=True))
+            spread = " ".join(f"{ratio:.3f}" for ratio in ratios)
+            table.add_row(
+                strategy,
+                model,
+                str(replicas),
+                f"{theirs:.3f}",
+                f"{mine:.3f}",
+                f"{statistics.median(ratios):.3f}",
+                spread,
+            )
+            print(f"{strategy} {model}: {statistics.median(ratios):.3f}", file=sys.stderr)
+    console = Console()
+    console.width = max(console.width, 120)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

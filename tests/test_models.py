@@ -1,0 +1,282 @@
+"""The models that come with stratbench and the user's own: what is taken, what is refused, which loss they get."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import make_spec
+from stratbench.errors import UsageError
+from stratbench.harness import check_model, models
+
+# TensorFlow takes seconds to load, and the suite in which this is the first to do so says so.
+pytestmark = pytest.mark.slow
+
+Write = Callable[[str], str]
+NUMBERS = itertools.count()
+
+HEAD = """
+import keras
+from keras import layers
+
+def layered(shape, classes, **last):
+    return keras.Sequential([layers.Input(shape), layers.Flatten(), layers.Dense(classes, **last)])
+"""
+
+LABELS = np.array([0, 2, 1, 2], dtype="int32")
+SCORES = np.array([[2.0, 0.1, -1.0], [0.3, 0.2, 0.4], [-1.0, 0.5, 3.0], [0.0, -2.0, 1.0]], dtype="float32")
+SOFTMAX = np.exp(SCORES) / np.exp(SCORES).sum(axis=1, keepdims=True)
+CROSS_ENTROPY = float(np.mean(-np.log(SOFTMAX[np.arange(4), LABELS])))
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Makes a module of the user's in the current folder and gives the reference of its ``make``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def module(text: str) -> str:
+        name = f"user_model_{next(NUMBERS)}"
+        (tmp_path / f"{name}.py").write_text(HEAD + text)
+        importlib.invalidate_caches()
+        return f"{name}:make"
+
+    return module
+
+
+def workload(**changes: Any) -> Any:
+    from stratbench.harness.workload import SpecWorkload
+
+    return SpecWorkload(make_spec(**changes))
+
+
+def loss_of(reference: str, predictions: np.ndarray = SCORES) -> float:
+    """The loss of `LABELS` by the loss that the model's reference leads to."""
+    import tensorflow as tf
+
+    model = models.build(reference, (2, 2, 1), 3)
+    value = models.loss_function(model, 3)(tf.constant(LABELS), tf.constant(predictions))
+    assert value.shape == ()
+    return float(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("mlp", (784 * 16 + 16) + (16 * 16 + 16) + (16 * 10 + 10)),
+        ("mlp-wide", (784 * 1024 + 1024) + (1024 * 1024 + 1024) + (1024 * 10 + 10)),
+        ("cnn", (9 * 32 + 32) + (9 * 32 * 64 + 64) + (5 * 5 * 64 * 128 + 128) + (128 * 10 + 10)),
+    ],
+)
+def test_built_in_models_have_their_size_and_shape(name: str, parameters: int) -> None:
+    model = models.build(name, (28, 28, 1), 10)
+    assert model.count_params() == parameters
+    assert model.output_shape == (None, 10)
+    assert name in models.summaries()
+
+
+def test_the_documented_sizes() -> None:
+    assert models.build("mlp", (28, 28, 1), 10).count_params() == 13_002
+    assert models.build("mlp-wide", (28, 28, 1), 10).count_params() == pytest.approx(1.9e6, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["mlp", "mlp-wide"])
+def test_built_in_models_take_examples_of_any_shape(name: str) -> None:
+    for shape in ((5,), (3, 4), (8, 8, 3)):
+        assert models.build(name, shape, 4).output_shape == (None, 4)
+
+
+@pytest.mark.parametrize("shape", [(20,), (4, 4, 1)])
+def test_a_data_set_that_does_not_fit_cnn_is_a_usage_error(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError) as caught:
+        models.build("cnn", shape, 3)
+    assert "cnn" in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_the_seed_alone_decides_the_initial_weights() -> None:
+    one = workload(model="cnn", seed=7)
+    first, again = one.model().get_weights(), one.model().get_weights()
+    elsewhere = workload(model="cnn", seed=7, global_batch=24).model().get_weights()
+    other = workload(model="cnn", seed=8).model().get_weights()
+    for a, b, c in zip(first, again, elsewhere, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, c)
+    assert not np.array_equal(first[0], other[0])
+    assert one.parameters == sum(weight.size for weight in first)
+
+
+def test_mlp_has_half_the_squared_error_as_its_loss() -> None:
+    import tensorflow as tf
+
+    ours = workload(model="mlp", dataset="synthetic:shape=2x2x1,classes=3,examples=600")
+    ours.model()
+    expected = 0.5 * np.mean(np.sum((SCORES - np.eye(3)[LABELS]) ** 2, axis=1))
+    assert float(ours.loss(tf.constant(LABELS), tf.constant(SCORES))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_model_without_loss_gets_cross_entropy_by_its_last_activation(write: Write) -> None:
+    logits = write("def make(shape, classes): return layered(shape, classes)")
+    softmax = write("def make(shape, classes): return layered(shape, classes, activation='softmax')")
+    layer = write(
+        "def make(shape, classes):\n    model = layered(shape, classes)\n    model.add(layers.Softmax())\n    return model"
+    )
+    activation = write(
+        "def make(shape, classes):\n    model = layered(shape, classes)\n"
+        "    model.add(layers.Activation('softmax'))\n    return model"
+    )
+    assert loss_of(logits) == pytest.approx(CROSS_ENTROPY, rel=1e-5)
+    for reference in (softmax, activation, layer):
+        assert loss_of(reference, SOFTMAX) == pytest.approx(CROSS_ENTROPY, rel=1e-5), reference
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean", "none", None])
+@pytest.mark.parametrize("name", ["SparseCategoricalCrossentropy", "CategoricalCrossentropy"])
+def test_a_compiled_loss_is_the_mean_whatever_its_reduction(name: str, reduction: str | None, write: Write) -> None:
+    reference = write(f"""
+def make(shape, classes):
+    model = layered(shape, classes)
+    model.compile(loss=keras.losses.{name}(from_logits=True, reduction={reduction!r}))
+    return model
+""")
+    assert loss_of(reference) == pytest.approx(CROSS_ENTROPY, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "sparse"),
+    [
+        ("'sparse_categorical_crossentropy'", True),
+        ("'categorical_crossentropy'", False),
+        ("keras.losses.SparseCategoricalCrossentropy()", True),
+        ("keras.losses.SparseCategoricalCrossentropy(name='mine')", True),
+        ("keras.losses.CategoricalCrossentropy(name='mine')", False),
+        ("keras.losses.sparse_categorical_crossentropy", True),
+    ],
+)
+def test_only_a_sparse_loss_is_given_class_indices(loss: str, sparse: bool, write: Write) -> None:
+    reference = write(f"""
+def make(shape, classes):
+    model = layered(shape, classes, activation="softmax")
+    model.compile(loss={loss})
+    return model
+""")
+    assert loss_of(reference, SOFTMAX) == pytest.approx(CROSS_ENTROPY, rel=1e-4)
+
+
+def test_a_loss_of_the_users_own(write: Write) -> None:
+    reference = write("""
+def mine(y, predictions):
+    return keras.ops.mean(keras.ops.abs(y - predictions), axis=-1)
+
+def make(shape, classes):
+    model = layered(shape, classes)
+    model.compile(optimizer="adam", loss=mine, metrics=["accuracy"])
+    return model
+""")
+    assert loss_of(reference) == pytest.approx(float(np.mean(np.abs(np.eye(3)[LABELS] - SCORES))), rel=1e-5)
+
+
+def test_functions_may_take_nothing_or_the_shape_and_classes(write: Write) -> None:
+    fixed = write("def make(): return layered((2, 2, 1), 3)")
+    optional = write("def make(width=4): return layered((2, 2, 1), 3)")
+    offered = write("def make(shape, classes, width=4): return layered(shape, classes)")
+    functional = write("""
+def make(shape, classes):
+    x = keras.Input(shape)
+    return keras.Model(x, layers.Dense(classes)(layers.BatchNormalization()(layers.Flatten()(x))))
+""")
+    unbuilt = write("def make(): return keras.Sequential([layers.Flatten(), layers.Dense(3)])")
+    subclass = write("""
+class Mine(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.flatten, self.dense = layers.Flatten(), layers.Dense(3)
+
+    def call(self, x):
+        return self.dense(self.flatten(x))
+
+def make():
+    return Mine()
+""")
+    for reference in (fixed, optional, offered, functional, unbuilt, subclass):
+        assert models.build(reference, (2, 2, 1), 3).count_params() >= 15, reference
+        assert loss_of(reference) == pytest.approx(CROSS_ENTROPY, rel=1e-5), reference
+
+
+REFUSED = {
+    "too few outputs": (
+        "def make(shape, classes): return layered(shape, classes - 1)",
+        "output shape (None, 10). Received: (None, 9)",
+    ),
+    "a picture comes out": (
+        "def make(): return keras.Sequential([layers.Input((28, 28, 1)), layers.Dense(10)])",
+        "Received: (None, 28, 28, 10)",
+    ),
+    "another input": ("def make(): return layered((5, 5, 3), 10)", "must accept examples of shape (28, 28, 1)"),
+    "two outputs": (
+        "def make(shape, classes):\n    x = keras.Input(shape)\n    y = layers.Dense(classes)(layers.Flatten()(x))\n"
+        "    return keras.Model(x, [y, y])",
+        "output shape (None, 10). Received: list",
+    ),
+    "no model": ("def make(): return 7", "must return a Keras model. Received: int"),
+    "nothing": ("def make(shape, classes): layered(shape, classes)", "Received: NoneType"),
+    "it raises": ("def make(): raise ValueError('first line\\nsecond line')", "ValueError: first line"),
+    "one parameter": ("def make(shape): return layered(shape, 10)", "failed when called: TypeError"),
+    "no such function": ("def mak(): return 7", "has no function 'make'. Did you mean 'mak'?"),
+    "no function": ("make = 7", "has no function 'make'"),
+    "import error": ("import no_such_package", "does not import: ModuleNotFoundError: No module named"),
+    "syntax error": ("def make(:", "does not import: SyntaxError"),
+    "it exits": ("import sys\nsys.exit(3)", "does not import"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_model_that_will_not_do_is_refused_in_one_line(case: str, write: Write) -> None:
+    text, message = REFUSED[case]
+    reference = write(text)
+    with pytest.raises(UsageError) as caught:
+        models.build(reference, (28, 28, 1), 10)
+    assert message in str(caught.value) and reference in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_module_that_is_not_there_is_refused(write: Write) -> None:
+    with pytest.raises(UsageError, match="No module named 'nowhere'"):
+        models.build("nowhere:make", (2,), 2)
+
+
+@pytest.mark.parametrize("reference", ["", "cn", "cnn:", ":make", "package.module", "mlp_wide"])
+def test_references_are_checked_without_tensorflow(reference: str) -> None:
+    with pytest.raises(UsageError, match=r"cnn, mlp, mlp-wide, or package\.module:function"):
+        models.check_reference(reference)
+
+
+class TestTrial:
+    """`check_model.check` tries the model in a process of its own."""
+
+    def test_a_good_model_passes(self, write: Write) -> None:
+        check_model.check(
+            write("print('noise')\ndef make(shape, classes): return layered(shape, classes)"), "synthetic"
+        )
+
+    def test_a_built_in_model_needs_no_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(check_model.subprocess, "run", None)
+        check_model.check("cnn", "synthetic")
+
+    @pytest.mark.parametrize("case", ["too few outputs", "it raises"])
+    def test_a_bad_one_is_refused_in_one_line(self, case: str, write: Write) -> None:
+        text, message = REFUSED[case]
+        with pytest.raises(UsageError) as caught:
+            check_model.check(write(text), "synthetic")
+        assert message in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+    def test_a_process_that_dies_is_refused_too(self, write: Write) -> None:
+        reference = write("import os\nos.abort()")
+        with pytest.raises(UsageError, match=f"{reference} can't be tried") as caught:
+            check_model.check(reference, "synthetic")
+        assert len(str(caught.value).splitlines()) == 1
