@@ -52,14 +52,19 @@ class Horovod(Strategy):
     def tasks(self, replicas: int, address: Address) -> list[Task]:
         """One ``horovodrun`` that starts N workers; they learn their rank from it."""
         launcher = (_horovodrun(), "-np", str(replicas), "-H", f"localhost:{replicas}", "--disable-cache")
-        controller = () if self.controller == "auto" else (f"--{self.controller}",)
         return [
             Task(
-                command=launcher + controller,
+                command=(*launcher, f"--{self._controller()}"),
                 starts=replicas,
                 exit_pattern=r"Process (?P<index>\d+) exit with status code (?P<code>\d+)",
             )
         ]
+
+    def _controller(self) -> str:
+        """Which one to use. Unless told, horovodrun loads TensorFlow once for each to find out what was built."""
+        if self.controller != "auto":
+            return self.controller
+        return "mpi" if "mpi" in status().controllers else "gloo"
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
