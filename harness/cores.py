@@ -6,7 +6,9 @@ mean anything. So a replica gets the same number of cores at every scale of an e
 
 from __future__ import annotations
 
+import contextlib
 import os
+from pathlib import Path
 
 
 def usable() -> list[int]:
@@ -28,6 +30,9 @@ def share(cores: list[int], first_replica: int, replicas: int, per_replica: int,
 
 
 def pin(cores: list[int]) -> None:
-    """Keep this process and its later threads on these cores, where the system can."""
+    """Keep every thread of this process, and those that they start, on these cores, where the system can."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
+        threads = Path("/proc/self/task")
+        for thread in threads.iterdir() if threads.exists() else [Path("0")]:
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread.name), cores)

@@ -6,6 +6,7 @@ reads that, and nothing else, so a task that is killed has lost at most the last
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import signal
@@ -51,7 +52,6 @@ def run_task(run: spec.RunSpec, task: Task, folder: Path) -> int:
     _watch_parent()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     mine = cores.share(cores.usable(), task.first_replica, task.replicas, run.cores_per_replica, run.replicas)
-    cores.pin(mine)
     journal = Journal(folder / f"{task.label}.jsonl")
     journal.event(
         "start",
@@ -64,6 +64,9 @@ def run_task(run: spec.RunSpec, task: Task, folder: Path) -> int:
         cores=mine,
     )
     try:
+        # Importing may use whatever is idle: only training is held to the task's share.
+        importlib.import_module("keras")
+        cores.pin(mine)
         _work(run, task, folder, journal)
     except BaseException as error:
         _report(error, journal)
@@ -82,7 +85,7 @@ def redirect(log: Path) -> None:
 
 
 def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal) -> None:
-    # Imported here: it loads TensorFlow, which must come after the cores are pinned.
+    # Imported here, as some of it needs TensorFlow and the rest of this module must not.
     from .evaluate import evaluate
     from .train import train
     from .workload import SpecWorkload

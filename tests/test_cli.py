@@ -166,6 +166,7 @@ class TestMistakes:
             (["run", "-s", "ps:sync", *WORK], "key=value. Received: 'sync'"),
             (["run", "-s", "ps:ps=0", *WORK], "greater than or equal to 1"),
             (["run", "-s", "ps:port=70000", *WORK], "less than or equal to 65535"),
+            (["run", "-s", "horovod:fusion_mib=inf", *WORK], "option fusion_mib of strategy horovod"),
             (["run", "-s", "single", "-o", "x=1", *WORK], "single has no options"),
             (["run", "-s", "single", "-o", "x", *WORK], "key=value. Received: 'x'"),
             (["run", "-s", "single", "--model", "cn", *WORK], "Did you mean 'cnn'?"),
@@ -430,6 +431,10 @@ class TestList:
     def test_a_name_with_brackets_is_no_markup(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert call("list", "models", "a:[/b]") == 0
         assert "a:[/b]" in capsys.readouterr().out
+
+    def test_a_terminal_that_knows_ascii_only_is_no_error(self) -> None:
+        run = shell("list", "models", env=os.environ | {"PYTHONIOENCODING": "ascii"})
+        assert (run.returncode, run.stderr) == (0, "")
 
     def test_a_reader_that_has_seen_enough_is_no_error(self) -> None:
         reader, writer = os.pipe()
