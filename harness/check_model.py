@@ -19,10 +19,11 @@ REFUSED = 2
 def check(model: str, dataset: str) -> None:
     """Refuse a model that does not import, is no Keras model or has the wrong shapes. Raises UsageError.
 
-    The models that come with stratbench need no trial.
+    Of the models that come with stratbench only the fit to the examples is asked, which needs no trial.
     """
     models.check_reference(model)
     if model in models.BUILDERS:
+        models.check_fit(model, datasets.parse(dataset).info().shape)
         return
     trial = subprocess.run(
         [sys.executable, "-m", __name__, model, dataset],
@@ -30,10 +31,10 @@ def check(model: str, dataset: str) -> None:
         capture_output=True,
         text=True,
     )
+    last = (trial.stderr.strip().splitlines() or ["no message"])[-1]
     if trial.returncode == REFUSED:
-        raise UsageError(trial.stderr.strip().splitlines()[-1])
+        raise UsageError(last)
     if trial.returncode:
-        last = (trial.stderr.strip().splitlines() or ["no message"])[-1]
         raise UsageError(f"model {model} can't be tried: {last}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -28,12 +29,19 @@ INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 def main() -> None:
     """Entry point: every error a user can act on is one line on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal without × or – is no reason to end.
+            stream.reconfigure(errors="replace")
     try:
         sys.exit(cli(prog_name="stratbench", standalone_mode=False) or 0)
     except StratbenchError as error:
         _fail(str(error), error.exit_code)
     except click.Abort:
         _fail("interrupted", INTERRUPTED[signal.SIGINT])
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
     except BrokenPipeError:

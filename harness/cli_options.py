@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ..errors import UsageError
 
@@ -32,26 +34,48 @@ class Counts(click.ParamType):
 
 def _load(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
     """Make the file's values the flags' defaults, so that flags on the command line win."""
-    if path is None:
-        return None
+    if path is not None:
+        ctx.default_map = _read(path, ctx.command)
+    return path
+
+
+def _read(path: Path, command: click.Command) -> dict[str, Any]:
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(f"the spec file can't be read: {error.strerror}. Received: {path}.") from None
     except ValueError as error:
         raise UsageError(f"the spec file must be TOML: {error}. Received: {path}.") from None
-    known = {parameter.name for parameter in ctx.command.params} - {"spec", "as_json"}
-    for key in content:
-        if key not in known:
-            raise UsageError(f"{path}: a spec has the keys {', '.join(sorted(filter(None, known)))}. Received: {key}.")
-    if isinstance(content.get("option"), dict):
-        content["option"] = [f"{key}={str(value).lower()}" for key, value in content["option"].items()]
-    for key in ("strategy", "replicas"):
-        parameter = next(p for p in ctx.command.params if p.name == key)
-        if getattr(parameter, "multiple", False) and not isinstance(content.get(key, []), list):
-            content[key] = [content[key]]
-    ctx.default_map = content
-    return path
+    flags = {str(flag.name): flag for flag in command.params if flag.name not in ("spec", "as_json")}
+    values = {}
+    for written, value in content.items():
+        key = written.replace("-", "_")
+        if key not in flags:
+            near = difflib.get_close_matches(key, flags, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else f" It takes {', '.join(sorted(flags))}."
+            raise UsageError(f"{path}: a spec has these flags' names as keys. Received: '{written}'.{hint}")
+        values[key] = _value(path, flags[key], value)
+    return values
+
+
+def _value(path: Path, flag: click.Parameter, value: Any) -> Any:
+    """What click makes of the flag's text, as click would silently make 32 of 32.5 and 1 of true."""
+    if flag.name == "option" and isinstance(value, dict):
+        return [f"{key}={str(each).lower() if isinstance(each, bool) else each}" for key, each in value.items()]
+    several = isinstance(value, list) and (flag.multiple or isinstance(flag.type, Counts))
+    parts = value if several else [value]
+    for part in parts:
+        if isinstance(flag.type, click.types.IntParamType | Counts):
+            fits, kind = isinstance(part, int) and not isinstance(part, bool), "a whole number"
+        elif isinstance(flag.type, click.types.FloatParamType):
+            fits, kind = isinstance(part, int | float) and not isinstance(part, bool), "a number"
+        else:
+            fits, kind = isinstance(part, str), "text in quotes"
+        if not fits:
+            raise UsageError(f"{path}: {flag.name} must be {kind}. Received: {part!r}.")
+    if isinstance(flag.type, Counts):
+        return [parts]
+    return parts if flag.multiple else value
 
 
 def spec_options(command: Command) -> Command:
@@ -157,9 +181,18 @@ def spec_options(command: Command) -> Command:
 
 
 def work(flags: dict[str, Any]) -> dict[str, Any]:
-    """The flags that describe the work, as `Experiment` names them."""
+    """The flags that describe the work, as `Experiment` names them.
+
+    Of two that exclude each other, the one on the command line puts away the one of the spec file.
+    """
     names = (
         "model dataset split sharding global_batch per_replica_batch epochs steps optimizer learning_rate "
         "lr_scaling reference_batch warmup_epochs seed cores_per_replica timeout"
     )
-    return {name: flags[name] for name in names.split()}
+    chosen = {name: flags[name] for name in names.split()}
+    source = click.get_current_context().get_parameter_source
+    for pair in (("global_batch", "per_replica_batch"), ("epochs", "steps")):
+        for here, there in (pair, pair[::-1]):
+            if source(here) is ParameterSource.COMMANDLINE and source(there) is ParameterSource.DEFAULT_MAP:
+                chosen[there] = None
+    return chosen

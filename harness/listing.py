@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..datasets import base as datasets
 from ..errors import UsageError
+from ..results.report import make_console
 from ..strategies import base as strategies
 from . import models
 
@@ -53,30 +55,23 @@ def print_entries(rows: list[dict[str, Any]]) -> None:
     for key in rows[0]:
         table.add_column(key, overflow="fold", no_wrap=key == "name")
     for row in rows:
-        table.add_row(*(_text(value) for value in row.values()))
-    _console().print(table)
+        table.add_row(*(Text(_text(value)) for value in row.values()))
+    make_console(sys.stdout).print(table)
 
 
 def print_entry(found: dict[str, Any]) -> None:
     """Facts, options, documentation."""
-    console = _console()
+    console = make_console(sys.stdout)
     for key, value in found.items():
         if key not in ("options", "documentation") and value is not None:
-            console.print(f"[bold]{key}[/bold]  {_text(value)}", highlight=False)
+            console.print(Text.assemble((key, "bold"), f"  {_text(value)}"))
     if found["options"]:
         table = Table("option", "type", "default", "what it does", box=None, pad_edge=False, header_style="bold")
         for option in found["options"]:
-            table.add_row(*(_text(option[key]) for key in ("name", "type", "default", "help")))
+            table.add_row(*(Text(_text(option[key])) for key in ("name", "type", "default", "help")))
         console.print("", table)
     if found.get("documentation"):
         console.print(f"\n{found['documentation']}", markup=False, highlight=False)
-
-
-def _console() -> Console:
-    console = Console()
-    if not console.is_terminal:
-        console.width = 120
-    return console
 
 
 def _text(value: Any) -> str:

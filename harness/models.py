@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 Builder = Callable[..., "keras.Model"]
+SMALLEST_IMAGE = 10
+"""Pixels a side that the convolutions and poolings of `cnn` leave anything of."""
+
 Loss = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
 
 
@@ -104,18 +107,31 @@ def check_reference(reference: str) -> None:
     )
 
 
+def check_fit(reference: str, shape: tuple[int, ...]) -> None:
+    """Refuse a model of stratbench's own that can't take examples of ``shape``. Raises UsageError."""
+    if reference == "cnn" and (len(shape) != 3 or min(shape[:2]) < SMALLEST_IMAGE):
+        raise UsageError(
+            f"model cnn needs images of shape (height, width, channels), at least {SMALLEST_IMAGE}×{SMALLEST_IMAGE}. "
+            f"Received: examples of shape {shape}; mlp and mlp-wide take any."
+        )
+
+
 def build(reference: str, shape: tuple[int, ...], classes: int) -> keras.Model:
     """The model, built for examples of ``shape``. Raises UsageError for one that does not import or does not fit."""
     import keras
 
     if reference in BUILDERS:
+        check_fit(reference, shape)
         return BUILDERS[reference](shape, classes)
     function = _import(reference)
-    # A function of two or more parameters is offered the data set's shape and number of classes.
-    arguments: tuple[Any, ...] = (shape, classes) if len(_required(function)) == 2 else ()
+    required = len(_required(function))
+    if required not in (0, 2):
+        raise UsageError(
+            f"model {reference} must take no arguments or (shape, classes). Received: a function of {required}."
+        )
     try:
-        model = function(*arguments)
-    except Exception as error:
+        model = function(shape, classes) if required else function()
+    except (Exception, SystemExit) as error:
         raise UsageError(f"model {reference} failed when called: {_one_line(error)}") from error
     if not isinstance(model, keras.Model):
         raise UsageError(f"model {reference} must return a Keras model. Received: {type(model).__name__}.")
@@ -130,20 +146,29 @@ def loss_function(model: keras.Model, classes: int) -> Loss:
 
     chosen = getattr(model, "loss", None)
     if chosen is None:
-        last = model.layers[-1] if model.layers else None
-        activation = getattr(getattr(last, "activation", None), "__name__", "")
-        chosen = keras.losses.SparseCategoricalCrossentropy(from_logits=activation != "softmax")
+        chosen = keras.losses.SparseCategoricalCrossentropy(from_logits=not _ends_in_softmax(model))
     chosen = keras.losses.get(chosen)
-    name = str(getattr(chosen, "name", None) or getattr(chosen, "__name__", type(chosen).__name__))
+    names = (getattr(chosen, "name", ""), getattr(chosen, "__name__", ""), type(chosen).__name__)
     # Keras's Loss.call gives one value an example, so that the mean is ours whatever reduction the user chose.
     per_example = chosen.call if isinstance(chosen, keras.losses.Loss) else chosen
-    sparse = "sparse" in name
+    sparse = any("sparse" in str(name).lower() for name in names)
 
     def loss(y: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
         target = y if sparse else tf.one_hot(y, classes, dtype=predictions.dtype)
         return tf.reduce_mean(per_example(target, predictions))
 
     return loss
+
+
+def _ends_in_softmax(model: keras.Model) -> bool:
+    """Whether the last layer, of the last model where models are nested, gives probabilities."""
+    import keras
+
+    last: Any = model
+    while isinstance(last, keras.Model) and last.layers:
+        last = last.layers[-1]
+    activation = getattr(getattr(last, "activation", None), "__name__", "")
+    return isinstance(last, keras.layers.Softmax) or activation == "softmax"
 
 
 def _import(reference: str) -> Callable[..., Any]:
@@ -153,7 +178,7 @@ def _import(reference: str) -> Callable[..., Any]:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"model {reference}: {module_name} does not import: {_one_line(error)}") from error
     function = getattr(module, name, None)
     if not callable(function):
@@ -182,6 +207,6 @@ def _check_shapes(reference: str, model: keras.Model, shape: tuple[int, ...], cl
         raise UsageError(f"model {reference} must have the output shape (None, {classes}). Received: {text}.")
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import ResultsError, RunError, StratbenchError, UsageError
-from ..results import journal, record
+from ..results import journal, load, record
 from ..results.environment import capture
 from ..results.store import Store
 from .launch import Launch, Outcome
@@ -27,19 +28,22 @@ def open_store(output: Path) -> Store:
 
 
 def statuses(output: Path) -> dict[str, str]:
-    """Status of each run in the tables of an output folder, by run id; none where there are no tables yet.
+    """Status of each run of an output folder, by run id: from its tables, and from records that never got there.
 
     Raises UsageError for tables that can't be read.
     """
-    from ..results import load
-
-    if not (output / "results.h5").exists():
-        return {}
-    try:
-        runs = load(output).runs
-    except ResultsError as error:
-        raise UsageError(str(error)) from None
-    return dict(zip(runs["run_id"], runs["status"], strict=True))
+    found: dict[str, str] = {}
+    if (output / "results.h5").exists():
+        try:
+            runs = load(output).runs
+        except ResultsError as error:
+            raise UsageError(str(error)) from None
+        found = dict(zip(runs["run_id"], runs["status"], strict=True))
+    for path in output.glob("runs/*/record.json"):
+        if found.get(path.parent.name) != "ok":
+            with contextlib.suppress(ResultsError):
+                found[path.parent.name] = record.Record.load(path).run["status"]
+    return found
 
 
 def free_repeat(spec: RunSpec, statuses: dict[str, str]) -> RunSpec:

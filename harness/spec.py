@@ -156,7 +156,7 @@ class Experiment(BaseModel):
 
     def _variant(self, reference: str) -> tuple[str, dict[str, Any]]:
         name, _, text = reference.partition(":")
-        given = dict(_pair(part) for part in text.split(",") if part)
+        given = parse_options([part for part in text.split(",") if part])
         shared = {key: value for key, value in self.options.items() if key in _fields(name)}
         strategy = strategies.create(name, shared | given)
         changed = {
@@ -231,8 +231,13 @@ class Experiment(BaseModel):
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, str]:
-    """``("sync=true", "ps=2")`` → a dict. Raises UsageError for what is no ``key=value``."""
-    return dict(_pair(pair) for pair in pairs)
+    """``("sync=true", "ps=2")`` → a dict. Raises UsageError for what is no ``key=value``, or given twice."""
+    options: dict[str, str] = {}
+    for key, value in map(_pair, pairs):
+        if key in options:
+            raise UsageError(f"option {key} must be given once. Received: {key}={options[key]} and {key}={value}.")
+        options[key] = value
+    return options
 
 
 def read(path: Path) -> RunSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import platform
@@ -24,9 +25,10 @@ class FolderLock:
         try:
             self._descriptor = self._acquire()
         except OSError as error:
+            advice = "Free some space" if error.errno == errno.ENOSPC else "Choose another --output"
             raise ResultsError(
                 f"The output folder must be writable, on a file system with locks. Received: {folder}: "
-                f"{error.strerror}. Choose another --output."
+                f"{error.strerror}. {advice}."
             ) from error
 
     def _acquire(self) -> int:

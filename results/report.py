@@ -20,9 +20,16 @@ _WIDE = 100
 _NOTHING = "–"
 
 
+class _PipeConsole(Console):
+    """Leaves it to the caller what the end of a pipe means; rich would end the program with 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def make_console(stream: TextIO) -> Console:
     """A console that fits the terminal ``stream`` is, or is 120 columns of plain text where it is none."""
-    console = Console(file=stream, highlight=False, emoji=False)
+    console = _PipeConsole(file=stream, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = max(console.width, _PIPE_WIDTH)
     return console

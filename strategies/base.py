@@ -11,6 +11,7 @@ import difflib
 import importlib
 import inspect
 import json
+import math
 import os
 import pkgutil
 import sys
@@ -209,13 +210,18 @@ def create(name: str, options: Mapping[str, Any]) -> Strategy:
             has = f"has the options {', '.join(known)}" if known else "has no options"
             raise UsageError(f"strategy {name} {has}. Received: '{key}'.{hint}")
     try:
-        return TypeAdapter(cls).validate_python(dict(options))
+        strategy = TypeAdapter(cls).validate_python(dict(options))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(
             f"option {where} of strategy {name}: {first['msg'].lower()}. Received: {first['input']!r}."
         ) from None
+    for key in options:
+        value = getattr(strategy, key)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"option {key} of strategy {name} must be finite. Received: {options[key]!r}.")
+    return strategy
 
 
 def describe(cls: type[Strategy]) -> dict[str, Any]:
