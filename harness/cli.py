@@ -5,13 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,8 +18,6 @@ from .task import current_job
 if TYPE_CHECKING:
     from ..results.record import Record
     from .spec import RunSpec
-
-INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 def main() -> None:
@@ -38,7 +31,7 @@ def main() -> None:
     except StratbenchError as error:
         _fail(str(error), error.exit_code)
     except click.Abort:
-        _fail("interrupted", INTERRUPTED[signal.SIGINT])
+        _fail("interrupted", 130)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
@@ -86,6 +79,7 @@ def run(strategy: str, replicas: int | None, as_json: bool, **flags: Any) -> int
     """
     from .in_job import joins, run_in_job
     from .run import free_repeat, statuses
+    from .session import run_specs
 
     job = current_job()
     specs = _specs([strategy], [replicas if replicas is not None else job.size if job else 1], 1, flags)
@@ -94,7 +88,7 @@ def run(strategy: str, replicas: int | None, as_json: bool, **flags: Any) -> int
         record = run_in_job(spec, job, flags["output"])
         _print_run(record, as_json)
         return 0 if record.run["status"] == "ok" else 1
-    records, code = _run_specs([spec], flags["output"])
+    records, code = run_specs([spec], flags["output"])
     for record in records:
         _print_run(record, as_json)
     return code
@@ -129,6 +123,7 @@ def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats:
       stratbench compare -s single -s mirrored -s ps -s ps:sync=true -n 1,2,4 --repeats 3 --global-batch 256
     """
     from .run import statuses
+    from .session import run_specs
 
     job = current_job()
     if job and job.size > 1:
@@ -139,7 +134,7 @@ def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats:
     done = [spec for spec in specs if known.get(spec.run_id) == "ok"]
     if done:
         click.echo(f"{len(done)} of {len(specs)} runs are ok already in {flags['output']}: not run again", err=True)
-    _, code = _run_specs([spec for spec in specs if spec not in done], flags["output"])
+    _, code = run_specs([spec for spec in specs if spec not in done], flags["output"])
     _print_folder(flags["output"], {spec.run_id for spec in specs})
     return code
 
@@ -220,52 +215,6 @@ def _specs(strategies: list[str], replicas: list[int], repeats: int, flags: dict
     if not (job := current_job()) or not job.rank:
         check(flags["model"], flags["dataset"])
     return specs
-
-
-def _run_specs(specs: list[RunSpec], output: Path) -> tuple[list[Record], int]:
-    """Records, and the exit code: 1 if any run failed or none could run, 130 or 143 after Ctrl-C or SIGTERM."""
-    from rich.console import Console
-
-    from .progress import RunProgress
-    from .run import open_store, run_all
-
-    records: list[Record] = []
-    with (
-        open_store(output) as store,
-        _stopping() as stop,
-        RunProgress(Console(stderr=True), len(specs)) as progress,
-    ):
-        store.recover()
-        for spec, record in run_all(specs, store, stop.event, progress.begin):
-            progress.end(spec, record)
-            records.append(record)
-    if stop.signal is not None:
-        return records, INTERRUPTED[stop.signal]
-    counts = [record.run["status"] for record in records]
-    bad = any(status in ("failed", "timeout") for status in counts) or (counts and "ok" not in counts)
-    return records, 1 if bad else 0
-
-
-class _Stop:
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self.signal: signal.Signals | None = None
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
-        self.event.set()
-
-
-@contextmanager
-def _stopping() -> Iterator[_Stop]:
-    """Ctrl-C and SIGTERM end the run in order: its row is written before the program ends."""
-    stop = _Stop()
-    former = {number: signal.signal(number, stop) for number in INTERRUPTED}
-    try:
-        yield stop
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def _print_run(record: Record, as_json: bool) -> None:

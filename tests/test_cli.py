@@ -11,7 +11,7 @@ from typing import Any
 
 import h5py
 import pytest
-from stratbench.harness import cli, doctor
+from stratbench.harness import cli, doctor, session
 from stratbench.harness.run import Store
 from stratbench.harness.spec import RunSpec
 from stratbench.results import schema
@@ -55,7 +55,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[RunSpec]:
         specs.extend(wanted)
         return [], 0
 
-    monkeypatch.setattr(cli, "_run_specs", record)
+    monkeypatch.setattr(session, "run_specs", record)
     monkeypatch.setattr(cli, "_print_folder", lambda *_: None)
     return specs
 

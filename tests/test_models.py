@@ -221,7 +221,7 @@ REFUSED = {
     "no model": ("def make(): return 7", "must return a Keras model. Received: int"),
     "nothing": ("def make(shape, classes): layered(shape, classes)", "Received: NoneType"),
     "it raises": ("def make(): raise ValueError('first line\\nsecond line')", "ValueError: first line"),
-    "one parameter": ("def make(shape): return layered(shape, 10)", "failed when called: TypeError"),
+    "one parameter": ("def make(shape): return layered(shape, 10)", "must take no arguments or (shape, classes)"),
     "no such function": ("def mak(): return 7", "has no function 'make'. Did you mean 'mak'?"),
     "no function": ("make = 7", "has no function 'make'"),
     "import error": ("import no_such_package", "does not import: ModuleNotFoundError: No module named"),
