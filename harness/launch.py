@@ -19,7 +19,8 @@ from .processes import end_all
 from .task import PARENT_VARIABLE
 from .watch import Death, Listener, Watch, program
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.2
+"""Seldom enough that watching costs the replicas nothing that shows: they have all the cores."""
 LAST_WORDS_SECONDS = 2.0
 
 

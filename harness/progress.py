@@ -37,6 +37,7 @@ class RunProgress:
             TimeElapsedColumn(),
             console=console,
             transient=True,
+            refresh_per_second=2,
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None

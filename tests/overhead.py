@@ -71,14 +71,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=["cnn", "mlp"])
     parser.add_argument("--strategies", nargs="+", default=list(available()))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=128)
     options = parser.parse_args()
     table = Table(
         "strategy", "model", "replicas", "by hand ms", "stratbench ms", "ratio", "ratios of the rounds", box=None
     )
     for model in options.models:
-        steps = 300 if model == "cnn" else 3000
+        steps = 200 if model == "cnn" else 2000
         for strategy in options.strategies:
             replicas = available()[strategy].max_replicas or 2
             pairs = []

@@ -1,0 +1,146 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dataset_helpers import message
+from stratbench.datasets import _blocks, base, mnist
+from stratbench.datasets.base import available, describe, parse
+from stratbench.datasets.batches import Batches
+from stratbench.datasets.hdf5 import Hdf5
+from stratbench.datasets.split import split_rows
+from stratbench.datasets.synthetic import Synthetic
+
+
+def test_modules_are_discovered():
+    assert list(available()) == ["hdf5", "mnist", "mnist-12k", "synthetic"]
+    folder = Path(base.__file__).parent
+    assert not (folder / "__init__.py").exists()
+    for cls in available().values():
+        assert cls.summary
+        assert cls.licence
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("synthetic", Synthetic()),
+        ("synthetic:seed=3", Synthetic(seed=3)),
+        ("synthetic,seed=3", Synthetic(seed=3)),
+        (
+            "synthetic:shape=32x32x3,classes=4,examples=99,seed=1",
+            Synthetic((32, 32, 3), classes=4, examples=99, seed=1),
+        ),
+        ("hdf5:a.h5", Hdf5("a.h5")),
+        ("hdf5:path=a.h5", Hdf5("a.h5")),
+        ("hdf5:~/a:b,c=d.h5", None),
+        ("hdf5:~/a,b 1=2.h5,y=labels", Hdf5("~/a,b 1=2.h5", y="labels")),
+        ("hdf5:a=b.h5,x=group/images,classes=7", Hdf5("a=b.h5", x="group/images", classes=7)),
+    ],
+)
+def test_references(reference, expected):
+    if expected is None:
+        assert "'c'" in message(lambda: parse(reference))
+        return
+    assert parse(reference) == expected
+    assert parse(expected.reference) == expected
+
+
+def test_shortest_reference():
+    assert parse("mnist").reference == "mnist"
+    assert parse("synthetic,seed=0").reference == "synthetic"
+    assert parse("synthetic,classes=3,shape=4x5").reference == "synthetic:shape=4x5,classes=3"
+    assert parse("hdf5:a.h5,y=b,x=x").reference == "hdf5:a.h5,y=b"
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        (
+            "mnits",
+            "data set must be one of hdf5, mnist, mnist-12k, synthetic. Received: 'mnits'. Did you mean 'mnist'?",
+        ),
+        ("", "data set must be one of hdf5, mnist, mnist-12k, synthetic. Received: ''"),
+        ("cifar10", "data set must be one of hdf5, mnist, mnist-12k, synthetic. Received: 'cifar10'"),
+        (
+            "synthetic:shpe=3",
+            "option of synthetic must be one of shape, classes, examples, seed. "
+            "Received: 'shpe'. Did you mean 'shape'?",
+        ),
+        ("synthetic:classes=ten", "classes of synthetic must be an integer. Received: 'ten'"),
+        ("synthetic:shape=28xx1", "shape of synthetic must be a shape such as 28x28x1. Received: '28xx1'"),
+        (
+            "synthetic:seed=1,seed=2",
+            "seed of synthetic must be given once. Received: 'synthetic:seed=1,seed=2'",
+        ),
+        ("synthetic:seed=", "options of data set synthetic must be key=value. Received: 'seed='"),
+        ("synthetic:28x28", "options of data set synthetic must be key=value. Received: '28x28'"),
+        ("mnist,seed=1", "data set mnist must be given without options. Received: 'mnist,seed=1'"),
+        ("mnist:", "data set mnist must be given without options. Received: 'mnist:'"),
+        ("hdf5", "data set hdf5 must have its path, as in hdf5:PATH. Received: 'hdf5'"),
+        ("hdf5:", "data set hdf5 must have its path, as in hdf5:PATH. Received: 'hdf5:'"),
+        ("hdf5,x=a", "data set hdf5 must have its path, as in hdf5:PATH. Received: 'hdf5,x=a'"),
+        ("hdf5:a.h5,z=1", "option of hdf5 must be one of path, x, y, classes. Received: 'z'"),
+        ("hdf5:a.h5,classes=many", "classes of hdf5 must be an integer. Received: 'many'"),
+        (
+            "synthetic:shape=0x2",
+            "values in one example of synthetic must be 1..16777216. Received: 0",
+        ),
+        ("synthetic:shape=-2x-2", "values in one example of synthetic must be 1..16777216. Received: 0"),
+        ("synthetic:classes=1", "classes of synthetic must be 2..85598. Received: 1"),
+        ("synthetic:examples=0", "examples of synthetic must be 1..100000000. Received: 0"),
+        ("synthetic:seed=-1", "seed of synthetic must be 0..9223372036854775807. Received: -1"),
+    ],
+)
+def test_wrong_references(reference, expected):
+    assert message(lambda: parse(reference)) == expected
+
+
+def test_describe():
+    shown = describe(Synthetic)
+    assert shown["name"] == "synthetic"
+    assert shown["options"][0] == {
+        "name": "shape",
+        "type": "a shape such as 28x28x1",
+        "default": "28x28x1",
+        "help": "shape of one example",
+    }
+    defaults = {option["name"]: (option["type"], option["default"]) for option in describe(Hdf5)["options"]}
+    assert defaults == {
+        "path": ("text", "required"),
+        "x": ("text", "x"),
+        "y": ("text", "y"),
+        "classes": ("an integer", None),
+    }
+    assert describe(mnist.Mnist)["options"] == []
+
+
+def test_import_is_cheap():
+    code = (
+        "import sys; from stratbench.datasets import base, batches, split; base.parse('mnist').info();"
+        "print([m for m in ('tensorflow', 'keras', 'h5py', 'stratbench.harness', 'stratbench.strategies',"
+        "'stratbench.results') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("reference", ["mnist-12k", "synthetic:examples=500"])
+def test_through_batches(reference):
+    dataset = parse(reference)
+    parts = split_rows(dataset.info(), "default")
+    source = Batches(dataset, parts["train"], global_batch=100, seed=0, shards=2, shard=1, sharding=dataset.sharding)
+    x, y = next(source.epoch(0))
+    assert x.shape == (50, *dataset.info().shape)
+    assert y.max() < dataset.info().classes
+
+
+def test_by_block():
+    rows = np.array([7, 0, 15, 8, 1])
+    assert [(block, rows[places].tolist()) for block, places in _blocks.by_block(rows, 5)] == [
+        (0, [0, 1]),
+        (1, [7, 8]),
+        (3, [15]),
+    ]
+    assert list(_blocks.by_block(rows[:0], 5)) == []
