@@ -18,8 +18,11 @@ from .base import Workload
 if TYPE_CHECKING:
     import keras
 
-Update = Callable[[tf.Tensor, tf.Tensor], tf.Operation]
-"""(gradient, learning rate) → the operation that applies it in place, on the variable's own ps task."""
+Update = Callable[[tf.Tensor], tf.Operation]
+"""gradient → the operation that applies it in place, on the variable's own ps task."""
+
+Rule = Callable[[tf.Variable, tf.Variable, Mapping[str, Any]], Update]
+"""(variable, learning rate, optimizer settings) → its update."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Graph:
     """The worker's part of a between-graph replicated job.
 
     Attributes:
-        x, y, learning_rate: placeholders to feed.
+        x, y: placeholders to feed.
+        learning_rate: placeholder of `set_learning_rate`, which keeps it on the ps tasks: a step need not send it.
         loss: scalar, mean over the examples fed.
         gradients: of the trainable variables, dense, in the order of ``model.trainable_variables``.
         updates: one per trainable variable.
@@ -41,6 +45,7 @@ class Graph:
     x: tf.Tensor
     y: tf.Tensor
     learning_rate: tf.Tensor
+    set_learning_rate: tf.Operation
     loss: tf.Tensor
     gradients: list[tf.Tensor]
     updates: list[Update]
@@ -70,7 +75,7 @@ class Source:
         return cls(model, model.get_weights(), {id(v): v.numpy() for v in model.non_trainable_variables})
 
 
-def build(workload: Workload, source: Source, servers: int) -> Graph:
+def build(workload: Workload, source: Source, servers: int, worker: int) -> Graph:
     """Put the model's variables on ``servers`` ps tasks and its computation on this worker, in the default graph."""
     model = source.model
     placement = _balance(model.weights, servers)
@@ -102,15 +107,22 @@ def build(workload: Workload, source: Source, servers: int) -> Graph:
         tf.zeros_like(value) if gradient is None else tf.convert_to_tensor(gradient)
         for value, gradient in zip(values, tf.gradients(loss, values), strict=True)
     ]
+    rates = [_rate(worker, server) for server in range(servers)]
+    rate_of = {id(weight): rates[server] for weight, server in zip(model.weights, placement, strict=True)}
+    rule, settings = _RULES[workload.optimizer_settings["name"]], workload.optimizer_settings
     shared = {id(variable) for variable in by_id.values()}
     moves = [(variable, variable.assign(value, read_value=False)) for variable, value in zip(fixed, moved, strict=True)]
     return Graph(
         x=x,
         y=y,
         learning_rate=learning_rate,
+        set_learning_rate=tf.group(*[rate.assign(learning_rate, read_value=False) for rate in rates]),
         loss=loss,
         gradients=gradients,
-        updates=[_UPDATES[workload.optimizer_settings["name"]](v, workload.optimizer_settings) for v in trainable],
+        updates=[
+            _on_server(variable, rule(variable, rate_of[id(weight)], settings))
+            for variable, weight in zip(trainable, model.trainable_variables, strict=True)
+        ],
         moving=[operation for variable, operation in moves if id(variable) in shared],
         local=[operation for variable, operation in moves if id(variable) not in shared],
         variables=[by_id[id(weight)] for weight in model.weights],
@@ -143,6 +155,20 @@ def _variable(shape: Any, dtype: str, name: str, server: int, trainable: bool) -
         )
 
 
+def _rate(worker: int, server: int) -> tf.Variable:
+    """This worker's learning rate, kept on a ps task."""
+    with tf.device(f"/job:ps/task:{server}/cpu:0"):
+        return tf.compat.v1.get_variable(
+            f"learning_rate_{worker}_{server}",
+            (),
+            tf.float32,
+            tf.compat.v1.zeros_initializer(),
+            use_resource=True,
+            trainable=False,
+            collections=[tf.compat.v1.GraphKeys.LOCAL_VARIABLES],
+        )
+
+
 def _local(state: Any, source: Source) -> tf.Variable:
     """State that is no weight, such as a dropout layer's seed: each worker keeps its own."""
     return tf.compat.v1.get_variable(
@@ -166,30 +192,40 @@ def _slot(variable: tf.Variable, name: str, value: float = 0.0, shape: Any = Non
         )
 
 
-def _sgd(variable: tf.Variable, settings: Mapping[str, Any]) -> Update:
+def _on_server(variable: tf.Variable, update: Update) -> Update:
+    """What an update reads beside the gradient it reads where the variable is, so that only the gradient travels."""
+
+    def apply(gradient: tf.Tensor) -> tf.Operation:
+        with tf.device(variable.device):
+            return update(gradient)
+
+    return apply
+
+
+def _sgd(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any]) -> Update:
     if not settings["momentum"]:
-        return lambda gradient, rate: tf.raw_ops.ResourceApplyGradientDescent(
-            var=variable.handle, alpha=rate, delta=gradient
+        return lambda gradient: tf.raw_ops.ResourceApplyGradientDescent(
+            var=variable.handle, alpha=rate.read_value(), delta=gradient
         )
     velocity = _slot(variable, "velocity")
-    return lambda gradient, rate: tf.raw_ops.ResourceApplyKerasMomentum(
-        var=variable.handle, accum=velocity.handle, lr=rate, grad=gradient, momentum=settings["momentum"]
+    return lambda gradient: tf.raw_ops.ResourceApplyKerasMomentum(
+        var=variable.handle, accum=velocity.handle, lr=rate.read_value(), grad=gradient, momentum=settings["momentum"]
     )
 
 
-def _adam(variable: tf.Variable, settings: Mapping[str, Any]) -> Update:
+def _adam(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any]) -> Update:
     beta1, beta2 = settings["beta_1"], settings["beta_2"]
     mean, square = _slot(variable, "mean"), _slot(variable, "square")
     power1, power2 = _slot(variable, "power1", beta1, ()), _slot(variable, "power2", beta2, ())
 
-    def update(gradient: tf.Tensor, rate: tf.Tensor) -> tf.Operation:
+    def update(gradient: tf.Tensor) -> tf.Operation:
         apply = tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=mean.handle,
             v=square.handle,
             beta1_power=power1.read_value(),
             beta2_power=power2.read_value(),
-            lr=rate,
+            lr=rate.read_value(),
             beta1=beta1,
             beta2=beta2,
             epsilon=settings["epsilon"],
@@ -204,4 +240,4 @@ def _adam(variable: tf.Variable, settings: Mapping[str, Any]) -> Update:
     return update
 
 
-_UPDATES: dict[str, Callable[[tf.Variable, Mapping[str, Any]], Update]] = {"sgd": _sgd, "adam": _adam}
+_RULES: dict[str, Rule] = {"sgd": _sgd, "adam": _adam}

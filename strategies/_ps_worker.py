@@ -42,19 +42,24 @@ class PsTrainer(Trainer):
         self.shards = workload.replicas
         self._steps_left = workload.total_steps
         with tf.device(f"/job:worker/task:{task.index}"):
-            graph = build(workload, source, servers)
+            graph = build(workload, source, servers, task.index)
             train = _synchronous(graph, workload.replicas, chief=self.rank == 0) if sync else _asynchronous(graph)
         self._graph = graph
         with tf.device("/job:ps/task:0"):
             self._ended = v1.get_variable("ended", (), tf.int32, v1.zeros_initializer(), use_resource=True)
             self._end = self._ended.assign_add(1, use_locking=True, read_value=False)
         self._session = self._connect(target, config)
-        self._step = self._session.make_callable([graph.loss, train], [graph.x, graph.y, graph.learning_rate])
+        self._step = self._session.make_callable([graph.loss, train], [graph.x, graph.y])
+        self._set_learning_rate = self._session.make_callable(graph.set_learning_rate, [graph.learning_rate])
+        self._learning_rate: float | None = None
         self._read = self._session.make_callable([variable.read_value() for variable in graph.variables])
 
     def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
         """See `Trainer.step`."""
-        loss, _ = self._step(x, y, learning_rate)
+        if learning_rate != self._learning_rate:
+            self._set_learning_rate(learning_rate)
+            self._learning_rate = learning_rate
+        loss, _ = self._step(x, y)
         self._steps_left -= 1
         if not self._steps_left:
             self._session.run(self._end)
@@ -89,7 +94,7 @@ class PsTrainer(Trainer):
 
 def _asynchronous(graph: Graph) -> tf.Operation:
     pairs = zip(graph.updates, graph.gradients, strict=True)
-    return tf.group(*graph.moving, *graph.local, *[update(gradient, graph.learning_rate) for update, gradient in pairs])
+    return tf.group(*graph.moving, *graph.local, *[update(gradient) for update, gradient in pairs])
 
 
 def _synchronous(graph: Graph, workers: int, chief: bool) -> tf.Operation:
@@ -114,7 +119,7 @@ def _synchronous(graph: Graph, workers: int, chief: bool) -> tf.Operation:
     pushed: list[tf.Operation] = pushes
     if chief:
         means = [accumulator.take_grad(workers) for accumulator in accumulators]
-        updates = [update(mean, graph.learning_rate) for update, mean in zip(graph.updates, means, strict=True)]
+        updates = [update(mean) for update, mean in zip(graph.updates, means, strict=True)]
         with tf.control_dependencies([*updates, *pushes, *graph.moving]):
             later = clock.assign_add(1)
         advance = [accumulator.set_global_step(later) for accumulator in accumulators]
