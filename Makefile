@@ -4,7 +4,7 @@ PYTHON ?=
 HOROVOD ?=
 ARGS ?=
 BENCH_ARGS ?= -s single -s mirrored -s multiworker -s ps -s horovod -n 1,2 \
-	--model cnn --dataset mnist-12k --global-batch 128 --epochs 4 --optimizer adam --output bench-results
+	--model cnn --dataset mnist-12k --global-batch 128 --epochs 6 --optimizer adam --output bench-results
 
 export PIP_ROOT_USER_ACTION = ignore
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
