@@ -4,8 +4,8 @@ A model's function returns a Keras model with one input and one output of shape 
 with a loss; without one the loss is sparse categorical cross-entropy. A loss whose name holds "sparse" is given class
 indices, any other one-hot rows.
 
-The models here are smooth on purpose. A ReLU or a max-pooling has a kink, and where rounding alone puts two strategies on
-its two sides their weights part by 1e-4 and more within a few steps: equality could not tell a bug from chance.
+The models here are smooth on purpose. A ReLU or a max-pooling has a kink, and where rounding alone puts two strategies
+on its two sides their weights part by 1e-4 and more within a few steps: equality could not tell a bug from chance.
 """
 
 from __future__ import annotations
