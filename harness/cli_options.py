@@ -121,7 +121,7 @@ def spec_options(command: Command) -> Command:
             show_default=True,
             help="momentum is SGD with 0.9.",
         ),
-        click.option("--learning-rate", type=float, help="[default: 0.1 for sgd, 0.05 for momentum, 0.001 for adam]"),
+        click.option("--learning-rate", type=float, help="[default: 0.1 for sgd, 0.02 for momentum, 0.001 for adam]"),
         click.option(
             "--lr-scaling",
             type=click.Choice(["none", "linear", "sqrt"]),

@@ -22,7 +22,7 @@ from . import cores
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"name": "sgd", "learning_rate": 0.1, "momentum": 0.0},
-    "momentum": {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9},
+    "momentum": {"name": "sgd", "learning_rate": 0.02, "momentum": 0.9},
     "adam": {"name": "adam", "learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7},
 }
 """By the name that ``--optimizer`` takes: Keras's class, its settings, and the rate where the user gives none."""
