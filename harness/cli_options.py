@@ -117,7 +117,7 @@ def spec_options(command: Command) -> Command:
         click.option(
             "--optimizer",
             type=click.Choice(["sgd", "momentum", "adam"]),
-            default="momentum",
+            default="adam",
             show_default=True,
             help="momentum is SGD with 0.9.",
         ),

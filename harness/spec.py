@@ -99,7 +99,7 @@ class Experiment(BaseModel):
     per_replica_batch: int | None = None
     epochs: int | None = None
     steps: int | None = None
-    optimizer: Literal["sgd", "momentum", "adam"] = "momentum"
+    optimizer: Literal["sgd", "momentum", "adam"] = "adam"
     learning_rate: float | None = None
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     reference_batch: int | None = None

@@ -115,7 +115,8 @@ def test_a_wrong_strategy_is_caught(mistake: str, single, tmp_path: Path) -> Non
     """The suite must fail for a sum in place of a mean, and for a shard that two replicas share."""
     result = tmp_path / "weights.npz"
     script = Path(__file__).with_name("wrong_strategy.py")
-    spec = make_spec("mirrored", 2, dataset=DATASET, steps=STEPS, learning_rate=RATE["momentum"])
+    rate = RATE["momentum"]
+    spec = make_spec("mirrored", 2, dataset=DATASET, steps=STEPS, optimizer="momentum", learning_rate=rate)
     (tmp_path / "spec.json").write_text(spec.model_dump_json())
     subprocess.run([sys.executable, script, mistake, tmp_path / "spec.json", result], check=True, timeout=120)
     with np.load(result) as saved:

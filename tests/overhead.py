@@ -30,7 +30,9 @@ def ours(strategy: str, model: str, replicas: int, batch: int, steps: int) -> fl
     """Median step seconds over all workers of a run by stratbench."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run"
-        spec = make_spec(strategy, replicas, model=model, dataset="mnist-12k", global_batch=batch, steps=steps)
+        spec = make_spec(
+            strategy, replicas, model=model, dataset="mnist-12k", global_batch=batch, steps=steps, optimizer="momentum"
+        )
         outcome = launch(spec, path)
         if outcome.status != "ok":
             raise SystemExit(f"{strategy}: {outcome.reason}")
