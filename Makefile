@@ -24,7 +24,7 @@ help:
 	@echo 'make test       run the tests (one of them: make test ARGS="-k horovod")'
 	@echo 'make check      lint, format and type checks'
 	@echo 'make overhead   measure what the harness itself costs'
-	@echo 'make setup      install everything into .venv, Horovod included (about 5 minutes, once);'
+	@echo 'make setup      install everything into .venv, Horovod included (about 6 minutes, once);'
 	@echo '                bench, test, check and overhead do this by themselves'
 	@echo 'make clean      remove .venv and caches; results and the Horovod built (.wheels) stay'
 	@echo ''
