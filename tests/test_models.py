@@ -71,7 +71,7 @@ def loss_of(reference: str, predictions: np.ndarray = SCORES) -> float:
     [
         ("mlp", (784 * 16 + 16) + (16 * 16 + 16) + (16 * 10 + 10)),
         ("mlp-wide", (784 * 1024 + 1024) + (1024 * 1024 + 1024) + (1024 * 10 + 10)),
-        ("cnn", (9 * 32 + 32) + (9 * 32 * 64 + 64) + (5 * 5 * 64 * 128 + 128) + (128 * 10 + 10)),
+        ("cnn", 25 * 32 + 25 * 32 * 64 + (4 * 4 * 64 * 128 + 128) + (128 * 10 + 10)),
     ],
 )
 def test_built_in_models_have_their_size_and_shape(name: str, parameters: int) -> None:
