@@ -6,11 +6,14 @@ most ``WINDOW_BYTES``; data that fits in one window is read once and kept.
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
 from ..errors import DataError, UsageError
 from .base import Dataset, Sharding
+
+Last = Literal["drop", "keep"]
 
 # Bytes of decoded x. The order of examples in larger data sets depends on it: it mustn't vary by machine.
 WINDOW_BYTES = 256 * 2**20
@@ -26,7 +29,8 @@ class Batches:
     are dropped) and permutes it by ``[seed, epoch, shard]``.
 
     Rows larger than one window are taken as windows of consecutive ``rows``: the windows are visited in a
-    permuted order, and shuffled within. A last, incomplete global batch is dropped.
+    permuted order, and shuffled within. An incomplete global batch is dropped, or with ``last="keep"`` dealt out:
+    the shards' parts of it differ by one example at most, and may be empty.
 
     Raises UsageError if the global batch is larger than ``rows`` or isn't a multiple of ``shards``.
     """
@@ -41,6 +45,7 @@ class Batches:
         shards: int = 1,
         shard: int = 0,
         sharding: Sharding = "batch",
+        last: Last = "drop",
     ) -> None:
         if global_batch < 1 or global_batch % shards:
             raise UsageError(f"global batch must be a multiple of its {shards} shards. Received: {global_batch}")
@@ -49,11 +54,12 @@ class Batches:
                 f"global batch must be at most the {len(rows)} training examples. Received: {global_batch}"
             )
         self._dataset = dataset
-        self._steps = len(rows) // global_batch
+        self._steps = steps_per_epoch(len(rows), global_batch, last)
         self._batch = global_batch // shards
+        self._last = last
         if sharding == "static":
-            owned = len(rows) // shards
-            self._rows = rows[shard * owned : (shard + 1) * owned]
+            dealt = len(rows) if last == "keep" else len(rows) // shards * shards
+            self._rows = np.array_split(rows[:dealt], shards)[shard]
             self._stream: tuple[int, ...] = (shard,)
             self._shards, self._shard = 1, 0
         else:
@@ -84,33 +90,54 @@ class Batches:
         """
         self.load()
         random = np.random.default_rng([self._seed, number, *self._stream])
+        left = self._steps
         for index in random.permutation(len(self._windows)):
-            yield from self._visit(self._windows[index], random)
+            for batch in self._visit(self._windows[index], random):
+                yield batch
+                left -= 1
+        if left:
+            # The last step of a static part that is one example shorter than another's.
+            yield self._nothing()
 
     def _visit(self, window: np.ndarray, random: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield one window's batches. A generator of its own, so that its arrays are gone before the next."""
-        order = self._mine(random.permutation(len(window)))
-        if not len(order):
-            return
+        order = random.permutation(len(window))
         if self._kept is not None:
             x, y = self._kept
-        else:
-            x, y = _load(self._dataset, window[order])
-            order = np.arange(len(order))
-        for start in range(0, len(order), self._batch):
-            chosen = order[start : start + self._batch]
             # Copies also where a slice would do: a view held by the caller would keep the whole window alive.
-            yield x.take(chosen, axis=0), y.take(chosen)
+            yield from ((x.take(order[part], axis=0), y.take(order[part])) for part in self._parts(len(order)))
+            return
+        chosen = [order[part] for part in self._parts(len(order))]
+        mine = np.concatenate([order[:0], *chosen])
+        x, y = _load(self._dataset, window[mine]) if len(mine) else self._nothing()
+        end = 0
+        for part in chosen:
+            start, end = end, end + len(part)
+            yield x[start:end].copy(), y[start:end].copy()
 
-    def _mine(self, order: np.ndarray) -> np.ndarray:
-        """Return this process's slices of the complete global batches in ``order``, one after the other."""
-        complete = len(order) // (self._shards * self._batch)
-        slices = order[: complete * self._shards * self._batch].reshape(complete, self._shards, self._batch)
-        return slices[:, self._shard].ravel()
+    def _parts(self, count: int) -> Iterator[slice]:
+        """Where, among ``count`` examples in order, this process's part of each global batch lies."""
+        batch = self._shards * self._batch
+        for start in range(0, count, batch):
+            size = min(batch, count - start)
+            if size < batch and self._last == "drop":
+                return
+            share, longer = divmod(size, self._shards)
+            first = start + self._shard * share + min(self._shard, longer)
+            yield slice(first, first + share + (self._shard < longer))
+
+    def _nothing(self) -> tuple[np.ndarray, np.ndarray]:
+        x, y = self._kept or _load(self._dataset, self._rows[:1])
+        return x[:0].copy(), y[:0].copy()
 
     @cached_property
     def _windows(self) -> list[np.ndarray]:
         return _windows(self._dataset, self._rows, self._shards * self._batch)
+
+
+def steps_per_epoch(examples: int, global_batch: int, last: Last) -> int:
+    """Global batches in an epoch of ``examples``, with the incomplete one if it is kept."""
+    return -(-examples // global_batch) if last == "keep" else examples // global_batch
 
 
 def sequential(dataset: Dataset, rows: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -112,16 +112,27 @@ def spec_options(command: Command) -> Command:
         click.option(
             "--per-replica-batch", type=int, metavar="EXAMPLES", help="Per update and replica (weak scaling)."
         ),
+        click.option(
+            "--last-batch",
+            type=click.Choice(["drop", "keep"]),
+            default="drop",
+            show_default=True,
+            help="An epoch's incomplete batch; keep is for strategies that weigh shards by examples.",
+        ),
         click.option("--epochs", type=int, help="Passes over the training set. [default: 3, unless --steps]"),
         click.option("--steps", type=int, help="Updates, in place of --epochs."),
         click.option(
             "--optimizer",
-            type=click.Choice(["sgd", "momentum", "adam"]),
+            type=click.Choice(["sgd", "momentum", "adam", "adagrad"]),
             default="adam",
             show_default=True,
             help="momentum is SGD with 0.9.",
         ),
-        click.option("--learning-rate", type=float, help="[default: 0.1 for sgd, 0.02 for momentum, 0.001 for adam]"),
+        click.option(
+            "--learning-rate",
+            type=float,
+            help="[default: 0.1 for sgd, 0.02 for momentum, 0.001 for adam, 0.01 for adagrad]",
+        ),
         click.option(
             "--lr-scaling",
             type=click.Choice(["none", "linear", "sqrt"]),
@@ -186,7 +197,7 @@ def work(flags: dict[str, Any]) -> dict[str, Any]:
     Of two that exclude each other, the one on the command line puts away the one of the spec file.
     """
     names = (
-        "model dataset split sharding global_batch per_replica_batch epochs steps optimizer learning_rate "
+        "model dataset split sharding global_batch per_replica_batch last_batch epochs steps optimizer learning_rate "
         "lr_scaling reference_batch warmup_epochs seed cores_per_replica timeout"
     )
     chosen = {name: flags[name] for name in names.split()}

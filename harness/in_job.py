@@ -58,7 +58,7 @@ def run_in_job(spec: RunSpec, job: Job, output: Path) -> Record:
     )
     terminal = [os.dup(1), os.dup(2)]
     redirect(folder / f"{task.label}.log")
-    reason = spec.create_strategy().skip(spec.replicas)
+    reason = spec.skip()
     word = f"skipped {reason}" if reason else "failed" if run_task(spec, task, folder) else "ok"
     for saved, stream in zip(terminal, (1, 2), strict=True):
         os.dup2(saved, stream)

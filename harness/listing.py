@@ -19,7 +19,7 @@ from . import models
 def entries(kind: str) -> list[dict[str, Any]]:
     """One dict for each of ``strategies``, ``models`` or ``datasets``: at least name and summary."""
     if kind == "strategies":
-        keys = ("name", "summary", "synchronous", "needs")
+        keys = ("name", "synchronous", "consistent", "traffic", "memory", "failure", "summary")
         return [{key: strategies.describe(cls)[key] for key in keys} for cls in strategies.available().values()]
     if kind == "models":
         own = {

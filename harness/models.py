@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -160,6 +161,17 @@ def loss_function(model: keras.Model, classes: int) -> Loss:
         return tf.reduce_mean(per_example(target, predictions))
 
     return loss
+
+
+def activation_bytes(model: keras.Model, examples: int) -> int | None:
+    """Bytes of the outputs of all layers for so many examples, as float32; None where a shape is not known."""
+    try:
+        shapes = [tuple(layer.output.shape)[1:] for layer in model.layers]
+    except (AttributeError, ValueError):
+        return None
+    if any(size is None for shape in shapes for size in shape):
+        return None
+    return 4 * examples * sum(math.prod(shape) for shape in shapes)
 
 
 def _ends_in_softmax(model: keras.Model) -> bool:

@@ -93,13 +93,12 @@ def collect(spec: RunSpec, folder: Path, outcome: Outcome) -> record.Record:
 
 def _outcome(spec: RunSpec, folder: Path, stop: threading.Event, listen: Listener) -> Outcome:
     now = time.time()
-    strategy = spec.create_strategy()
-    why_not = strategy.skip(spec.replicas)
+    why_not = spec.skip()
     if why_not:
         return Outcome("skipped", why_not, {}, now, now)
     try:
         with Ports() as ports:
-            tasks = strategy.tasks(spec.replicas, ports.address)
+            tasks = spec.create_strategy().tasks(spec.replicas, ports.address)
             return Launch(tasks, folder, spec.timeout, stop, listen).run()
     except StratbenchError as error:
         return Outcome("failed", str(error), {}, now, time.time())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"name": "sgd", "learning_rate": 0.1, "momentum": 0.0},
     "momentum": {"name": "sgd", "learning_rate": 0.02, "momentum": 0.9},
     "adam": {"name": "adam", "learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7},
+    "adagrad": {"name": "adagrad", "learning_rate": 0.01, "initial_accumulator_value": 0.1, "epsilon": 1e-7},
 }
 """By the name that ``--optimizer`` takes: Keras's class, its settings, and the rate where the user gives none."""
 
@@ -49,9 +51,10 @@ class RunSpec(BaseModel):
     sharding: Literal["batch", "static"]
     global_batch: int
     per_replica_batch: int
+    last_batch: Literal["drop", "keep"] = "drop"
     epochs: int | None
     steps: int | None
-    optimizer: Literal["sgd", "momentum", "adam"]
+    optimizer: Literal["sgd", "momentum", "adam", "adagrad"]
     learning_rate: float
     lr_scaling: Literal["none", "linear", "sqrt"]
     reference_batch: int
@@ -72,6 +75,17 @@ class RunSpec(BaseModel):
         options = "".join(f" {key}={value}" for key, value in self.options.items())
         repeat = f" #{self.repeat + 1}" if self.repeat else ""
         return f"{self.strategy}{options} ×{self.replicas}{repeat}"
+
+    def skip(self) -> str | None:
+        """Why this can't run here, in one sentence; None if it can."""
+        strategy = self.create_strategy()
+        if self.last_batch == "keep" and self.replicas > 1 and not strategy.uneven:
+            exact = ", ".join(name for name, cls in strategies.available().items() if cls.uneven)
+            return (
+                f"{self.strategy} needs shards of one size, and those of an incomplete last batch differ; "
+                f"use --last-batch drop, or a strategy that weighs them by examples: {exact}"
+            )
+        return strategy.skip(self.replicas)
 
     def create_strategy(self) -> strategies.Strategy:
         """The strategy with this run's options."""
@@ -97,9 +111,10 @@ class Experiment(BaseModel):
     sharding: Literal["batch", "static"] | None = None
     global_batch: int | None = None
     per_replica_batch: int | None = None
+    last_batch: Literal["drop", "keep"] = "drop"
     epochs: int | None = None
     steps: int | None = None
-    optimizer: Literal["sgd", "momentum", "adam"] = "adam"
+    optimizer: Literal["sgd", "momentum", "adam", "adagrad"] = "adam"
     learning_rate: float | None = None
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     reference_batch: int | None = None
@@ -174,14 +189,20 @@ class Experiment(BaseModel):
             raise UsageError(f"strategy {name} runs at most {limit} replica. Received: {min(self.replicas)}.")
         return list(dict.fromkeys(min(count, limit) for count in self.replicas))
 
+    @cached_property
+    def _examples(self) -> int:
+        """For training."""
+        return len(split_rows(datasets.parse(self.dataset).info(), self.split)["train"])
+
     def _common(self) -> dict[str, Any]:
         dataset = datasets.parse(self.dataset)
-        self._check_amount(len(split_rows(dataset.info(), self.split)["train"]))
+        self._check_amount(self._examples)
         return {
             "model": self.model,
             "dataset": self.dataset,
             "split": parse_split(self.split),
             "sharding": self.sharding or dataset.sharding,
+            "last_batch": self.last_batch,
             "epochs": self.epochs or (None if self.steps else DEFAULT_EPOCHS),
             "steps": self.steps,
             "optimizer": self.optimizer,
@@ -217,7 +238,8 @@ class Experiment(BaseModel):
                 f"--global-batch must be divisible by the replicas. Received: {self.global_batch} "
                 f"for {replicas} replicas; {near} would do."
             )
-        batch = self.global_batch or (self.per_replica_batch or 0) * replicas
+        asked = self.global_batch or (self.per_replica_batch or 0) * replicas
+        batch = strategies.create(name, options).global_batch(asked, self._examples)
         return RunSpec(
             strategy=name,
             options=options,

@@ -13,8 +13,9 @@ import numpy as np
 from ..datasets.batches import Batches
 from ..errors import RunError
 from ..results.journal import Journal
-from ..strategies.base import Trainer
+from ..strategies.base import Trainer, Update
 from .learning_rate import Schedule
+from .usage import tcp_bytes
 
 WARMUP_STEPS = 2
 """Steps at the start of a run that trace, compile and fill caches: kept in the table, left out of rates."""
@@ -40,6 +41,7 @@ def train(
     step = 0
     for epoch, epoch_steps in enumerate(_epochs(total_steps, batches.steps_per_epoch)):
         source = islice(batches.epoch(epoch), epoch_steps)
+        traffic = tcp_bytes()
         begin = before = clock()
         for x, y in source:
             ready = clock()
@@ -47,14 +49,39 @@ def train(
             now = clock()
             warmup = step < WARMUP_STEPS
             journal.step(epoch, step, now - before, ready - before, result.examples, result.loss, warmup, now)
+            if result.update:
+                _note(journal, step, result.update)
             if not math.isfinite(result.loss):
                 raise RunError(f"the loss became {result.loss} at step {step}")
             before = now
             step += 1
-        journal.event("epoch", epoch=epoch, seconds=before - begin, steps=epoch_steps)
+        sent, received = _difference(traffic, tcp_bytes())
+        seconds = before - begin
+        journal.event(
+            "epoch", epoch=epoch, seconds=seconds, steps=epoch_steps, sent_bytes=sent, received_bytes=received
+        )
         weights = trainer.weights()
         if trainer.rank == 0:
             np.savez(snapshots / f"epoch-{epoch}.npz", *weights)
+
+
+def _note(journal: Journal, step: int, update: Update) -> None:
+    journal.update(
+        step,
+        update.number,
+        update.fetched,
+        update.staleness,
+        step,
+        math.nan if update.slowest_clock is None else update.slowest_clock,
+        update.blocked_seconds,
+        update.applied,
+    )
+
+
+def _difference(before: tuple[int, int] | None, after: tuple[int, int] | None) -> tuple[int, int] | tuple[None, None]:
+    if before is None or after is None:
+        return None, None
+    return after[0] - before[0], after[1] - before[1]
 
 
 def _epochs(total_steps: int, steps_per_epoch: int) -> Iterator[int]:

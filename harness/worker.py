@@ -6,10 +6,9 @@ reads that, and nothing else, so a task that is killed has lost at most the last
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
-import resource
-import signal
 import socket
 import sys
 import threading
@@ -23,7 +22,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import StratbenchError
 from ..results.journal import Journal
-from . import cores, spec
+from ..strategies.base import Server
+from . import cores, spec, usage
 from .task import PARENT_VARIABLE, current_task
 
 if TYPE_CHECKING:
@@ -87,16 +87,15 @@ def redirect(log: Path) -> None:
 def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal) -> None:
     # Imported here, as some of it needs TensorFlow and the rest of this module must not.
     from .evaluate import evaluate
+    from .serve import serve
     from .train import train
     from .workload import SpecWorkload
 
     workload = SpecWorkload(run)
     strategy = run.create_strategy()
     with strategy.trainer(task, workload) as trainer:
-        if trainer is None:
-            journal.event("serving")
-            _wait_for_end()
-            journal.event("end", peak_rss_bytes=peak_rss_bytes())
+        if isinstance(trainer, Server):
+            serve(trainer, journal)
             return
         batches = workload.batches(trainer.shards, trainer.shard)
         batches.load()
@@ -105,13 +104,16 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal) -> None
             parameters=workload.parameters,
             total_steps=workload.total_steps,
             versions=_versions(),
+            memory=trainer.memory and dataclasses.asdict(trainer.memory),
+            activation_bytes=workload.activation_bytes,
+            traffic_bytes=strategy.traffic_bytes(workload.trained_bytes, run.replicas),
         )
         train(trainer, batches, workload.schedule(), workload.total_steps, journal, folder)
-        rank, peak = trainer.rank, peak_rss_bytes()
+        rank, used = trainer.rank, usage.totals()
     if rank == 0:
         with _snapshots(folder):
             evaluate(workload, folder, journal)
-    journal.event("end", peak_rss_bytes=peak)
+    journal.event("end", **used)
 
 
 @contextmanager
@@ -141,14 +143,6 @@ def _telling_line(text: str) -> str:
     return next((line for line in lines if not line.startswith(noise)), " ".join(lines[:1]))
 
 
-def _wait_for_end() -> None:
-    """Until the launcher ends this task; TensorFlow's own ``server.join()`` would never return."""
-    ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    while not ended.wait(1.0):
-        pass
-
-
 def _watch_parent() -> None:
     """End this process when the launcher is gone, killed without a chance to end its tasks."""
     parent = os.environ.get(PARENT_VARIABLE)
@@ -167,12 +161,6 @@ def _watch_parent() -> None:
         os._exit(FAILED)
 
     threading.Thread(target=watch, daemon=True, name="watch-parent").start()
-
-
-def peak_rss_bytes() -> int:
-    """The most memory that this process has had in RAM."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _versions() -> dict[str, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..datasets import base as datasets
-from ..datasets.batches import Batches
+from ..datasets.batches import Batches, steps_per_epoch
 from ..datasets.split import split_rows
 from . import learning_rate, models
 from .spec import OPTIMIZERS, RunSpec
@@ -14,6 +15,9 @@ from .spec import OPTIMIZERS, RunSpec
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
+
+
+_ITEM_BYTES = 4
 
 
 class SpecWorkload:
@@ -30,9 +34,11 @@ class SpecWorkload:
         self.input_shape = self.info.shape
         self.input_dtype = str(self.dataset.read(self.rows["train"][:1])[0].dtype)
         self.optimizer_settings: Mapping[str, Any] = OPTIMIZERS[spec.optimizer] | {"learning_rate": spec.learning_rate}
-        self.steps_per_epoch = len(self.rows["train"]) // spec.global_batch
+        self.steps_per_epoch = steps_per_epoch(len(self.rows["train"]), spec.global_batch, spec.last_batch)
         self.total_steps = spec.steps or (spec.epochs or 0) * self.steps_per_epoch
         self.parameters = 0
+        self.trained_bytes = 0
+        self.activation_bytes: int | None = None
         self._loss: models.Loss | None = None
 
     def model(self) -> keras.Model:
@@ -44,6 +50,8 @@ class SpecWorkload:
         if not model.built:
             model.build((None, *self.info.shape))
         self.parameters = model.count_params()
+        self.trained_bytes = sum(math.prod(v.shape) * _ITEM_BYTES for v in model.trainable_variables)
+        self.activation_bytes = models.activation_bytes(model, self.spec.per_replica_batch)
         if self._loss is None:
             self._loss = models.loss_function(model, self.info.classes)
         return model
@@ -78,6 +86,7 @@ class SpecWorkload:
             shards=shards,
             shard=shard,
             sharding=self.spec.sharding,
+            last=self.spec.last_batch,
         )
 
     def schedule(self) -> learning_rate.Schedule:

@@ -4,12 +4,15 @@ Every task of a run writes its own file, ``<role>-<index>.jsonl``; nobody else w
 
 ==========  ====================================================================================
 start       pid, host, role, index, rank, cores (list of int), replicas
-ready       parameters, versions (dict); written just before the first step
+ready       parameters, versions (dict), memory (dict or null), activation_bytes (or null),
+            traffic_bytes: expected of a step of all workers; written just before the first step
+serving     memory (dict or null); in place of ready, from a task that only serves
 steps       rows, each in the order of ``STEP_FIELDS``
-epoch       epoch, seconds; written when the epoch's last step has ended
+updates     rows, each in the order of ``UPDATE_FIELDS``
+epoch       epoch, seconds, sent_bytes, received_bytes (null where unknown); when its last step has ended
 evaluation  epoch, validation_loss, validation_accuracy; test_loss, test_accuracy on the last
 failed      error (one line), step (int or null)
-end         peak_rss_bytes
+end         peak_rss_bytes, cpu_seconds; sent_bytes and received_bytes of the whole task, or null
 ==========  ====================================================================================
 
 Every event also has ``time``, in Unix seconds, and may have more fields; ``read`` passes over other events,
@@ -44,6 +47,18 @@ STEP_FIELDS = {
     "warmup": "?",
 }
 
+UPDATE_FIELDS = {
+    "step": "i8",
+    "update": "i8",
+    "fetched": "i8",
+    "staleness": "i8",
+    "clock": "i8",
+    "slowest_clock": "f8",
+    "blocked_seconds": "f8",
+    "applied": "?",
+}
+"""Of what a step pushed to shared weights; the meaning of each as in the updates table's columns."""
+
 
 class Journal:
     """Writes one task's journal; meant for use inside the measured loop.
@@ -60,7 +75,7 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._rows: list[tuple[Any, ...]] = []
+        self._rows: dict[str, list[tuple[Any, ...]]] = {"steps": [], "updates": []}
         self._due = 0.0
         try:
             self._file = self.path.open("wb", buffering=0)
@@ -90,10 +105,25 @@ class Journal:
             warmup: whether rates and quantiles leave this step out.
             now: seconds of a monotonic clock that the caller has read anyway.
         """
-        self._rows.append((epoch, step, step_seconds, input_seconds, examples, loss, warmup))
+        self._rows["steps"].append((epoch, step, step_seconds, input_seconds, examples, loss, warmup))
         if now >= self._due:
             self._due = now + FLUSH_SECONDS
             self._flush()
+
+    def update(
+        self,
+        step: int,
+        update: int,
+        fetched: int,
+        staleness: int,
+        clock: int,
+        slowest_clock: float,
+        blocked_seconds: float,
+        applied: bool,
+    ) -> None:
+        """Note what became of what a step pushed; written with the steps. Arguments as in ``UPDATE_FIELDS``."""
+        row = (step, update, fetched, staleness, clock, slowest_clock, blocked_seconds, applied)
+        self._rows["updates"].append(row)
 
     def event(self, name: str, **fields: Any) -> None:
         """Write the pending steps, then one event with these fields and the time."""
@@ -108,9 +138,10 @@ class Journal:
             self._file.close()
 
     def _flush(self) -> None:
-        if self._rows:
-            rows, self._rows = self._rows, []
-            self._write({"event": "steps", "time": time.time(), "rows": rows})
+        for name, rows in self._rows.items():
+            if rows:
+                self._rows[name] = []
+                self._write({"event": name, "time": time.time(), "rows": rows})
 
     def _write(self, event: dict[str, Any]) -> None:
         line = memoryview((json.dumps(event, default=operator.methodcaller("item")) + "\n").encode())
@@ -130,14 +161,17 @@ class TaskLog:
     """What one task journalled, as far as it came.
 
     ``label`` is the file's stem, as in ``worker-0``. ``steps`` is a structured array with the fields of
-    ``STEP_FIELDS``, one element a step: ``len(log.steps)`` counts them, ``log.steps["loss"]`` is a column.
+    ``STEP_FIELDS``, one element a step: ``len(log.steps)`` counts them, ``log.steps["loss"]`` is a column; so
+    is ``updates`` with those of ``UPDATE_FIELDS``, one element an update pushed.
     The other attributes are the events as written, or None where the task never wrote one.
     """
 
     label: str
     steps: np.ndarray
+    updates: np.ndarray
     start: dict[str, Any] | None = None
     ready: dict[str, Any] | None = None
+    serving: dict[str, Any] | None = None
     epochs: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     failed: dict[str, Any] | None = None
@@ -151,21 +185,21 @@ def read(path: str | os.PathLike[str]) -> TaskLog:
     import numpy as np
 
     path = Path(path)
-    dtype = np.dtype(list(STEP_FIELDS.items()))
-    log = TaskLog(label=path.stem, steps=np.empty(0, dtype))
-    blocks = [log.steps]
+    kinds = {"steps": np.dtype(list(STEP_FIELDS.items())), "updates": np.dtype(list(UPDATE_FIELDS.items()))}
+    blocks = {name: [np.empty(0, kind)] for name, kind in kinds.items()}
+    log = TaskLog(path.stem, **{name: empty for name, [empty] in blocks.items()})
     for event in _events(path):
         log.last_time = event["time"]
         match event["event"]:
-            case "steps":
-                blocks.append(np.array([tuple(row) for row in event["rows"]], dtype))
+            case "steps" | "updates" as name:
+                blocks[name].append(np.array([tuple(row) for row in event["rows"]], kinds[name]))
             case "epoch":
                 log.epochs.append(event)
             case "evaluation":
                 log.evaluations.append(event)
-            case "start" | "ready" | "failed" | "end" as name:
+            case "start" | "ready" | "serving" | "failed" | "end" as name:
                 setattr(log, name, event)
-    log.steps = np.concatenate(blocks)
+    log.steps, log.updates = (np.concatenate(blocks[name]) for name in kinds)
     return log
 
 

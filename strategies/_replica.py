@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from .base import StepResult, Trainer, Workload
+from .base import Memory, StepResult, Trainer, Workload
 
 if TYPE_CHECKING:
     import keras
@@ -42,6 +43,7 @@ class KerasTrainer(Trainer):
         body: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
         rank: int = 0,
         shards: int = 1,
+        copies: int = 1,
     ):
         self.model = model
         self.optimizer = optimizer
@@ -49,16 +51,23 @@ class KerasTrainer(Trainer):
         self.shards = shards
         self._body = tf.function(body, reduce_retracing=True)
         self._learning_rate: float | None = None
+        self.memory = Memory(copies * size_bytes(model.variables), copies * size_bytes(optimizer.variables))
 
     def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
         """See `Trainer.step`. Reading the loss waits for the device, so that the step is over on return."""
         if learning_rate != self._learning_rate:
             self.optimizer.learning_rate = self._learning_rate = learning_rate
-        return StepResult(float(self._body(x, y)), len(y))
+        loss = float(self._body(x, y))
+        return StepResult(loss if len(y) else 0.0, len(y))
 
     def weights(self) -> list[np.ndarray]:
         """See `Trainer.weights`."""
         return self.model.get_weights()
+
+
+def size_bytes(variables: Iterable[keras.Variable]) -> int:
+    """Of all of them together."""
+    return sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for v in variables)
 
 
 def set_threads(replicas: int, cores_per_replica: int) -> None:

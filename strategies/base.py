@@ -101,16 +101,76 @@ class Workload(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Update:
+    """What became of what a worker pushed to shared weights, as those who hold them counted it.
+
+    Attributes:
+        number: how many updates had been applied before it; of a dropped one, when it was dropped.
+        fetched: how many had been applied when this worker fetched the weights that it computed with.
+        staleness: updates of others applied in between: ``number - fetched`` less the worker's own.
+        slowest_clock: the fewest steps that any worker had ended when this one was let go on; None if nobody counts.
+        blocked_seconds: how long the worker waited for others, at a barrier or at a bound.
+        applied: False for one that came too late.
+    """
+
+    number: int
+    fetched: int
+    staleness: int
+    slowest_clock: int | None = None
+    blocked_seconds: float = 0.0
+    applied: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class StepResult:
     """What one step did, from this process's view.
 
     Attributes:
         loss: mean training loss over the examples that this process computed.
         examples: how many these were.
+        update: what became of what it pushed; None where no order of updates can differ, or nothing was pushed.
     """
 
     loss: float
     examples: int
+    update: Update | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that a task holds of the model between steps, added up over its own variables.
+
+    Attributes:
+        weights_bytes: of weights, trained or not.
+        optimizer_bytes: of the optimizer's state, such as momentum.
+        transient_bytes: the most that is held beside these within a step for weights or gradients in transit;
+            None where nobody counts.
+    """
+
+    weights_bytes: int
+    optimizer_bytes: int
+    transient_bytes: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Traits:
+    """What distinguishes a strategy, a few words each, for ``stratbench list strategies``.
+
+    N is the number of replicas, W the bytes of the weights, S those of the optimizer's state.
+
+    Attributes:
+        synchronous: whether workers wait for one another.
+        consistent: whether all replicas compute with the same weights.
+        traffic: what each worker sends and receives in a step.
+        memory: what each worker holds of weights and optimizer state.
+        failure: what becomes of the run when a worker dies.
+    """
+
+    synchronous: str
+    consistent: str
+    traffic: str
+    memory: str
+    failure: str
 
 
 class Trainer(ABC):
@@ -119,19 +179,22 @@ class Trainer(ABC):
     Attributes:
         rank: of this process among the workers; rank 0 reports.
         shards, shard: this process reads part ``shard`` of ``shards`` of every global batch.
+        memory: what this task holds; None where nobody counts.
     """
 
     rank: int = 0
     shards: int = 1
     shard: int = 0
+    memory: Memory | None = None
 
     @abstractmethod
     def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
         """One update from this process's view, over when it returns.
 
         Args:
-            x: examples of this shard as stored, (global_batch / shards, …).
-            y: class indices, int32 (global_batch / shards,).
+            x: examples of this shard as stored, (global_batch / shards, …). Fewer, even none, where the last batch of
+                an epoch is kept and the strategy says that it is `uneven`.
+            y: class indices, int32, one an example.
             learning_rate: for this update.
         """
 
@@ -140,20 +203,47 @@ class Trainer(ABC):
         """A full, consistent copy, in the order of ``model.weights``. Every rank calls it at the same steps."""
 
 
+class Server:
+    """What a task without replicas yields: it serves until the launcher ends it.
+
+    Attributes:
+        memory: what this task holds of the model.
+    """
+
+    memory: Memory | None = None
+
+    def serve(self) -> None:
+        """Called once, in a thread of its own; an exception ends the run. By default there is nothing to do."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Strategy(ABC):
-    """One way to distribute training. Fields are the user's options, each with ``metadata={"help": …}``."""
+    """One way to distribute training. Fields are the user's options, each with ``metadata={"help": …}``.
+
+    Attributes:
+        synchronous: whether it gives one replica's weights up to rounding, by default options.
+        uneven: whether that holds for shards of different sizes too, as those of an incomplete last batch are.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    traits: ClassVar[Traits]
     needs: ClassVar[str] = "nothing beside TensorFlow"
     synchronous: ClassVar[bool] = True
+    uneven: ClassVar[bool] = False
     max_replicas: ClassVar[int | None] = None
 
-    @property
-    def is_synchronous(self) -> bool:
-        """Whether these options give the same weights as one replica, up to rounding."""
-        return self.synchronous
+    def global_batch(self, asked: int, examples: int) -> int:
+        """The global batch of a run that was asked for ``asked``, of ``examples`` training examples."""
+        return asked
+
+    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
+        """What all workers together send and receive in one step, by the algorithm: no headers, no control messages.
+
+        Args:
+            weights_bytes: of all trained weights, and so of one gradient.
+        """
+        return 0.0
 
     def skip(self, replicas: int) -> str | None:
         """Why it can't run here with so many replicas, in one sentence that names the fix; None if it can."""
@@ -164,8 +254,13 @@ class Strategy(ABC):
         """The processes that the launcher starts."""
 
     @abstractmethod
-    def trainer(self, task: Task, workload: Workload) -> AbstractContextManager[Trainer | None]:
-        """In the worker: connect, place variables. None for a task that only serves until the launcher ends it."""
+    def trainer(self, task: Task, workload: Workload) -> AbstractContextManager[Trainer | Server]:
+        """In the worker: connect, place variables. A `Server` for a task that only serves until it is ended."""
+
+
+def ring_bytes(weights_bytes: int, replicas: int) -> float:
+    """`Strategy.traffic_bytes` of one ring all-reduce: each worker sends 2(N−1)/N of it, and receives as much."""
+    return 4.0 * (replicas - 1) * weights_bytes
 
 
 def option(default: Any, text: str) -> Any:
@@ -240,7 +335,7 @@ def describe(cls: type[Strategy]) -> dict[str, Any]:
         "name": cls.name,
         "summary": cls.summary,
         "needs": cls.needs,
-        "synchronous": cls.synchronous,
+        **dataclasses.asdict(cls.traits),
         "max_replicas": cls.max_replicas,
         "options": options,
         "documentation": inspect.cleandoc(sys.modules[cls.__module__].__doc__ or ""),

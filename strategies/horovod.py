@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Ge, Gt
 
 from ._horovod_build import status
-from .base import Address, Strategy, Task, Trainer, Workload, option, skip_for_gpus
+from .base import Address, Strategy, Task, Trainer, Traits, Workload, option, ring_bytes, skip_for_gpus
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -34,6 +34,7 @@ class Horovod(Strategy):
     name = "horovod"
     summary = "Horovod: N processes under horovodrun, ring all-reduce of fused gradients"
     needs = "Horovod built for this TensorFlow (stratbench install-horovod)"
+    traits = Traits("yes", "yes", "2(N−1)/N·W each way", "W + S", "the run ends")
 
     compression: Literal["none", "fp16"] = option("none", "fp16 sends gradients as half floats")
     fusion_mib: Annotated[float, Ge(0)] = option(128.0, "tensor fusion buffer in MiB; 0 turns fusion off")
@@ -48,6 +49,10 @@ class Horovod(Strategy):
         if self.controller != "auto" and self.controller not in build.controllers:
             return f"this Horovod was built with {', '.join(build.controllers)}, not {self.controller}"
         return skip_for_gpus(replicas)
+
+    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
+        """One ring all-reduce, of half as many bytes with fp16."""
+        return ring_bytes(weights_bytes, replicas) * (0.5 if self.compression == "fp16" else 1.0)
 
     def tasks(self, replicas: int, address: Address) -> list[Task]:
         """One ``horovodrun`` that starts N workers; they learn their rank from it."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from .base import Address, Strategy, Task, Trainer, Workload, gpus, option, skip_for_gpus
+from .base import Address, Strategy, Task, Trainer, Traits, Workload, gpus, option, skip_for_gpus
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -26,6 +26,7 @@ class Mirrored(Strategy):
 
     name = "mirrored"
     summary = "tf.distribute.MirroredStrategy: one process, all-reduce between its devices"
+    traits = Traits("yes", "yes", "between devices, in one process", "N·(W + S) in one process", "the run ends")
 
     cross_device_ops: Literal["auto", "nccl", "hierarchical_copy", "reduction_to_one_device"] = option(
         "auto", "how gradients meet; auto is NCCL on GPUs, reduction to one device on CPUs"
@@ -67,7 +68,7 @@ class Mirrored(Strategy):
         def body(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
             return strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(replica_step, (x, y)), axis=None)
 
-        yield KerasTrainer(model, optimizer, body)
+        yield KerasTrainer(model, optimizer, body, copies=replicas)
 
     def _cross_device_ops(self) -> tf.distribute.CrossDeviceOps | None:
         import tensorflow as tf

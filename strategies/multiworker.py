@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from .base import Address, Strategy, Task, Trainer, Workload, gpus, option, skip_for_gpus
+from .base import Address, Strategy, Task, Trainer, Traits, Workload, gpus, option, ring_bytes, skip_for_gpus
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -29,6 +29,7 @@ class MultiWorker(Strategy):
     name = "multiworker"
     summary = "tf.distribute.MultiWorkerMirroredStrategy: N processes, collective all-reduce over gRPC"
     needs = "one free TCP port a replica"
+    traits = Traits("yes", "yes", "2(N−1)/N·W each way", "W + S", "the run ends")
 
     communication: Literal["auto", "ring", "nccl"] = option("auto", "all-reduce by ring (gRPC) or NCCL (GPUs)")
     port: Annotated[int, Ge(0), Le(65535)] = option(0, "first TCP port; 0 takes free ones")
@@ -38,6 +39,10 @@ class MultiWorker(Strategy):
         if self.communication == "nccl" and not gpus():
             return "communication=nccl needs GPUs and there are none; use auto or ring"
         return skip_for_gpus(replicas)
+
+    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
+        """One ring all-reduce."""
+        return ring_bytes(weights_bytes, replicas)
 
     def tasks(self, replicas: int, address: Address) -> list[Task]:
         """N workers, each told of the others by ``TF_CONFIG``."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Le
 
-from .base import Address, Strategy, Task, Trainer, Workload, option, skip_for_gpus
+from .base import Address, Server, Strategy, Task, Trainer, Traits, Workload, option, skip_for_gpus
 
 if TYPE_CHECKING:
     pass
@@ -33,15 +33,17 @@ class ParameterServer(Strategy):
     summary = "legacy parameter servers: ClusterSpec, workers push gradients, asynchronous or sync=true"
     needs = "one free TCP port a worker and a ps task"
     synchronous = False
+    traits = Traits(
+        "no; sync=true: yes", "no; sync=true: yes", "W each way", "W on workers, W + S over ps", "asynchronous: goes on"
+    )
 
     ps: Annotated[int, Ge(1)] = option(1, "parameter servers; variables are spread over them by size")
     sync: bool = option(False, "wait for all N gradients before one update")
     port: Annotated[int, Ge(0), Le(65535)] = option(0, "first TCP port, ps tasks first; 0 takes free ones")
 
-    @property
-    def is_synchronous(self) -> bool:
-        """As the option says."""
-        return self.sync
+    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
+        """Each worker fetches the weights and pushes a gradient."""
+        return 2.0 * replicas * weights_bytes
 
     def skip(self, replicas: int) -> str | None:
         """Replicas need a GPU each where there are any."""
@@ -61,7 +63,7 @@ class ParameterServer(Strategy):
         ] + [Task("worker", index, first_replica=index, env=environment("worker", index)) for index in range(replicas)]
 
     @contextmanager
-    def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer | None]:
+    def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer | Server]:
         """A ps task serves; a worker builds its graph against the ps tasks' variables."""
         import tensorflow as tf
 
@@ -78,7 +80,7 @@ class ParameterServer(Strategy):
             resolver.cluster_spec(), task.role, task.index, config=session_config(task, cores)
         )
         if task.role == "ps":
-            yield None
+            yield Server()
             return
         source = Source.of(workload.model())
         with tf.Graph().as_default():

@@ -1,6 +1,10 @@
 """One replica in one process: the baseline that the others are measured against.
 
-θ ← θ − η·g, sequential mini-batch SGD; no communication.
+θ ← θ − η·g; no communication. ``mode`` says how many examples an update sees: ``minibatch`` the global batch as asked
+for, ``bgd`` all training examples (batch gradient descent), ``sgd`` one (stochastic gradient descent).
+Source: Bottou, Curtis & Nocedal, *Optimization Methods for Large-Scale Machine Learning*, SIAM Review 60(2), 2018.
+
+Limits: ``bgd`` computes the whole set in one step, so its activations must fit in memory.
 """
 
 from __future__ import annotations
@@ -8,9 +12,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from .base import Address, Strategy, Task, Trainer, Workload
+from .base import Address, Strategy, Task, Trainer, Traits, Workload, option
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -22,7 +26,17 @@ class Single(Strategy):
 
     name = "single"
     summary = "one replica, one process: the baseline"
+    traits = Traits("–", "yes", "none", "W + S", "the run ends")
+    uneven = True
     max_replicas = 1
+
+    mode: Literal["minibatch", "bgd", "sgd"] = option(
+        "minibatch", "examples an update: the global batch, all (bgd), or one (sgd)"
+    )
+
+    def global_batch(self, asked: int, examples: int) -> int:
+        """As ``mode`` says."""
+        return {"minibatch": asked, "bgd": examples, "sgd": 1}[self.mode]
 
     def tasks(self, replicas: int, address: Address) -> list[Task]:
         """One worker."""

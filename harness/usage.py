@@ -1,0 +1,73 @@
+"""What this process has used of the machine, as the kernel counts it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_SOCKETS = Path("/proc/self/fd")
+_TCP_INFO = 11
+_BYTES_OFFSET = 120
+_BYTES = struct.Struct("=QQ")
+"""tcpi_bytes_acked and tcpi_bytes_received in Linux's struct tcp_info, since 4.1."""
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process has had in RAM."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def cpu_seconds() -> float:
+    """CPU time of all threads of this process."""
+    return time.process_time()
+
+
+def totals() -> dict[str, float | None]:
+    """All of it, as the journal's ``end`` has it: peak_rss_bytes, cpu_seconds, sent_bytes, received_bytes."""
+    sent, received = tcp_bytes() or (None, None)
+    return {
+        "peak_rss_bytes": peak_rss_bytes(),
+        "cpu_seconds": cpu_seconds(),
+        "sent_bytes": sent,
+        "received_bytes": received,
+    }
+
+
+def tcp_bytes() -> tuple[int, int] | None:
+    """(sent, received) over all TCP connections that this process has open, whichever library made them.
+
+    None where the kernel does not tell. What moves through shared memory, or between GPUs, is not in it.
+    """
+    if not _SOCKETS.exists():
+        return None
+    totals = [_connection_bytes(connection) for connection in _tcp_sockets()]
+    return sum(sent for sent, _ in totals), sum(received for _, received in totals)
+
+
+def _tcp_sockets() -> Iterator[socket.socket]:
+    for link in list(_SOCKETS.iterdir()):
+        # A descriptor may be closed by its owner at any moment: a duplicate can't be.
+        with contextlib.suppress(OSError):
+            if str(link.readlink()).startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(link.name))) as found:
+                    if found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM:
+                        yield found
+
+
+def _connection_bytes(connection: socket.socket) -> tuple[int, int]:
+    try:
+        information = connection.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _BYTES_OFFSET + _BYTES.size)
+    except OSError:
+        return 0, 0
+    if len(information) < _BYTES_OFFSET + _BYTES.size:
+        return 0, 0
+    sent, received = _BYTES.unpack_from(information, _BYTES_OFFSET)
+    return sent, received
