@@ -187,7 +187,7 @@ def read(path: str | os.PathLike[str]) -> TaskLog:
     path = Path(path)
     kinds = {"steps": np.dtype(list(STEP_FIELDS.items())), "updates": np.dtype(list(UPDATE_FIELDS.items()))}
     blocks = {name: [np.empty(0, kind)] for name, kind in kinds.items()}
-    log = TaskLog(path.stem, **{name: empty for name, [empty] in blocks.items()})
+    log = TaskLog(path.stem, steps=blocks["steps"][0], updates=blocks["updates"][0])
     for event in _events(path):
         log.last_time = event["time"]
         match event["event"]:
