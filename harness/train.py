@@ -42,6 +42,7 @@ def train(
     for epoch, epoch_steps in enumerate(_epochs(total_steps, batches.steps_per_epoch)):
         source = islice(batches.epoch(epoch), epoch_steps)
         traffic = tcp_bytes()
+        first = step
         begin = before = clock()
         for x, y in source:
             ready = clock()
@@ -55,14 +56,18 @@ def train(
                 raise RunError(f"the loss became {result.loss} at step {step}")
             before = now
             step += 1
+            if trainer.finished:
+                break
         sent, received = _difference(traffic, tcp_bytes())
         seconds = before - begin
         journal.event(
-            "epoch", epoch=epoch, seconds=seconds, steps=epoch_steps, sent_bytes=sent, received_bytes=received
+            "epoch", epoch=epoch, seconds=seconds, steps=step - first, sent_bytes=sent, received_bytes=received
         )
         weights = trainer.weights()
         if trainer.rank == 0:
             np.savez(snapshots / f"epoch-{epoch}.npz", *weights)
+        if trainer.finished:
+            return
 
 
 def _note(journal: Journal, step: int, update: Update) -> None:

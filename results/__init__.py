@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 def load(path: str | os.PathLike[str]) -> Tables:
-    """Read an output folder, or a results file, into four pandas tables.
+    """Read an output folder, or a results file, into pandas tables.
 
     Args:
         path: an output folder (its ``results.h5`` is read) or an ``.h5`` file.
 
     Returns:
-        ``Tables`` with the DataFrames ``runs``, ``epochs``, ``steps`` and ``tasks``; columns as in
-        ``schema``.
+        ``Tables`` with the DataFrames ``runs``, ``epochs``, ``steps``, ``updates``, ``staleness`` and ``tasks``;
+        columns as in ``schema``.
 
     Raises:
         ResultsError: nothing there, not a results file, damaged, or written by a newer stratbench.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
 import pandas as pd
 
 # What a row shares with its base; beside these, one of the two batches.
-_SAME_WORK = ("model", "dataset", "split", "optimizer", "cores_per_replica")
+_SAME_WORK = ("model", "dataset", "split", "last_batch", "optimizer", "cores_per_replica")
 
 # The spec's columns, alike in all repeats.
 _SPEC = (
@@ -23,6 +23,7 @@ _SPEC = (
     "sharding",
     "global_batch",
     "per_replica_batch",
+    "last_batch",
     "epochs",
     "steps",
     "optimizer",
@@ -47,6 +48,13 @@ _MEDIANS = (
     "validation_accuracy",
     "test_loss",
     "test_accuracy",
+    "updates_applied",
+    "updates_dropped",
+    "staleness_mean",
+    "staleness_max",
+    "blocked_seconds",
+    "traffic_bytes_expected",
+    "traffic_bytes_measured",
 )
 
 Row = dict[str, Any]
@@ -55,8 +63,8 @@ Row = dict[str, Any]
 def compare(runs: pd.DataFrame) -> pd.DataFrame:
     """Put the repeats of each spec together and set each spec's rate against a base.
 
-    The base of a row is ``single`` at 1 replica with the same model, data set, split, optimizer and cores
-    per replica, and the same global batch (strong scaling) or else the same per-replica batch (weak scaling).
+    The base of a row is ``single`` at 1 replica with the same model, data set, split, last batch, optimizer and
+    cores per replica, and the same global batch (strong scaling) or else the same per-replica batch (weak scaling).
     Where no such run is ok, it is the ok row of the same strategy and options with the fewest replicas among
     those that have either batch in common. speedup = rate / base rate; efficiency = speedup / (replicas /
     base replicas).
@@ -79,9 +87,15 @@ def compare(runs: pd.DataFrame) -> pd.DataFrame:
     specs: dict[str, list[Row]] = {}
     for run in runs.to_dict("records"):
         # The ids of a spec's repeats differ in their ending only.
-        specs.setdefault(run["run_id"].rpartition("-r")[0], []).append({str(k): v for k, v in run.items()})
+        specs.setdefault(run["run_id"].rpartition("-r")[0], []).append(_named(run))
     rows = sorted((_summary(repeats) for repeats in specs.values()), key=_order)
     return pd.DataFrame([row | _against(row, _base(row, rows)) for row in rows], columns=_columns())
+
+
+def _named(run: Mapping[Any, Any]) -> Row:
+    row = {str(name): value for name, value in run.items()}
+    # Runs from before one could choose dropped it.
+    return row | {"last_batch": row["last_batch"] or "drop"}
 
 
 def _columns() -> list[str]:

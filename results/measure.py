@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from . import exchange
 from .journal import TaskLog
 
 _QUANTILES = {
@@ -55,7 +56,8 @@ def task(log: TaskLog) -> dict[str, Any]:
     """The columns of the tasks table that a journal holds; units as in ``schema``."""
     measured = _measured(log)
     examples, seconds = int(measured["examples"].sum()), float(measured["step_seconds"].sum())
-    start = log.start or {}
+    start, ready, end = log.start or {}, log.ready or {}, log.end or {}
+    memory = (log.ready or log.serving or {}).get("memory") or {}
     return {
         "host": start.get("host", ""),
         "pid": start.get("pid"),
@@ -64,7 +66,10 @@ def task(log: TaskLog) -> dict[str, Any]:
         "examples": examples,
         "measured_seconds": seconds,
         "examples_per_second": _ratio(examples, seconds),
-        "peak_rss_bytes": (log.end or {}).get("peak_rss_bytes"),
+        **{name: memory.get(name) for name in ("weights_bytes", "optimizer_bytes", "transient_bytes")},
+        "activation_bytes": ready.get("activation_bytes"),
+        **{name: end.get(name) for name in ("peak_rss_bytes", "cpu_seconds", "sent_bytes", "received_bytes")},
+        **exchange.updates([log]),
         "outcome": _outcome(log),
     }
 
@@ -92,6 +97,7 @@ def epochs(logs: Sequence[TaskLog]) -> list[dict[str, Any]]:
     first = rank_zero(logs)
     times = {event["epoch"]: event["seconds"] for event in first.epochs} if first else {}
     evaluations = {event["epoch"]: event for event in first.evaluations} if first else {}
+    traffic = exchange.traffic(logs)
     return [
         {
             "epoch": epoch,
@@ -100,6 +106,7 @@ def epochs(logs: Sequence[TaskLog]) -> list[dict[str, Any]]:
             "train_loss": _ratio(float(losses[i]), float(weights[i])),
             "validation_loss": evaluations.get(epoch, {}).get("validation_loss"),
             "validation_accuracy": evaluations.get(epoch, {}).get("validation_accuracy"),
+            **traffic.get(epoch, {}),
         }
         for i, epoch in enumerate(numbers.tolist())
     ]
@@ -124,6 +131,7 @@ def run(logs: Sequence[TaskLog], started: float) -> dict[str, Any]:
         "peak_rss_bytes": max(peaks, default=math.nan),
         "peak_rss_bytes_total": sum(peaks) if peaks else math.nan,
         "final_loss": epoch_rows[-1]["train_loss"] if epoch_rows else math.nan,
+        **exchange.run(logs),
     }
     if len(measured):
         values = np.quantile(measured, list(_QUANTILES.values())).tolist()

@@ -1,4 +1,4 @@
-"""One run's record: its rows of all four tables, as ``record.json`` keeps them in the run's folder."""
+"""One run's record: its rows of all tables, as ``record.json`` keeps them in the run's folder."""
 
 from __future__ import annotations
 
@@ -14,23 +14,32 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import ResultsError
-from . import measure, schema
+from . import exchange, measure, schema
 from .files import Staging
-from .journal import STEP_FIELDS, TaskLog
+from .journal import STEP_FIELDS, UPDATE_FIELDS, TaskLog
+
+# Tables that may have a million rows a run are kept in columns, from the journals' arrays of the same name.
+_ARRAYS = {"steps": STEP_FIELDS, "updates": UPDATE_FIELDS}
+_ROWS = ("epochs", "staleness", "tasks")
+
+# What records from before these tables lack.
+_LATER: dict[str, Any] = {"updates": {"run_id": []}, "staleness": []}
 
 
 @dataclass(frozen=True)
 class Record:
     """A run in rows: one of the runs table, any number of the others.
 
-    ``run`` is a row, ``epochs`` and ``tasks`` are lists of rows, with every column of ``schema.TABLES``.
-    ``steps`` may have a million rows and is kept in columns.
+    ``run`` is a row, ``epochs``, ``tasks`` and ``staleness`` are lists of rows, with every column of
+    ``schema.TABLES``. ``steps`` and ``updates`` may have a million rows and are kept in columns.
     """
 
     run: dict[str, Any]
     epochs: list[dict[str, Any]]
     tasks: list[dict[str, Any]]
+    staleness: list[dict[str, Any]]
     steps: schema.Columns
+    updates: schema.Columns
 
     @property
     def run_id(self) -> str:
@@ -39,10 +48,9 @@ class Record:
 
     def columns(self, table: str) -> schema.Columns:
         """The record's part of ``table``, in columns."""
-        if table == "steps":
-            return self.steps
-        rows = {"runs": [self.run], "epochs": self.epochs, "tasks": self.tasks}[table]
-        return schema.columns(table, rows)
+        if table in _ARRAYS:
+            return getattr(self, table)
+        return schema.columns(table, [self.run] if table == "runs" else getattr(self, table))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the record as JSON, whole or not at all.
@@ -62,13 +70,15 @@ class Record:
 
     def _write(self, file: BinaryIO) -> None:
         file.write(f'{{"schema_version": {schema.SCHEMA_VERSION}'.encode())
-        for name in ("run", "epochs", "tasks"):
+        for name in ("run", *_ROWS):
             file.write(f',\n"{name}": {_json(getattr(self, name))}'.encode())
-        # Column by column: the text of a million steps at once would not fit in memory nicely.
-        for i, (name, values) in enumerate(self.steps.items()):
-            file.write((',\n"steps": {' if i == 0 else ",\n").encode())
-            file.write(f'"{name}": {_json(values.tolist())}'.encode())
-        file.write(b"}}\n")
+        for table in _ARRAYS:
+            # Column by column: the text of a million steps at once would not fit in memory nicely.
+            for i, (name, values) in enumerate(self.columns(table).items()):
+                file.write((f',\n"{table}": {{' if i == 0 else ",\n").encode())
+                file.write(f'"{name}": {_json(values.tolist())}'.encode())
+            file.write(b"}")
+        file.write(b"}\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Record:
@@ -78,7 +88,7 @@ class Record:
             ResultsError: no such file, not a record, or written by a newer stratbench.
         """
         try:
-            content = json.loads(Path(path).read_bytes())
+            content = _LATER | json.loads(Path(path).read_bytes())
             if content["schema_version"] > schema.SCHEMA_VERSION:
                 raise ResultsError(
                     f"A record's schema must be at most {schema.SCHEMA_VERSION}. "
@@ -88,7 +98,9 @@ class Record:
                 run=schema.row("runs", content["run"]),
                 epochs=[schema.row("epochs", row) for row in content["epochs"]],
                 tasks=[schema.row("tasks", row) for row in content["tasks"]],
-                steps=_steps_from_json(content["steps"]),
+                staleness=[schema.row("staleness", row) for row in content["staleness"]],
+                steps=_arrays_from_json("steps", content["steps"]),
+                updates=_arrays_from_json("updates", content["updates"]),
             )
         except OSError as error:
             raise ResultsError(f"A record must be readable. Received: {path}: {error.strerror}") from error
@@ -108,11 +120,9 @@ def _plain(value: Any) -> Any:
     return schema.plain(value)
 
 
-def _steps_from_json(content: dict[str, list[Any]]) -> schema.Columns:
-    count = len(content["run_id"])
-    columns = {
-        c.name: c.array(content[c.name]) if c.name in content else c.missing(count) for c in schema.TABLES["steps"]
-    }
+def _arrays_from_json(table: str, lists: Mapping[str, list[Any]]) -> schema.Columns:
+    count = len(lists["run_id"])
+    columns = {c.name: c.array(lists[c.name]) if c.name in lists else c.missing(count) for c in schema.TABLES[table]}
     if any(len(values) != count for values in columns.values()):
         raise ValueError("columns of different lengths")
     return columns
@@ -182,8 +192,14 @@ def build(
             **_versions(logs),
         },
     )
-    epochs = [schema.row("epochs", {"run_id": run_id, **row}) for row in measure.epochs(logs)]
-    return Record(run=run, epochs=epochs, tasks=tasks, steps=_steps(run_id, logs))
+    return Record(
+        run=run,
+        epochs=[schema.row("epochs", {"run_id": run_id, **row}) for row in measure.epochs(logs)],
+        tasks=tasks,
+        staleness=_staleness(run_id, logs),
+        steps=_arrays("steps", run_id, logs),
+        updates=_arrays("updates", run_id, logs),
+    )
 
 
 def _spec_columns(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,15 +231,24 @@ def _tasks(run_id: str, logs: Sequence[TaskLog], outcomes: Mapping[str, str]) ->
     ]
 
 
-def _steps(run_id: str, logs: Sequence[TaskLog]) -> schema.Columns:
-    counts = [len(log.steps) for log in logs]
+def _staleness(run_id: str, logs: Sequence[TaskLog]) -> list[dict[str, Any]]:
+    return [
+        schema.row("staleness", {"run_id": run_id, "role": role, "task": index, **row})
+        for log, (role, index) in ((log, _split(log.label)) for log in logs)
+        for row in exchange.staleness(log)
+    ]
+
+
+def _arrays(table: str, run_id: str, logs: Sequence[TaskLog]) -> schema.Columns:
+    arrays = [getattr(log, table) for log in logs]
+    counts = [len(array) for array in arrays]
     roles, indices = zip(*(_split(log.label) for log in logs), strict=True) if logs else ((), ())
     return {
         "run_id": np.full(sum(counts), run_id, dtype=object),
         "role": np.repeat(np.array(roles, dtype=object), counts),
         "task": np.repeat(np.array(indices, dtype=np.int64), counts),
         **{
-            name: np.concatenate([np.empty(0, kind), *(log.steps[name] for log in logs)])
-            for name, kind in STEP_FIELDS.items()
+            name: np.concatenate([np.empty(0, kind), *(array[name] for array in arrays)])
+            for name, kind in _ARRAYS[table].items()
         },
     }

@@ -87,6 +87,7 @@ def _title(row: Row) -> str:
         rate,
         f"seed {row['seed']}",
         f"{_count(row['cores_per_replica'], 'core')} per replica",
+        *(("last batch kept",) if row["last_batch"] == "keep" else ()),
     )
     return " · ".join(parts)
 
@@ -167,4 +168,28 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
             lines.append(f"{name} {row['status']}: {row['reason']}")
         if row["oversubscribed"]:
             lines.append(f"{name} oversubscribed: its replicas got fewer cores than the spec gives them")
+        if exchanged := _exchanged(row):
+            lines.append(f"{name}: {exchanged}")
     return lines
+
+
+def _exchanged(row: Row) -> str:
+    """Updates and traffic of its workers, as far as they were counted."""
+    parts = []
+    if not math.isnan(row["staleness_mean"]):
+        parts.append(f"staleness {row['staleness_mean']:.2f} mean, {row['staleness_max']:g} max")
+    if row["updates_dropped"] > 0:
+        pushed = row["updates_applied"] + row["updates_dropped"]
+        parts.append(f"{row['updates_dropped']:,.0f} of {pushed:,.0f} updates dropped")
+    if row["blocked_seconds"] > 0:
+        parts.append(f"blocked {row['blocked_seconds']:.1f} s")
+    if row["traffic_bytes_expected"] > 0 and not math.isnan(row["traffic_bytes_measured"]):
+        count, noun = (row["steps"], "a step") if math.isnan(row["epochs"]) else (row["epochs"], "an epoch")
+        measured, expected = (_megabytes(row[f"traffic_bytes_{kind}"] / count) for kind in ("measured", "expected"))
+        parts.append(f"{measured} MB {noun} sent and received ({expected} expected)")
+    return "; ".join(parts)
+
+
+def _megabytes(size_bytes: float) -> str:
+    megabytes = size_bytes / 1e6
+    return format(megabytes, ",.0f" if megabytes >= 100 else ".3g")

@@ -1,9 +1,8 @@
-"""The columns of the four tables, in one place: HDF5, CSV, pandas and docs/results.md all follow it.
+"""The columns of all tables, in one place: HDF5, CSV, pandas and docs/results.md all follow it.
 
 To add a column, add its line here and fill it in ``record``; files written before read it as missing. To
 add a table, add it to ``TABLES`` and to ``Record``. Raise ``SCHEMA_VERSION`` only for what an older reader
-would
-misread: a column that changes its meaning, its kind or its unit, or goes.
+would misread: a column that changes its meaning, its kind or its unit, or goes.
 """
 
 from __future__ import annotations
@@ -115,6 +114,25 @@ def _quantiles() -> tuple[Column, ...]:
 
 _RUN_ID = Column("run_id", "text", "", "Which run")
 
+_TASK = (
+    _RUN_ID,
+    Column("role", "text", "", "Role of the task"),
+    Column("task", "int", "", "Index of the task in its role"),
+)
+
+_STALENESS = Column("staleness", "int", "updates", "Other workers' updates applied between this one's fetch and this")
+
+_UPDATES = (
+    Column("updates_applied", "float", "updates", "Updates of shared weights that were applied; missing if uncounted"),
+    Column("updates_dropped", "float", "updates", "Updates that came too late and changed nothing"),
+    Column("blocked_seconds", "float", "s", "Time that workers waited for others, added up over them"),
+)
+
+_TRAFFIC = (
+    Column("traffic_bytes_expected", "float", "bytes", "What all workers send and receive by the algorithm alone"),
+    Column("traffic_bytes_measured", "float", "bytes", "The same by the kernel's count; missing if one worker's is"),
+)
+
 _SPEC = (
     Column("strategy", "text", "", "Name of the strategy"),
     Column("replicas", "int", "replicas", "Copies of the model that compute gradients"),
@@ -124,6 +142,7 @@ _SPEC = (
     Column("sharding", "text", "", "How the training examples are dealt out to the replicas"),
     Column("global_batch", "int", "examples", "Examples per update over all replicas"),
     Column("per_replica_batch", "int", "examples", "One replica's share of the global batch"),
+    Column("last_batch", "text", "", "What becomes of an epoch's incomplete batch: drop, keep, or empty (older, drop)"),
     Column("epochs", "float", "epochs", "Epochs asked for; missing where steps were"),
     Column("steps", "float", "steps", "Steps asked for; missing where epochs were"),
     Column("optimizer", "text", "", "Name of the optimizer"),
@@ -152,6 +171,10 @@ _MEASURES = (
     Column("input_seconds_median", "float", "s", "Median wait for data over all tasks' measured steps"),
     Column("peak_rss_bytes", "float", "bytes", "Peak memory of the largest task"),
     Column("peak_rss_bytes_total", "float", "bytes", "Peak memory of all tasks that reported it, added up"),
+    *_TRAFFIC,
+    *_UPDATES,
+    Column("staleness_mean", "float", "updates", "Mean staleness of the applied updates"),
+    Column("staleness_max", "float", "updates", "Greatest staleness of an applied update"),
     Column("final_loss", "float", "", "Training loss of the last epoch, weighted by examples over all tasks"),
     Column("validation_loss", "float", "", "Loss of the last evaluation on the validation examples"),
     Column("validation_accuracy", "float", "1", "Accuracy of the last evaluation on the validation examples"),
@@ -193,11 +216,10 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("train_loss", "float", "", "Mean training loss, weighted by examples over all tasks"),
         Column("validation_loss", "float", "", "Loss on the validation examples after it"),
         Column("validation_accuracy", "float", "1", "Accuracy on the validation examples after it"),
+        *_TRAFFIC,
     ),
     "steps": (
-        _RUN_ID,
-        Column("role", "text", "", "Role of the task"),
-        Column("task", "int", "", "Index of the task in its role"),
+        *_TASK,
         Column("epoch", "int", "", "Which epoch"),
         Column("step", "int", "", "Which step of the task"),
         Column("step_seconds", "float", "s", "From the end of the previous step to the end of this one"),
@@ -206,10 +228,26 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("loss", "float", "", "Their mean training loss"),
         Column("warmup", "bool", "", "Whether rates and quantiles leave the step out"),
     ),
+    "updates": (
+        *_TASK,
+        Column("step", "int", "", "Step of the task that pushed it, as in the steps table"),
+        Column("update", "int", "", "Its number in the order of application, from 0; of a dropped one, the next one's"),
+        Column(
+            "fetched", "int", "", "Number of the first update that its worker's copy of the weights did not have yet"
+        ),
+        _STALENESS,
+        Column("clock", "int", "steps", "Steps that its worker had ended when let go on, at the start of the step"),
+        Column("slowest_clock", "float", "steps", "Fewest that any worker had ended then; clock less this SSP bounds"),
+        Column("blocked_seconds", "float", "s", "How long its worker waited for others, at a barrier or at a bound"),
+        Column("applied", "bool", "", "Whether it changed the weights; not so if it came too late"),
+    ),
+    "staleness": (
+        *_TASK,
+        _STALENESS,
+        Column("updates", "int", "updates", "How many of the task's applied updates were so stale"),
+    ),
     "tasks": (
-        _RUN_ID,
-        Column("role", "text", "", "Role of the task"),
-        Column("task", "int", "", "Index of the task in its role"),
+        *_TASK,
         Column("host", "text", "", "Machine that it ran on"),
         Column("pid", "float", "", "Its process id"),
         Column("replicas", "float", "replicas", "Replicas that it computed"),
@@ -217,7 +255,15 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("examples", "int", "examples", "Examples of its measured steps"),
         Column("measured_seconds", "float", "s", "Its measured steps' times together"),
         Column("examples_per_second", "float", "examples/s", "The one divided by the other"),
-        Column("peak_rss_bytes", "float", "bytes", "Its peak memory; missing where it was killed"),
+        Column("weights_bytes", "float", "bytes", "Weights that it holds, trained or not, by its variables"),
+        Column("optimizer_bytes", "float", "bytes", "Optimizer's state that it holds, by its variables"),
+        Column("transient_bytes", "float", "bytes", "Most that it holds beside within a step, in transit"),
+        Column("activation_bytes", "float", "bytes", "All layers' outputs for one replica's batch, by their shapes"),
+        Column("peak_rss_bytes", "float", "bytes", "Its peak memory by the kernel; missing where it was killed"),
+        Column("cpu_seconds", "float", "s", "CPU time of all its threads; rank 0's without the evaluation"),
+        Column("sent_bytes", "float", "bytes", "What it sent over TCP, as the kernel counts it"),
+        Column("received_bytes", "float", "bytes", "What it received over TCP, as the kernel counts it"),
+        *_UPDATES,
         Column("outcome", "text", "", "How it ended"),
     ),
 }

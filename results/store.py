@@ -25,7 +25,7 @@ class Store:
     """Writes the tables of one output folder, which it locks until ``close`` or the end of ``with``.
 
     The truth is each run's ``record.json``, which the caller saves before ``add``; ``results.h5`` is built
-    from these, and the CSV tables follow it. All five files are replaced together, after all are on disk,
+    from these, and the CSV tables follow it. All files are replaced together, after all are on disk,
     so that a kill or a full disk leaves the former ones.
 
     Args:

@@ -16,11 +16,13 @@ from .store import HDF5_NAME
 
 @dataclass(frozen=True)
 class Tables:
-    """The four tables of a results file; columns, units and missing values as in ``schema``."""
+    """The tables of a results file; columns, units and missing values as in ``schema``."""
 
     runs: pd.DataFrame
     epochs: pd.DataFrame
     steps: pd.DataFrame
+    updates: pd.DataFrame
+    staleness: pd.DataFrame
     tasks: pd.DataFrame
 
 

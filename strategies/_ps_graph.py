@@ -1,59 +1,32 @@
 """A Keras 3 model as a TensorFlow graph whose variables live on parameter servers.
 
-The model is called as a pure function (``stateless_call``) on variables of the graph. Keras's ``stateless_apply`` is
-refused on TensorFlow, so updates use the in-place kernels that compute what Keras's optimizers compute.
+The model is called as a pure function (``stateless_call``) on tensors, wherever they were read from.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
-from .base import Workload
+from ._ps_rules import Update, update_of
+from .base import Memory, Workload
 
 if TYPE_CHECKING:
     import keras
 
-Update = Callable[[tf.Tensor], tf.Operation]
-"""gradient → the operation that applies it in place, on the variable's own ps task."""
-
-Rule = Callable[[tf.Variable, tf.Variable, Mapping[str, Any]], Update]
-"""(variable, learning rate, optimizer settings) → its update."""
+v1 = tf.compat.v1
+FIRST = "/job:ps/task:0/cpu:0"
+"""The ps task that counts updates and keeps clocks."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Graph:
-    """The worker's part of a between-graph replicated job.
-
-    Attributes:
-        x, y: placeholders to feed.
-        learning_rate: placeholder of `set_learning_rate`, which keeps it on the ps tasks: a step need not send it.
-        loss: scalar, mean over the examples fed.
-        gradients: of the trainable variables, dense, in the order of ``model.trainable_variables``.
-        updates: one per trainable variable.
-        moving: operations that assign the shared non-trainable variables, such as moving statistics.
-        local: operations that assign what each worker keeps for itself, such as random seeds.
-        variables: of the model, in the order of ``model.weights``.
-        trainable: of these, the ones that are trained.
-        initial: the values to start from, in the order of `variables`.
-    """
-
-    x: tf.Tensor
-    y: tf.Tensor
-    learning_rate: tf.Tensor
-    set_learning_rate: tf.Operation
-    loss: tf.Tensor
-    gradients: list[tf.Tensor]
-    updates: list[Update]
-    moving: list[tf.Operation]
-    local: list[tf.Operation]
-    variables: list[tf.Variable]
-    trainable: list[tf.Variable]
-    initial: list[np.ndarray]
+def on_server(server: int) -> str:
+    """Device of that ps task."""
+    return f"/job:ps/task:{server}/cpu:0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,169 +48,199 @@ class Source:
         return cls(model, model.get_weights(), {id(v): v.numpy() for v in model.non_trainable_variables})
 
 
-def build(workload: Workload, source: Source, servers: int, worker: int) -> Graph:
-    """Put the model's variables on ``servers`` ps tasks and its computation on this worker, in the default graph."""
-    model = source.model
-    placement = _balance(model.weights, servers)
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """The model's weights on ps tasks, what updates them, and the learning rate that it updates them by.
+
+    Attributes:
+        weights: in the order of ``model.weights``.
+        trained: of these, the trained ones, in the order of ``model.trainable_variables``.
+        places: where each of `trained` is in `weights`.
+        updates: one a trained weight.
+        learning_rate: placeholder of `set_learning_rate`, which keeps it on the ps tasks: a step need not send it.
+    """
+
+    weights: list[tf.Variable]
+    trained: list[tf.Variable]
+    places: list[int]
+    updates: list[Update]
+    learning_rate: tf.Tensor
+    set_learning_rate: tf.Operation
+
+    def apply(self, gradients: Sequence[tf.Tensor]) -> list[tf.Operation]:
+        """Update every trained weight by its gradient."""
+        return [update(gradient) for update, gradient in zip(self.updates, gradients, strict=True)]
+
+
+def share(
+    workload: Workload, source: Source, servers: Sequence[int], worker: int | None = None, lock: bool = False
+) -> Shared:
+    """Make the variables on the ps tasks ``servers``, balanced by size; the same in every task's graph.
+
+    Args:
+        worker: whose updates these are, by a learning rate of its own; None for one that all workers share.
+        lock: whether an update locks its variable; without, two may lose a part of each other's (Hogwild).
+    """
+    placement = _balance(source.model.weights, servers)
     by_id = {
-        id(weight): _variable(weight.shape, weight.dtype, weight.path, server, weight.trainable)
-        for weight, server in zip(model.weights, placement, strict=True)
+        id(weight): shared_variable(weight.path, server, weight.shape, weight.dtype, weight.trainable)
+        for weight, server in zip(source.model.weights, placement, strict=True)
     }
-    trainable = [by_id[id(weight)] for weight in model.trainable_variables]
+    server_of = {id(weight): server for weight, server in zip(source.model.weights, placement, strict=True)}
+    rates = {server: _rate(worker, server) for server in servers}
+    learning_rate = v1.placeholder(tf.float32, (), name="learning_rate")
+    trained = source.model.trainable_variables
+    place_of = {id(weight): place for place, weight in enumerate(source.model.weights)}
+    return Shared(
+        weights=[by_id[id(weight)] for weight in source.model.weights],
+        trained=[by_id[id(weight)] for weight in trained],
+        places=[place_of[id(weight)] for weight in trained],
+        updates=[
+            update_of(by_id[id(weight)], rates[server_of[id(weight)]], workload.optimizer_settings, lock)
+            for weight in trained
+        ],
+        learning_rate=learning_rate,
+        set_learning_rate=tf.group(*[each.assign(learning_rate, read_value=False) for each in rates.values()]),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """One forward and backward pass on a worker.
+
+    Attributes:
+        x, y: placeholders to feed.
+        loss: scalar, mean over the examples fed.
+        gradients: dense, in the order of ``model.trainable_variables``.
+        moved: new values of the model's non-trained weights, such as moving statistics, by their place in its weights.
+        local: assigns what each worker keeps for itself, such as random seeds.
+    """
+
+    x: tf.Tensor
+    y: tf.Tensor
+    loss: tf.Tensor
+    gradients: list[tf.Tensor]
+    moved: dict[int, tf.Tensor]
+    local: tf.Operation
+
+    def move(self, weights: Sequence[tf.Variable]) -> list[tf.Operation]:
+        """Assign the moved values to ``weights``, in the order of ``model.weights``."""
+        return [weights[place].assign(value, read_value=False) for place, value in self.moved.items()]
+
+
+def compute(workload: Workload, source: Source, values: Sequence[tf.Tensor]) -> Pass:
+    """Loss and gradients of the model with the weights ``values``, in the order of ``model.weights``."""
+    model = source.model
+    by_id = {id(weight): value for weight, value in zip(model.weights, values, strict=True)}
+    places = {id(weight): place for place, weight in enumerate(model.weights)}
+    own = {id(state): _local(state, source) for state in model.non_trainable_variables if id(state) not in by_id}
+    x = v1.placeholder(tf.as_dtype(workload.input_dtype), (None, *workload.input_shape), name="x")
+    y = v1.placeholder(tf.int32, (None,), name="y")
+    trained = [by_id[id(weight)] for weight in model.trainable_variables]
     fixed = [
-        by_id[id(state)] if id(state) in by_id else _local(state, source) for state in model.non_trainable_variables
+        own[id(state)].read_value() if id(state) in own else by_id[id(state)] for state in model.non_trainable_variables
     ]
-
-    x = tf.compat.v1.placeholder(tf.as_dtype(workload.input_dtype), (None, *workload.input_shape), name="x")
-    y = tf.compat.v1.placeholder(tf.int32, (None,), name="y")
-    learning_rate = tf.compat.v1.placeholder(tf.float32, (), name="learning_rate")
-
-    values = [variable.read_value() for variable in trainable]
     predictions, moved, losses = model.stateless_call(
-        values,
-        [variable.read_value() for variable in fixed],
-        workload.inputs(x),
-        training=True,
-        return_losses=True,
+        trained, fixed, workload.inputs(x), training=True, return_losses=True
     )
     loss = workload.loss(y, predictions)
     if losses:
         loss += tf.add_n(losses)
-    gradients = [
-        tf.zeros_like(value) if gradient is None else tf.convert_to_tensor(gradient)
-        for value, gradient in zip(values, tf.gradients(loss, values), strict=True)
-    ]
-    rates = [_rate(worker, server) for server in range(servers)]
-    rate_of = {id(weight): rates[server] for weight, server in zip(model.weights, placement, strict=True)}
-    rule, settings = _RULES[workload.optimizer_settings["name"]], workload.optimizer_settings
-    shared = {id(variable) for variable in by_id.values()}
-    moves = [(variable, variable.assign(value, read_value=False)) for variable, value in zip(fixed, moved, strict=True)]
-    return Graph(
+    states = list(zip(model.non_trainable_variables, moved, strict=True))
+    return Pass(
         x=x,
         y=y,
-        learning_rate=learning_rate,
-        set_learning_rate=tf.group(*[rate.assign(learning_rate, read_value=False) for rate in rates]),
         loss=loss,
-        gradients=gradients,
-        updates=[
-            _on_server(variable, rule(variable, rate_of[id(weight)], settings))
-            for variable, weight in zip(trainable, model.trainable_variables, strict=True)
+        gradients=[
+            tf.zeros_like(value) if gradient is None else tf.convert_to_tensor(gradient)
+            for value, gradient in zip(trained, tf.gradients(loss, trained), strict=True)
         ],
-        moving=[operation for variable, operation in moves if id(variable) in shared],
-        local=[operation for variable, operation in moves if id(variable) not in shared],
-        variables=[by_id[id(weight)] for weight in model.weights],
-        trainable=trainable,
-        initial=source.weights,
+        moved={places[id(state)]: value for state, value in states if id(state) in places},
+        local=tf.group(
+            *[own[id(state)].assign(value, read_value=False) for state, value in states if id(state) in own]
+        ),
     )
 
 
-def _balance(weights: list[Any], servers: int) -> list[int]:
+def memory_of(server: int, weights: Sequence[tf.Variable]) -> Memory:
+    """What a ps task holds in the default graph: of ``weights``, and of other variables, the optimizer's state."""
+    here = [variable for variable in v1.global_variables() if variable.device == _full(server)]
+    known = {id(variable) for variable in weights}
+    return Memory(
+        weights_bytes=size_bytes([variable for variable in here if id(variable) in known]),
+        optimizer_bytes=size_bytes([variable for variable in here if id(variable) not in known]),
+    )
+
+
+def size_bytes(variables: Sequence[tf.Variable]) -> int:
+    """Of all of them together."""
+    return sum(math.prod(variable.shape) * variable.dtype.size for variable in variables)
+
+
+def _full(server: int) -> str:
+    return f"/job:ps/task:{server}/device:CPU:0"
+
+
+def _balance(weights: Sequence[Any], servers: Sequence[int]) -> list[int]:
     """The ps task of each weight: largest first, each to the task with the fewest bytes so far."""
-    sizes = [int(np.prod(weight.shape)) for weight in weights]
-    loads = [0] * servers
+    sizes = [math.prod(weight.shape) for weight in weights]
+    loads = dict.fromkeys(servers, 0)
     placement = [0] * len(sizes)
     for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        server = loads.index(min(loads))
+        server = min(loads, key=lambda task: loads[task])
         loads[server] += sizes[index]
         placement[index] = server
     return placement
 
 
-def _variable(shape: Any, dtype: str, name: str, server: int, trainable: bool) -> tf.Variable:
-    with tf.device(f"/job:ps/task:{server}/cpu:0"):
-        return tf.compat.v1.get_variable(
+def shared_variable(name: str, server: int, shape: Any, dtype: Any, trainable: bool = False) -> tf.Variable:
+    """A variable on a ps task, known by its name to every task; starts from zeros unless it is given other values."""
+    with tf.device(on_server(server)):
+        return v1.get_variable(
             name.replace("/", "_"),
             shape,
             tf.as_dtype(dtype),
-            initializer=None,
+            v1.zeros_initializer(),
             use_resource=True,
             trainable=trainable,
         )
 
 
-def _rate(worker: int, server: int) -> tf.Variable:
-    """This worker's learning rate, kept on a ps task."""
-    with tf.device(f"/job:ps/task:{server}/cpu:0"):
-        return tf.compat.v1.get_variable(
-            f"learning_rate_{worker}_{server}",
+def own_variable(name: str, like: tf.Variable) -> tf.Variable:
+    """A worker's own, of the shape of a shared one; starts from zeros."""
+    return v1.get_variable(
+        f"{name}_{like.op.name}",
+        like.shape,
+        like.dtype,
+        v1.zeros_initializer(),
+        use_resource=True,
+        trainable=False,
+        collections=[v1.GraphKeys.LOCAL_VARIABLES],
+    )
+
+
+def _rate(worker: int | None, server: int) -> tf.Variable:
+    if worker is None:
+        return shared_variable(f"learning_rate_{server}", server, (), tf.float32)
+    with tf.device(on_server(server)):
+        return v1.get_variable(
+            f"learning_rate_{server}_of_{worker}",
             (),
             tf.float32,
-            tf.compat.v1.zeros_initializer(),
+            v1.zeros_initializer(),
             use_resource=True,
             trainable=False,
-            collections=[tf.compat.v1.GraphKeys.LOCAL_VARIABLES],
+            # Of this worker alone: no other one initialises it, or waits for it.
+            collections=[v1.GraphKeys.LOCAL_VARIABLES],
         )
 
 
 def _local(state: Any, source: Source) -> tf.Variable:
     """State that is no weight, such as a dropout layer's seed: each worker keeps its own."""
-    return tf.compat.v1.get_variable(
+    return v1.get_variable(
         state.path.replace("/", "_"),
         initializer=tf.constant(source.state[id(state)]),
         use_resource=True,
         trainable=False,
-        collections=[tf.compat.v1.GraphKeys.LOCAL_VARIABLES],
+        collections=[v1.GraphKeys.LOCAL_VARIABLES],
     )
-
-
-def _slot(variable: tf.Variable, name: str, value: float = 0.0, shape: Any = None) -> tf.Variable:
-    with tf.device(variable.device):
-        return tf.compat.v1.get_variable(
-            f"{variable.op.name}_{name}",
-            variable.shape if shape is None else shape,
-            variable.dtype,
-            initializer=tf.compat.v1.constant_initializer(value),
-            use_resource=True,
-            trainable=False,
-        )
-
-
-def _on_server(variable: tf.Variable, update: Update) -> Update:
-    """What an update reads beside the gradient it reads where the variable is, so that only the gradient travels."""
-
-    def apply(gradient: tf.Tensor) -> tf.Operation:
-        with tf.device(variable.device):
-            return update(gradient)
-
-    return apply
-
-
-def _sgd(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any]) -> Update:
-    if not settings["momentum"]:
-        return lambda gradient: tf.raw_ops.ResourceApplyGradientDescent(
-            var=variable.handle, alpha=rate.read_value(), delta=gradient
-        )
-    velocity = _slot(variable, "velocity")
-    return lambda gradient: tf.raw_ops.ResourceApplyKerasMomentum(
-        var=variable.handle, accum=velocity.handle, lr=rate.read_value(), grad=gradient, momentum=settings["momentum"]
-    )
-
-
-def _adam(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any]) -> Update:
-    beta1, beta2 = settings["beta_1"], settings["beta_2"]
-    mean, square = _slot(variable, "mean"), _slot(variable, "square")
-    power1, power2 = _slot(variable, "power1", beta1, ()), _slot(variable, "power2", beta2, ())
-
-    def update(gradient: tf.Tensor) -> tf.Operation:
-        apply = tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=mean.handle,
-            v=square.handle,
-            beta1_power=power1.read_value(),
-            beta2_power=power2.read_value(),
-            lr=rate.read_value(),
-            beta1=beta1,
-            beta2=beta2,
-            epsilon=settings["epsilon"],
-            grad=gradient,
-        )
-        with tf.control_dependencies([apply]):
-            return tf.group(
-                power1.assign(power1 * beta1, read_value=False),
-                power2.assign(power2 * beta2, read_value=False),
-            )
-
-    return update
-
-
-_RULES: dict[str, Rule] = {"sgd": _sgd, "adam": _adam}

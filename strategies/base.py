@@ -15,6 +15,7 @@ import math
 import os
 import pkgutil
 import sys
+import types
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -180,12 +181,14 @@ class Trainer(ABC):
         rank: of this process among the workers; rank 0 reports.
         shards, shard: this process reads part ``shard`` of ``shards`` of every global batch.
         memory: what this task holds; None where nobody counts.
+        finished: whether the run needs no further step of this worker, as when others have done its work.
     """
 
     rank: int = 0
     shards: int = 1
     shard: int = 0
     memory: Memory | None = None
+    finished: bool = False
 
     @abstractmethod
     def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
@@ -308,7 +311,8 @@ def create(name: str, options: Mapping[str, Any]) -> Strategy:
         strategy = TypeAdapter(cls).validate_python(dict(options))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        # What follows the name is pydantic's own, such as the member of a union.
+        where = first["loc"][0]
         raise UsageError(
             f"option {where} of strategy {name}: {first['msg'].lower()}. Received: {first['input']!r}."
         ) from None
@@ -347,6 +351,8 @@ def _type_text(hint: Any) -> str:
         hint = typing.get_args(hint)[0]
     if typing.get_origin(hint) is typing.Literal:
         return "|".join(map(str, typing.get_args(hint)))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return "|".join(map(_type_text, typing.get_args(hint)))
     return getattr(hint, "__name__", str(hint))
 
 

@@ -1,12 +1,19 @@
 """Legacy ps/worker training: ``tf.train.ClusterSpec``, ``tf.distribute.Server``, between-graph replication.
 
-Asynchronous (default): a worker reads θ, computes g over its part of the global batch and pushes it; the server applies
-θ ← θ − η·g at once, nobody waits. Synchronous (``sync=true``): the mean of all N gradients is applied once, then every
-worker goes on. Source: Dean et al., *Large Scale Distributed Deep Networks*, NIPS 2012; Li et al., *Scaling Distributed
-Machine Learning with the Parameter Server*, OSDI 2014; Chen et al., *Revisiting Distributed Synchronous SGD*, 2016.
+A worker reads θ, computes g over its part of the global batch and pushes it. What the servers do with it is ``mode``:
 
-Limits: the gRPC servers listen on every interface and authenticate nobody. Asynchronous runs apply N updates where a
-synchronous one applies one, so their weights depend on timing.
+- ``async``: θ ← θ − η·g at once, nobody waits (Recht et al., *Hogwild!*, NIPS 2011; with ``lock=true`` one at a time).
+- ``sync``: bulk-synchronous; once all N gradients of a step are there, θ ← θ − η·(1/N) Σ g_i. With ``backup=k`` once
+  the first N − k are there; later ones are dropped and counted (Chen et al., *Revisiting Distributed Synchronous SGD*,
+  2016; Li et al., *Scaling Distributed Machine Learning with the Parameter Server*, OSDI 2014).
+- ``ssp``: as async, but a worker at clock c goes on only while c − min(clocks) ≤ ``staleness``; 0 is ``sync``
+  (Ho et al., *More Effective Distributed ML via a Stale Synchronous Parallel Parameter Server*, NIPS 2013).
+- ``downpour``: a worker fetches θ every ``fetch`` steps and pushes the sum of its gradients every ``push`` steps; in
+  between it goes on by its own gradients. ``warm_start``: worker 0 alone takes so many steps first. Adagrad on the
+  servers is ``--optimizer adagrad`` (Dean et al., *Large Scale Distributed Deep Networks*, NIPS 2012).
+
+Limits: the gRPC servers listen on every interface and authenticate nobody. Only mode=sync applies one update a global
+batch: the others apply one a worker, at the same learning rate, and their weights depend on timing.
 """
 
 from __future__ import annotations
@@ -15,14 +22,14 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
+from ..errors import UsageError
 from .base import Address, Server, Strategy, Task, Trainer, Traits, Workload, option, skip_for_gpus
 
-if TYPE_CHECKING:
-    pass
+_ONLY = {"backup": "sync", "staleness": "ssp", "fetch": "downpour", "push": "downpour", "warm_start": "downpour"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,59 +37,103 @@ class ParameterServer(Strategy):
     """Parameter servers and workers as separate processes."""
 
     name = "ps"
-    summary = "legacy parameter servers: ClusterSpec, workers push gradients, asynchronous or sync=true"
+    summary = "parameter servers: ClusterSpec, workers push gradients; asynchronous, sync, ssp or downpour"
     needs = "one free TCP port a worker and a ps task"
     synchronous = False
     traits = Traits(
-        "no; sync=true: yes", "no; sync=true: yes", "W each way", "W on workers, W + S over ps", "asynchronous: goes on"
+        synchronous="async, downpour: no; ssp: up to s steps; sync: yes",
+        consistent="only mode=sync",
+        traffic="W each way; downpour: W/n_fetch in, W/n_push out",
+        memory="W in transit; W + S over the ps tasks",
+        failure="async, downpour: the others could go on",
     )
 
     ps: Annotated[int, Ge(1)] = option(1, "parameter servers; variables are spread over them by size")
-    sync: bool = option(False, "wait for all N gradients before one update")
+    mode: Literal["async", "sync", "ssp", "downpour"] = option("async", "when the servers apply what workers push")
+    sync: bool = option(False, "short for mode=sync")
+    lock: bool = option(False, "async, ssp, downpour: fetch and update all weights in one go, one worker at a time")
+    backup: Annotated[int, Ge(0)] = option(0, "sync: a step ends without the last so many gradients")
+    staleness: Annotated[int, Ge(0)] | Literal["inf"] = option(0, "ssp: steps a worker may be ahead of the slowest")
+    fetch: Annotated[int, Ge(1)] = option(1, "downpour: steps between fetches of the weights")
+    push: Annotated[int, Ge(1)] = option(1, "downpour: steps between pushes of the summed gradients")
+    warm_start: Annotated[int, Ge(0)] = option(0, "downpour: steps of worker 0 before the others begin")
     port: Annotated[int, Ge(0), Le(65535)] = option(0, "first TCP port, ps tasks first; 0 takes free ones")
 
+    def __post_init__(self) -> None:
+        """Raises UsageError for options that go with another mode."""
+        if self.sync and self.mode not in ("async", "sync"):
+            raise UsageError(f"ps takes sync=true or mode={self.mode}, not both.")
+        for field in dataclasses.fields(self):
+            mode = _ONLY.get(field.name)
+            if mode and mode != self._mode and getattr(self, field.name) != field.default:
+                raise UsageError(f"option {field.name} of strategy ps is for mode={mode}. Received: mode={self._mode}.")
+        if self.lock and self._rule == "sync":
+            raise UsageError("option lock of strategy ps is for mode=async, ssp or downpour: sync updates once a step.")
+
+    @property
+    def _mode(self) -> str:
+        return "sync" if self.sync else self.mode
+
+    @property
+    def _rule(self) -> str:
+        """The mode, or sync where nobody may be ahead."""
+        return "sync" if self.mode == "ssp" and not self.staleness else self._mode
+
     def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
-        """Each worker fetches the weights and pushes a gradient."""
-        return 2.0 * replicas * weights_bytes
+        """Each worker fetches the weights and pushes a gradient, or a sum of some."""
+        return replicas * weights_bytes * (1 / self.fetch + 1 / self.push)
 
     def skip(self, replicas: int) -> str | None:
-        """Replicas need a GPU each where there are any."""
+        """Replicas need a GPU each where there are any; some gradient must be waited for."""
+        if self.backup >= replicas:
+            return f"backup={self.backup} leaves none of {replicas} gradients to wait for; ask for less"
         return skip_for_gpus(replicas)
 
     def tasks(self, replicas: int, address: Address) -> list[Task]:
         """The ps tasks, then the workers; ``TF_CONFIG`` tells each of all."""
-        total = self.ps + replicas
-        addresses = [address(self.port + index if self.port else None) for index in range(total)]
-        cluster = {"ps": addresses[: self.ps], "worker": addresses[self.ps :]}
-
-        def environment(role: str, index: int) -> dict[str, str]:
-            return {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": role, "index": index}})}
-
-        return [
-            Task("ps", index, first_replica=0, replicas=0, env=environment("ps", index)) for index in range(self.ps)
-        ] + [Task("worker", index, first_replica=index, env=environment("worker", index)) for index in range(replicas)]
+        return ps_tasks(self.ps, replicas, self.port, address)
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer | Server]:
         """A ps task serves; a worker builds its graph against the ps tasks' variables."""
-        import tensorflow as tf
+        from . import _ps_sync
+        from ._ps_async import AsyncTrainer
+        from ._ps_downpour import DownpourTrainer
+        from ._ps_graph import share
+        from ._ps_session import join
 
-        from ._ps_graph import Source
-        from ._ps_worker import PsTrainer, session_config
-        from ._replica import set_threads, use_gpu
+        with join(task, workload) as node:
+            if task.role == "ps":
+                shared = share(workload, node.source, range(self.ps))
+                loop = None
+                if self._rule == "sync" and task.index == 0:
+                    barrier = _ps_sync.meet(workload, shared, self.backup)
+                    loop = _ps_sync.update_forever(barrier, shared)
+                yield node.server(shared.weights, loop)
+            elif self._rule == "sync":
+                yield _ps_sync.SyncTrainer(node, workload, self.ps, self.backup)
+            elif self._rule == "downpour":
+                yield DownpourTrainer(node, workload, self.ps, self.lock, self.fetch, self.push, self.warm_start)
+            else:
+                yield AsyncTrainer(node, workload, self.ps, self.lock, self._bound(workload))
 
-        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-        cores = workload.cores_per_replica * (1 if task.role == "worker" else workload.replicas)
-        if task.role == "worker":
-            set_threads(1, cores)
-            use_gpu(task.index)
-        server = tf.distribute.Server(
-            resolver.cluster_spec(), task.role, task.index, config=session_config(task, cores)
-        )
-        if task.role == "ps":
-            yield Server()
-            return
-        source = Source.of(workload.model())
-        with tf.Graph().as_default():
-            config = session_config(task, cores)
-            yield PsTrainer(task, workload, source, server.target, self.ps, self.sync, config)
+    def _bound(self, workload: Workload) -> int | None:
+        """Steps; None where nobody keeps clocks."""
+        if self.mode != "ssp":
+            return None
+        return workload.total_steps if self.staleness == "inf" else self.staleness
+
+
+def ps_tasks(servers: int, workers: int, port: int, address: Address) -> list[Task]:
+    """``servers`` ps tasks and then the workers, on free ports, or on those from ``port`` on."""
+    total = servers + workers
+    addresses = [address(port + index if port else None) for index in range(total)]
+    cluster = {"ps": addresses[:servers], "worker": addresses[servers:]}
+
+    def task(role: str, index: int, **settings: Any) -> Task:
+        config = json.dumps({"cluster": cluster, "task": {"type": role, "index": index}})
+        return Task(role, index, env={"TF_CONFIG": config}, **settings)
+
+    return [task("ps", index, replicas=0) for index in range(servers)] + [
+        task("worker", index, first_replica=index) for index in range(workers)
+    ]

@@ -1,7 +1,9 @@
 """The same questions to every strategy: does it give `single`'s weights, does it end, does it read its share?
 
 A strategy is found by being in the package, so a new file in ``strategies/`` is tested without a word here. Options
-that make an asynchronous strategy synchronous are listed in VARIANTS.
+that make a strategy equal to `single` where its defaults do not are listed in VARIANTS, with the optimizers for which
+they do. Every strategy meets every size, model and optimizer, but not all their combinations, which would take half an
+hour: these are marked ``exhaustive`` and run by ``make test ARGS="tests/conformance.py -m exhaustive"``.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import itertools
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,22 +22,40 @@ from stratbench.results import journal
 from stratbench.strategies.base import available
 
 STEPS = 20
-TOLERANCE = {"momentum": 1e-5, "adam": 1e-4}
-RATE = {"momentum": 0.05, "adam": 0.001}
+TOLERANCE = {"sgd": 1e-5, "momentum": 1e-5, "adam": 1e-4, "adagrad": 1e-5}
+RATE = {"sgd": 0.1, "momentum": 0.05, "adam": 0.001, "adagrad": 0.01}
 REPLICAS = (2, 3)
-VARIANTS = {"ps": ["ps:sync=true"]}
+VARIANTS = {
+    "ps": {"ps:sync=true": ("momentum", "adam")},
+    "local-sgd": {"local-sgd:period=1,average_momentum=true": ("sgd", "momentum")},
+}
+ONCE = [
+    ("ps:sync=true,ps=2", 2, "cnn", "adam"),
+    ("ps:sync=true,ps=2", 3, "mlp", "adagrad"),
+    ("ps:mode=ssp,staleness=0", 2, "mlp", "momentum"),
+]
+"""What differs from other cases in little."""
 
-SYNCHRONOUS = [
-    reference
+SYNCHRONOUS = {
+    reference: optimizers
     for name, cls in available().items()
     if cls.max_replicas != 1
-    for reference in VARIANTS.get(name, [name] if cls.synchronous else [])
-]
-# Several ps tasks differ from one in placement only: asked once a number of replicas.
-CASES = [
-    *itertools.product(SYNCHRONOUS, REPLICAS, ("mlp", "cnn"), TOLERANCE),
-    *(("ps:sync=true,ps=2", replicas, "cnn", "adam") for replicas in REPLICAS),
-]
+    for reference, optimizers in VARIANTS.get(name, {name: ("momentum", "adam")} if cls.synchronous else {}).items()
+}
+
+
+def cases() -> list[Any]:
+    """Each pair of (replicas, model), (replicas, optimizer), (model, optimizer) is in every commit's tests."""
+    found: list[Any] = [pytest.param(*case, id="-".join(map(str, case))) for case in ONCE]
+    for reference, optimizers in SYNCHRONOUS.items():
+        for replicas, model, optimizer in itertools.product(REPLICAS, ("mlp", "cnn"), optimizers):
+            parity = REPLICAS.index(replicas) + (model == "cnn") + optimizers.index(optimizer)
+            marks = [pytest.mark.exhaustive] if parity % 2 else []
+            name = f"{reference}-{replicas}-{model}-{optimizer}"
+            found.append(pytest.param(reference, replicas, model, optimizer, marks=marks, id=name))
+    return found
+
+
 ASYNCHRONOUS = [name for name, cls in available().items() if not cls.synchronous]
 DATASET = "mnist-12k"
 
@@ -87,7 +108,7 @@ def single(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "replicas", "model", "optimizer"), CASES)
+@pytest.mark.parametrize(("strategy", "replicas", "model", "optimizer"), cases())
 def test_synchronous_equals_single(
     strategy: str, replicas: int, model: str, optimizer: str, single, tmp_path: Path, no_strays: None
 ) -> None:

@@ -38,10 +38,17 @@ def make_spec(**changes):
     return spec | changes
 
 
+def array(rows, fields):
+    return np.array(rows, dtype=list(fields.items()))
+
+
+NO_UPDATES = array([], journal.UPDATE_FIELDS)
+
+
 def make_log(index=0, step_seconds=(9.0, 0.1, 0.1, 0.1), examples=32, role="worker", losses=(4.0, 3.0, 2.0, 1.0)):
     """Two epochs of two steps; the first step is warm-up."""
     rows = [(1 + i // 2, i, seconds, 0.01, examples, losses[i], i == 0) for i, seconds in enumerate(step_seconds)]
-    log = journal.TaskLog(f"{role}-{index}", np.array(rows, dtype=list(journal.STEP_FIELDS.items())))
+    log = journal.TaskLog(f"{role}-{index}", steps=array(rows, journal.STEP_FIELDS), updates=NO_UPDATES)
     log.start = {
         "pid": 7,
         "host": "a",
@@ -146,7 +153,7 @@ def test_a_run_without_measured_steps_has_no_rate():
 
 
 def test_a_parameter_server_has_no_rate_and_reports_nothing_for_the_run():
-    server = journal.TaskLog("ps-0", np.empty(0, list(journal.STEP_FIELDS.items())))
+    server = journal.TaskLog("ps-0", steps=array([], journal.STEP_FIELDS), updates=NO_UPDATES)
     server.start = {"pid": 1, "host": "a", "role": "ps", "index": 0, "rank": 0, "cores": [0], "replicas": 0}
     built = make_record(logs=[server, make_log(0)], outcomes={"ps-0": "killed by SIGTERM", "worker-1": "never came"})
     assert [(row["role"], row["task"], row["outcome"]) for row in built.tasks] == [
@@ -183,6 +190,12 @@ def test_unknown_columns_and_statuses_are_refused():
         make_record(status="fine")
 
 
+def assert_equal(one, other):
+    for table in schema.TABLES:
+        mine, others = one.columns(table), other.columns(table)
+        assert list(mine) == list(others) and equal(mine.values(), others.values()), table
+
+
 def equal(one, other):
     return all(np.array_equal(a, b, equal_nan=a.dtype == float) for a, b in zip(one, other, strict=True))
 
@@ -192,9 +205,7 @@ def test_record_round_trip(tmp_path, status):
     built = make_record(status=status, logs=[make_log(losses=(math.nan, math.inf, 2.0, 1.0))] if status == "ok" else [])
     built.save(tmp_path / "record.json")
     again = record.Record.load(tmp_path / "record.json")
-    for table in schema.TABLES:
-        one, other = built.columns(table), again.columns(table)
-        assert list(one) == list(other) and equal(one.values(), other.values())
+    assert_equal(built, again)
     # Strict JSON, so that any program can read it.
     json.loads((tmp_path / "record.json").read_text(), parse_constant=pytest.fail)
 

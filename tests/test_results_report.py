@@ -53,7 +53,14 @@ def test_the_same_global_batch_goes_before_the_same_share():
 
 @pytest.mark.parametrize(
     "change",
-    [{"model": "mlp"}, {"dataset": "x"}, {"split": "x"}, {"optimizer": "adam"}, {"cores_per_replica": 2}],
+    [
+        {"model": "mlp"},
+        {"dataset": "x"},
+        {"split": "x"},
+        {"last_batch": "keep"},
+        {"optimizer": "adam"},
+        {"cores_per_replica": 2},
+    ],
 )
 def test_a_base_does_the_same_work(change):
     row = compare(run("single", **change), run("ps", 2, 150))[-1]
@@ -174,6 +181,55 @@ def test_partly_failed_and_oversubscribed_runs_are_told():
     output = text(*rows)
     assert "ok 1/2" in output and "single ×1 timeout: nothing moved for 5 s" in output
     assert "single ×1 oversubscribed" in output
+
+
+def test_a_kept_last_batch_is_another_workload():
+    output = text(run("single"), run("single", last_batch="drop", repeat=2), run("single", last_batch="keep"))
+    assert output.count("cnn on digits") == 2 and output.count("last batch kept") == 1
+
+
+def test_runs_from_before_one_could_choose_dropped_the_last_batch():
+    rows = compare(run("single"), run("mirrored", 2, 150, last_batch="drop"))
+    assert [(row["base"], row["last_batch"]) for row in rows] == [("single×1", "drop")] * 2
+
+
+UPDATES = {"updates_applied": 318.0, "updates_dropped": 2.0, "staleness_mean": 0.966, "staleness_max": 4.0}
+TRAFFIC = {"traffic_bytes_expected": 16.6e6, "traffic_bytes_measured": 17.8e6}
+
+
+@pytest.mark.parametrize(
+    "figures, remark",
+    [
+        (
+            UPDATES | TRAFFIC | {"blocked_seconds": 1.23},
+            "staleness 0.97 mean, 4 max; 2 of 320 updates dropped; blocked 1.2 s; "
+            "8.9 MB an epoch sent and received (8.3 expected)",
+        ),
+        (UPDATES | {"updates_dropped": 0.0, "blocked_seconds": 0.0}, "staleness 0.97 mean, 4 max"),
+        ({"updates_applied": 1.5e6, "updates_dropped": 1.0}, "1 of 1,500,001 updates dropped"),
+        (TRAFFIC, "8.9 MB an epoch sent and received (8.3 expected)"),
+        (
+            TRAFFIC | {"epochs": math.nan, "steps": 10, "traffic_bytes_measured": 0.0},
+            "0 MB a step sent and received (1.66 expected)",
+        ),
+        ({"traffic_bytes_expected": 4e9, "traffic_bytes_measured": 5e9}, "2,500 MB an epoch sent and received (2,000"),
+        (TRAFFIC | {"traffic_bytes_measured": math.nan}, None),
+        (TRAFFIC | {"traffic_bytes_expected": 0.0}, None),
+        (TRAFFIC | UPDATES | {"status": "failed", "reason": "x"}, None),
+    ],
+)
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_remark_tells_what_the_workers_exchanged(figures, remark, width):
+    lines = text(run("ps", 2) | figures, width=width).splitlines()
+    remarks = [line for line in lines if line.startswith("ps ×2: ")]
+    assert len(remarks) == bool(remark) and all(line.startswith(f"ps ×2: {remark}") for line in remarks)
+
+
+def test_the_remark_is_of_the_median_repeat():
+    rows = [
+        run("ps", 2, repeat=repeat) | UPDATES | {"staleness_mean": mean} for repeat, mean in enumerate((0.5, 0.75, 3.0))
+    ]
+    assert "ps ×2: staleness 0.75 mean, 4 max; 2 of 320 updates dropped\n" in text(*rows)
 
 
 def test_json_is_strict_and_has_all_columns():

@@ -16,7 +16,7 @@ from stratbench.errors import ResultsError
 from stratbench.results import csv_tables, hdf5, journal, schema, store
 from test_results_record import STARTED, make_log, make_record, make_spec
 
-FILES = ["epochs.csv", "results.h5", "runs.csv", "steps.csv", "tasks.csv"]
+FILES = sorted(["results.h5", *(f"{table}.csv" for table in schema.TABLES)])
 
 
 def record_of(repeat, **arguments):
@@ -146,7 +146,7 @@ def test_an_edited_or_missing_csv_is_written_anew(tmp_path):
     assert_csv_follows(tmp_path)
 
 
-@pytest.mark.parametrize("call", range(1, 6))
+@pytest.mark.parametrize("call", range(1, len(FILES) + 1))
 def test_a_full_disk_harms_nothing(tmp_path, monkeypatch, call):
     calls = []
 

@@ -1,0 +1,82 @@
+"""What the tasks of a run exchanged: updates of shared weights, with their staleness, and bytes.
+
+- Updates are counted where their order matters, by those who hold the weights; elsewhere there are none, and the
+  figures are missing rather than 0. Only applied ones are stale: a dropped one changed nothing.
+- Traffic is that of the workers, sent and received added up, so that what goes from one worker to another counts
+  twice, in what is expected as in what is measured. What ps tasks see is the other end of the same.
+- An epoch's traffic is there once every worker has ended it, and is measured only if every worker's is known: a sum
+  over some of them would pass for that of all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .journal import TaskLog
+
+_TRAFFIC = ("traffic_bytes_expected", "traffic_bytes_measured")
+
+
+def updates(logs: Sequence[TaskLog]) -> dict[str, Any]:
+    """The columns on updates that the runs and the tasks table share; none where no update was counted."""
+    pushed = sum(len(log.updates) for log in logs)
+    if not pushed:
+        return {}
+    applied = sum(int(log.updates["applied"].sum()) for log in logs)
+    return {
+        "updates_applied": applied,
+        "updates_dropped": pushed - applied,
+        "blocked_seconds": sum(float(log.updates["blocked_seconds"].sum()) for log in logs),
+    }
+
+
+def staleness(log: TaskLog) -> list[dict[str, int]]:
+    """The task's histogram: a row for each staleness that an applied update had; columns of the staleness table."""
+    values, counts = np.unique(_staleness(log), return_counts=True)
+    rows = zip(values.tolist(), counts.tolist(), strict=True)
+    return [{"staleness": value, "updates": count} for value, count in rows]
+
+
+def run(logs: Sequence[TaskLog]) -> dict[str, Any]:
+    """The columns of the runs table on updates and traffic; units as in ``schema``."""
+    stale = np.concatenate([np.empty(0, "i8"), *map(_staleness, logs)])
+    moved = traffic(logs).values()
+    return {
+        **updates(logs),
+        "staleness_mean": float(stale.mean()) if len(stale) else math.nan,
+        "staleness_max": int(stale.max()) if len(stale) else math.nan,
+        **{name: sum(row[name] for row in moved) if moved else math.nan for name in _TRAFFIC},
+    }
+
+
+def _staleness(log: TaskLog) -> np.ndarray:
+    return log.updates["staleness"][log.updates["applied"]]
+
+
+def traffic(logs: Sequence[TaskLog]) -> dict[int, dict[str, float]]:
+    """By epoch, for those that every worker ended, the traffic columns of the epochs table."""
+    # A task that died before it could say what it is counts as a worker: it has ended no epoch.
+    workers = [log for log in logs if not log.start or log.start["replicas"]]
+    if not workers:
+        return {}
+    ended = [{event["epoch"]: event for event in log.epochs} for log in workers]
+    step_bytes = _known((workers[0].ready or {}).get("traffic_bytes"))
+    return {
+        epoch: {
+            "traffic_bytes_expected": step_bytes * _known(ended[0][epoch].get("steps")),
+            "traffic_bytes_measured": sum(_moved(events[epoch]) for events in ended),
+        }
+        for epoch in sorted(set.intersection(*map(set, ended)))
+    }
+
+
+def _moved(event: dict[str, Any]) -> float:
+    return _known(event.get("sent_bytes")) + _known(event.get("received_bytes"))
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value

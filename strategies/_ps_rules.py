@@ -1,0 +1,102 @@
+"""Update rules that run on a parameter server: the in-place kernels that compute what Keras's optimizers compute.
+
+Keras's own ``stateless_apply`` is refused on TensorFlow. https://www.tensorflow.org/api_docs/python/tf/raw_ops
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+Update = Callable[[tf.Tensor], tf.Operation]
+"""gradient → the operation that applies it in place, on the variable's own ps task."""
+
+Rule = Callable[[tf.Variable, tf.Variable, Mapping[str, Any], bool], Update]
+"""(variable, learning rate, optimizer settings, whether the update locks the variable) → its update."""
+
+
+def update_of(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any], lock: bool) -> Update:
+    """The update of one variable by the optimizer of ``settings``; its state is made beside the variable.
+
+    What it reads beside the gradient it reads where the variable is, so that only the gradient travels.
+    """
+    update = _RULES[settings["name"]](variable, rate, settings, lock)
+
+    def apply(gradient: tf.Tensor) -> tf.Operation:
+        with tf.device(variable.device):
+            return update(gradient)
+
+    return apply
+
+
+def _slot(variable: tf.Variable, name: str, value: float = 0.0, shape: Any = None) -> tf.Variable:
+    with tf.device(variable.device):
+        return tf.compat.v1.get_variable(
+            f"{variable.op.name}_{name}",
+            variable.shape if shape is None else shape,
+            variable.dtype,
+            initializer=tf.compat.v1.constant_initializer(value),
+            use_resource=True,
+            trainable=False,
+        )
+
+
+def _sgd(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any], lock: bool) -> Update:
+    if not settings["momentum"]:
+        return lambda gradient: tf.raw_ops.ResourceApplyGradientDescent(
+            var=variable.handle, alpha=rate.read_value(), delta=gradient, use_locking=lock
+        )
+    velocity = _slot(variable, "velocity")
+    return lambda gradient: tf.raw_ops.ResourceApplyKerasMomentum(
+        var=variable.handle,
+        accum=velocity.handle,
+        lr=rate.read_value(),
+        grad=gradient,
+        momentum=settings["momentum"],
+        use_locking=lock,
+    )
+
+
+def _adagrad(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any], lock: bool) -> Update:
+    squares = _slot(variable, "squares", settings["initial_accumulator_value"])
+    return lambda gradient: tf.raw_ops.ResourceApplyAdagradV2(
+        var=variable.handle,
+        accum=squares.handle,
+        lr=rate.read_value(),
+        epsilon=settings["epsilon"],
+        grad=gradient,
+        use_locking=lock,
+    )
+
+
+def _adam(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any], lock: bool) -> Update:
+    beta1, beta2 = settings["beta_1"], settings["beta_2"]
+    mean, square = _slot(variable, "mean"), _slot(variable, "square")
+    power1, power2 = _slot(variable, "power1", beta1, ()), _slot(variable, "power2", beta2, ())
+
+    def update(gradient: tf.Tensor) -> tf.Operation:
+        apply = tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=mean.handle,
+            v=square.handle,
+            beta1_power=power1.read_value(),
+            beta2_power=power2.read_value(),
+            lr=rate.read_value(),
+            beta1=beta1,
+            beta2=beta2,
+            epsilon=settings["epsilon"],
+            grad=gradient,
+            use_locking=lock,
+        )
+        with tf.control_dependencies([apply]):
+            return tf.group(
+                power1.assign(power1 * beta1, read_value=False),
+                power2.assign(power2 * beta2, read_value=False),
+            )
+
+    return update
+
+
+_RULES: dict[str, Rule] = {"sgd": _sgd, "adam": _adam, "adagrad": _adagrad}

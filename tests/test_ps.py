@@ -1,0 +1,162 @@
+"""Parameter servers against a few lines of NumPy that replay the order of events which a real run recorded."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import softmax_regression
+from conftest import launch, make_spec
+from stratbench.errors import UsageError
+from stratbench.harness.spec import RunSpec
+from stratbench.harness.worker import KEEP_VARIABLE
+from stratbench.harness.workload import SpecWorkload
+from stratbench.results import journal
+from stratbench.strategies.base import create
+
+MODEL = "softmax_regression:model"
+
+
+@pytest.fixture(autouse=True)
+def in_tests_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+    monkeypatch.setenv(KEEP_VARIABLE, "1")
+
+
+def run(spec: RunSpec, folder: Path) -> tuple[list[np.ndarray], list[journal.TaskLog]]:
+    outcome = launch(spec, folder)
+    assert outcome.status == "ok", outcome.reason
+    with np.load(folder / "epoch-0.npz") as saved:
+        final = [saved[name].astype(np.float64) for name in saved.files]
+    return final, [journal.read(folder / f"worker-{index}.jsonl") for index in range(spec.replicas)]
+
+
+def initial(spec: RunSpec) -> list[np.ndarray]:
+    return [weight.astype(np.float64) for weight in SpecWorkload(spec).model().get_weights()]
+
+
+def batches(spec: RunSpec) -> list[Iterator[tuple[np.ndarray, np.ndarray]]]:
+    workload = SpecWorkload(spec)
+    return [workload.batches(spec.replicas, worker).epoch(0) for worker in range(spec.replicas)]
+
+
+def events(logs: list[journal.TaskLog]) -> list[tuple[int, np.void]]:
+    """(worker, update) in the order in which the servers applied them, numbered without a gap."""
+    found = sorted(
+        ((worker, row) for worker, log in enumerate(logs) for row in log.updates), key=lambda e: e[1]["update"]
+    )
+    assert [row["update"] for _, row in found] == list(range(len(found)))
+    return found
+
+
+def assert_close(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
+
+
+@pytest.mark.slow
+def test_asynchronous_updates_are_what_their_recorded_order_makes_them(tmp_path: Path, no_strays: None) -> None:
+    spec = make_spec("ps:lock=true", 2, model=MODEL, dataset="mnist-12k", steps=25, optimizer="sgd", learning_rate=0.1)
+    final, logs = run(spec, tmp_path / "run")
+    data = batches(spec)
+    versions = [initial(spec)]
+    for worker, row in events(logs):
+        gradient = softmax_regression.gradient(versions[row["fetched"]], *next(data[worker]))
+        assert row["staleness"] == row["update"] - row["fetched"]
+        versions.append([w - 0.1 * g for w, g in zip(versions[-1], gradient, strict=True)])
+    assert len(versions) == 51
+    assert_close(final, versions[-1])
+
+
+@pytest.mark.slow
+def test_downpour_with_adagrad(tmp_path: Path, no_strays: None) -> None:
+    fetch, push, steps, rate = 3, 2, 50, 0.01
+    reference = f"ps:mode=downpour,fetch={fetch},push={push},warm_start=10,lock=true,ps=2"
+    spec = make_spec(
+        reference, 2, model=MODEL, dataset="mnist-12k", steps=steps, optimizer="adagrad", learning_rate=rate
+    )
+    final, logs = run(spec, tmp_path / "run")
+    data = batches(spec)
+    versions = [initial(spec)]
+    squares = [np.full_like(weight, 0.1) for weight in versions[0]]
+    own: list[list[np.ndarray]] = [[], []]
+    pushes = events(logs)
+    for worker, row in pushes:
+        sums = [np.zeros_like(weight) for weight in versions[0]]
+        for step in range(row["step"] - push + 1, row["step"] + 1):
+            if step % fetch == 0:
+                # The one fetch that is on record is the last before the push, and there is at most one between two.
+                own[worker] = versions[row["fetched"]]
+            gradient = softmax_regression.gradient(own[worker], *next(data[worker]))
+            own[worker] = [w - rate * g for w, g in zip(own[worker], gradient, strict=True)]
+            sums = [total + g for total, g in zip(sums, gradient, strict=True)]
+        squares = [s + g**2 for s, g in zip(squares, sums, strict=True)]
+        versions.append([w - rate * g / np.sqrt(s) for w, g, s in zip(versions[-1], sums, squares, strict=True)])
+    assert len(pushes) == 50
+    assert_close(final, versions[-1])
+    assert [worker for worker, _ in pushes[:5]] == [0] * 5, "the warm start is worker 0's alone"
+    assert logs[1].updates["blocked_seconds"][0] > 0
+
+
+@pytest.mark.slow
+def test_a_late_gradient_is_dropped_and_counted(tmp_path: Path, no_strays: None) -> None:
+    spec = make_spec(
+        "ps:mode=sync,backup=1", 3, model=MODEL, dataset="mnist-12k", steps=40, optimizer="sgd", learning_rate=0.1
+    )
+    final, logs = run(spec, tmp_path / "run")
+    data = [list(itertools.islice(each, 40)) for each in batches(spec)]
+    rows = [(worker, row) for worker, log in enumerate(logs) for row in log.updates]
+    weights = initial(spec)
+    for clock in range(40):
+        counted = [(w, row["step"]) for w, row in rows if row["applied"] and row["fetched"] == clock]
+        assert len(counted) == 2, "a step ends with the first two of three gradients"
+        gradients = [softmax_regression.gradient(weights, *data[worker][step]) for worker, step in counted]
+        weights = [w - 0.1 * np.mean(g, axis=0) for w, *g in zip(weights, *gradients, strict=True)]
+    assert_close(final, weights)
+    assert any(not row["applied"] for _, row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bound", [1, 4])
+def test_no_worker_is_ahead_by_more_than_the_bound(bound: int, tmp_path: Path, no_strays: None) -> None:
+    spec = make_spec(f"ps:mode=ssp,staleness={bound}", 2, model=MODEL, dataset="mnist-12k", steps=300)
+
+    def slow_down(label: str, event: dict) -> None:
+        if label == "worker-1" and event["event"] == "ready":
+            psutil.Process(pids[label]).nice(19)
+        pids.setdefault(label, event.get("pid"))
+
+    pids: dict[str, int] = {}
+    outcome = launch(spec, tmp_path / "run", listen=slow_down)
+    assert outcome.status == "ok", outcome.reason
+    logs = [journal.read(tmp_path / "run" / f"worker-{index}.jsonl") for index in range(2)]
+    for log in logs:
+        assert (log.updates["clock"] - log.updates["slowest_clock"] <= bound).all()
+        assert (log.updates["staleness"] <= 2 * bound + 1).all()
+    assert sum(log.updates["blocked_seconds"].sum() for log in logs) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backup": "1"}, "backup of strategy ps is for mode=sync"),
+        ({"mode": "async", "staleness": "2"}, "staleness of strategy ps is for mode=ssp"),
+        ({"mode": "ssp", "staleness": "1.5"}, "option staleness of strategy ps"),
+        ({"mode": "ssp", "sync": "true"}, "not both"),
+        ({"mode": "sync", "lock": "true"}, "lock"),
+        ({"mode": "downpour", "fetch": "0"}, "fetch"),
+        ({"mode": "hogwild"}, "mode"),
+    ],
+)
+def test_options_of_another_mode_are_refused(options: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        create("ps", options)
+
+
+def test_an_infinite_bound_and_backups() -> None:
+    assert create("ps", {"mode": "ssp", "staleness": "inf"}).skip(2) is None
+    assert "backup=2" in str(create("ps", {"mode": "sync", "backup": "2"}).skip(2))
