@@ -15,6 +15,12 @@ from ..results.report import make_console
 from ..strategies import base as strategies
 from . import models
 
+_NARROW = 4
+_LEGEND = (
+    "N replicas, W bytes of the weights, S bytes of the optimizer's state; traffic is of a worker in a step, memory "
+    "of a worker's weights and state. More on one: stratbench list strategies NAME"
+)
+
 
 def entries(kind: str) -> list[dict[str, Any]]:
     """One dict for each of ``strategies``, ``models`` or ``datasets``: at least name and summary."""
@@ -50,13 +56,22 @@ def entry(kind: str, name: str) -> dict[str, Any]:
 
 
 def print_entries(rows: list[dict[str, Any]]) -> None:
-    """A table for people."""
+    """A table for people; what a row's summary says stands below its other cells where they are many."""
+    keys = list(rows[0])
+    wide = len(keys) > _NARROW
+    columns = [key for key in keys if not (wide and key == "summary")]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for key in rows[0]:
+    for key in columns:
         table.add_column(key, overflow="fold", no_wrap=key == "name")
     for row in rows:
-        table.add_row(*(Text(_text(value)) for value in row.values()))
-    make_console(sys.stdout).print(table)
+        table.add_row(*(Text(_text(row[key])) for key in columns))
+    console = make_console(sys.stdout)
+    console.print(table)
+    if wide:
+        console.print("")
+        for row in rows:
+            console.print(Text.assemble((row["name"], "bold"), f"  {row['summary']}"))
+        console.print(Text(f"\n{_LEGEND}"), style="dim")
 
 
 def print_entry(found: dict[str, Any]) -> None:

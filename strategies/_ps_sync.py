@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 
 from ._ps_count import Section
-from ._ps_graph import FIRST, Shared, compute, share, shared_variable
+from ._ps_graph import FIRST, Shared, compute, shared_variable
 from ._ps_session import Node, PsTrainer
 from .base import Update, Workload
 
@@ -28,7 +28,7 @@ class Barrier:
     weights, so one of an earlier step is never counted in a later one. A token holds the clock that it lets begin.
 
     Args:
-        place: ps task of the clock and the queues.
+        place: device of the clock and the queues, a ps task.
         name: tells the barriers of one job apart.
         members: workers (or leaves) that meet here.
         needed: gradients that end a step.
@@ -44,7 +44,7 @@ class Barrier:
         needed: int,
         steps: int,
     ):
-        self._place, self._needed, self._steps = place, needed, steps
+        self.place, self._needed, self._steps = place, needed, steps
         self._all_needed = needed == len(members)
         server = tf.DeviceSpec.from_string(place).task
         self._clock = shared_variable(f"{name}clock", server, (), tf.int64)
@@ -64,7 +64,7 @@ class Barrier:
 
     def begin(self) -> tf.Tensor:
         """The clock; read it before the weights."""
-        with tf.device(self._place):
+        with tf.device(self.place):
             return self._clock.read_value()
 
     def push(self, gradients: Sequence[tf.Tensor], clock: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, list[tf.Operation]]:
@@ -84,7 +84,7 @@ class Barrier:
         """Whether this is among the first ``needed`` of its step. A gradient counts for all variables or for none."""
 
         def enter() -> list[tf.Tensor | tf.Operation]:
-            with tf.device(self._place):
+            with tf.device(self.place):
                 now, room = self._clock.read_value(), self._arrived.read_value() < self._needed
                 in_time = tf.equal(now, clock) & room & (clock < self._steps)
                 return [in_time, now, self._arrived.assign_add(tf.cast(in_time, tf.int64), read_value=False)]
@@ -94,7 +94,7 @@ class Barrier:
 
     def wait(self, member: int, clock: tf.Tensor | None = None) -> tf.Tensor:
         """The next token of ``member``; ``clock`` itself where that is the end, after which no token comes."""
-        with tf.device(self._place):
+        with tf.device(self.place):
             if clock is None or self._all_needed:
                 return self._tokens[member].dequeue()
             tokens = self._tokens[member].dequeue_many(tf.cast(clock < self._steps, tf.int32))
@@ -108,7 +108,7 @@ class Barrier:
         """Begin the next step: after this, gradients of the former one are late."""
 
         def advance() -> list[tf.Tensor | tf.Operation]:
-            with tf.device(self._place):
+            with tf.device(self.place):
                 later = self._clock.read_value() + 1
                 with tf.control_dependencies([later]):
                     return [
@@ -121,7 +121,7 @@ class Barrier:
         upcoming = self.begin() + 1
         with tf.control_dependencies([accumulator.set_global_step(upcoming) for accumulator in self._accumulators]):
             (later, *_), leave = self._section.run(advance)
-        with tf.control_dependencies([leave]), tf.device(self._place):
+        with tf.control_dependencies([leave]), tf.device(self.place):
             return tf.group(*[tokens.enqueue(later) for tokens in self._tokens.values()])
 
 
@@ -138,49 +138,58 @@ def update_forever(barrier: Barrier, shared: Shared) -> tf.Operation:
 
 
 class SyncTrainer(PsTrainer):
-    """Fetches θ, computes g, hands it in, waits for the next step."""
+    """Fetches θ, computes g, hands it in at a barrier, waits for the next step. Make it in ``node.device``.
+
+    Args:
+        barrier: where this worker meets others.
+        nearest: what it reads θ from, in the order of ``model.weights``.
+        told: begins with (number, fetched) of the last update that this worker had a part in, where updates are counted
+            elsewhere than by the barrier's clock.
+        copies: further variables that start as the weights do.
+    """
 
     def __init__(
         self,
         node: Node,
         workload: Workload,
-        servers: int,
-        backup: int,
+        shared: Shared,
+        barrier: Barrier,
+        nearest: Sequence[tf.Variable],
+        told: tf.Variable | None = None,
+        copies: Sequence[Sequence[tf.Variable]] = (),
     ):
-        with tf.device(node.device):
-            shared = share(workload, node.source, range(servers))
-            # One worker's rate and statistics do: those of the others are the same.
-            super().__init__(node, workload, shared, sets_rate=node.task.index == 0)
-            barrier = meet(workload, shared, backup)
-            next_token = barrier.wait(self.rank)
-            clock = barrier.begin()
-            with tf.control_dependencies([clock]):
-                values = [weight.read_value() for weight in shared.weights]
-            work = compute(workload, node.source, values)
-            with tf.control_dependencies(work.move(shared.weights) if self.rank == 0 else []):
-                accepted, now, push = barrier.push(work.gradients, clock)
-            with tf.control_dependencies(push), tf.device(FIRST):
-                begin = tf.timestamp()
-            with tf.control_dependencies([begin]):
-                token = barrier.wait(self.rank, clock)
-            with tf.control_dependencies([token]), tf.device(FIRST):
-                waited = tf.timestamp() - begin
-                told = tf.stack([tf.cast(each, tf.float64) for each in (clock, now, token, accepted, waited)])
-        self.connect()
-        self._run = self.session.make_callable([work.loss, told, work.local], [work.x, work.y])
+        # One worker's rate and statistics do: those of the others are the same.
+        super().__init__(node, workload, shared, sets_rate=node.task.index == 0)
+        next_token = barrier.wait(self.rank)
+        clock = barrier.begin()
+        with tf.control_dependencies([clock]):
+            values = [weight.read_value() for weight in nearest]
+        work = compute(workload, node.source, values)
+        with tf.control_dependencies(work.move(shared.weights) if self.rank == 0 else []):
+            accepted, now, push = barrier.push(work.gradients, clock)
+        with tf.control_dependencies(push), tf.device(barrier.place):
+            begin = tf.timestamp()
+        with tf.control_dependencies([begin]):
+            token = barrier.wait(self.rank, clock)
+        with tf.control_dependencies([token]), tf.device(barrier.place):
+            waited = tf.timestamp() - begin
+            update = [now, clock] if told is None else tf.unstack(told.read_value())[:2]
+            counts = tf.stack([tf.cast(each, tf.float64) for each in (clock, token, accepted, waited, *update)])
+        self.connect(*copies)
+        self._run = self.session.make_callable([work.loss, counts, work.local], [work.x, work.y])
         self._next_token = self.session.make_callable(next_token)
         self._updates = workload.total_steps
 
     def advance(self, x: np.ndarray, y: np.ndarray) -> tuple[float, Update]:
         """See `PsTrainer`. A late worker passes over the tokens of the steps that ended without it."""
-        loss, (clock, now, token, accepted, waited), _ = self._run(x, y)
+        loss, (clock, token, accepted, waited, number, fetched), _ = self._run(x, y)
         while token <= clock < self._updates:
             token = self._next_token()
-        self.finished = token >= self._updates
+        self.finished = bool(token >= self._updates)
         return float(loss), Update(
-            number=int(now),
-            fetched=int(clock),
-            staleness=int(now - clock),
+            number=int(number),
+            fetched=int(fetched),
+            staleness=int(number - fetched),
             blocked_seconds=float(waited),
             applied=bool(accepted),
         )

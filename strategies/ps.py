@@ -45,7 +45,7 @@ class ParameterServer(Strategy):
         consistent="only mode=sync",
         traffic="W each way; downpour: W/n_fetch in, W/n_push out",
         memory="W in transit; W + S over the ps tasks",
-        failure="async, downpour: the others could go on",
+        failure="the run ends, though async could go on",
     )
 
     ps: Annotated[int, Ge(1)] = option(1, "parameter servers; variables are spread over them by size")
@@ -96,26 +96,31 @@ class ParameterServer(Strategy):
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer | Server]:
         """A ps task serves; a worker builds its graph against the ps tasks' variables."""
+        import tensorflow as tf
+
         from . import _ps_sync
         from ._ps_async import AsyncTrainer
         from ._ps_downpour import DownpourTrainer
         from ._ps_graph import share
         from ._ps_session import join
 
-        with join(task, workload) as node:
-            if task.role == "ps":
-                shared = share(workload, node.source, range(self.ps))
-                loop = None
-                if self._rule == "sync" and task.index == 0:
-                    barrier = _ps_sync.meet(workload, shared, self.backup)
-                    loop = _ps_sync.update_forever(barrier, shared)
-                yield node.server(shared.weights, loop)
-            elif self._rule == "sync":
-                yield _ps_sync.SyncTrainer(node, workload, self.ps, self.backup)
-            elif self._rule == "downpour":
+        with join(task, workload) as node, tf.device(node.device):
+            if task.role == "worker" and self._rule == "downpour":
                 yield DownpourTrainer(node, workload, self.ps, self.lock, self.fetch, self.push, self.warm_start)
-            else:
+                return
+            if task.role == "worker" and self._rule != "sync":
                 yield AsyncTrainer(node, workload, self.ps, self.lock, self._bound(workload))
+                return
+            shared = share(workload, node.source, range(self.ps))
+            if self._rule != "sync":
+                yield node.server(shared.weights, None)
+                return
+            barrier = _ps_sync.meet(workload, shared, self.backup)
+            if task.role == "worker":
+                yield _ps_sync.SyncTrainer(node, workload, shared, barrier, shared.weights)
+            else:
+                loop = _ps_sync.update_forever(barrier, shared) if task.index == 0 else None
+                yield node.server(shared.weights, loop)
 
     def _bound(self, workload: Workload) -> int | None:
         """Steps; None where nobody keeps clocks."""

@@ -408,7 +408,7 @@ class TestList:
         ("kind", "name", "option"),
         [
             ("strategies", "ps", "sync"),
-            ("strategies", "single", None),
+            ("strategies", "single", "mode"),
             ("datasets", "hdf5", "classes"),
             ("models", "mlp", None),
             ("models", "package.module:function", None),
