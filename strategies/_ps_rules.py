@@ -25,7 +25,8 @@ def update_of(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, A
     update = _RULES[settings["name"]](variable, rate, settings, lock)
 
     def apply(gradient: tf.Tensor) -> tf.Operation:
-        with tf.device(variable.device):
+        # A server waits for gradients with its next update begun: the learning rate must be read after they came.
+        with tf.device(variable.device), tf.control_dependencies([gradient]):
             return update(gradient)
 
     return apply
