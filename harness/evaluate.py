@@ -38,7 +38,7 @@ def evaluate(workload: SpecWorkload, snapshots: Path, journal: Journal) -> None:
 def _measure(workload: SpecWorkload, model: object) -> Measure:
     import tensorflow as tf
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def batch_totals(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         predictions = model(workload.inputs(x), training=False)  # type: ignore[operator]
         hits = tf.equal(tf.argmax(predictions, -1, output_type=tf.int32), y)

@@ -1,5 +1,7 @@
 """The models that come with stratbench, and the user's own by ``package.module:function``.
 
+Arguments of a function here after (shape, classes) are options, as in ``mlp-wide:units=5950``: integers from 1.
+
 A model's function returns a Keras model with one input and one output of shape (None, classes). It may be compiled
 with a loss; without one the loss is sparse categorical cross-entropy. A loss whose name holds "sparse" is given class
 indices, any other one-hot rows.
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from .spec import parse_options
 
 if TYPE_CHECKING:
     import keras
@@ -54,7 +57,7 @@ def mlp(shape: tuple[int, ...], classes: int) -> keras.Model:
     return model
 
 
-def mlp_wide(shape: tuple[int, ...], classes: int) -> keras.Model:
+def mlp_wide(shape: tuple[int, ...], classes: int, units: int = 1024) -> keras.Model:
     """784-1024-1024-10, about 1.9 M parameters for little arithmetic: communication-bound on purpose."""
     import keras
 
@@ -62,8 +65,8 @@ def mlp_wide(shape: tuple[int, ...], classes: int) -> keras.Model:
         [
             keras.layers.Input(shape),
             keras.layers.Flatten(),
-            keras.layers.Dense(1024, activation="gelu"),
-            keras.layers.Dense(1024, activation="gelu"),
+            keras.layers.Dense(units, activation="gelu"),
+            keras.layers.Dense(units, activation="gelu"),
             keras.layers.Dense(classes),
         ],
         name="mlp-wide",
@@ -92,13 +95,17 @@ BUILDERS: dict[str, Builder] = {"cnn": cnn, "mlp": mlp, "mlp-wide": mlp_wide}
 
 
 def summaries() -> dict[str, str]:
-    """Name → one line, of the models that come with stratbench."""
-    return {name: inspect.cleandoc(builder.__doc__ or "").splitlines()[0] for name, builder in BUILDERS.items()}
+    """Name → one line with its options, of the models that come with stratbench."""
+    lines = {}
+    for name, builder in BUILDERS.items():
+        settings = "".join(f" ({key}={default})" for key, default in _options(builder).items())
+        lines[name] = inspect.cleandoc(builder.__doc__ or "").splitlines()[0] + settings
+    return lines
 
 
 def check_reference(reference: str) -> None:
     """Refuse what can be seen to be wrong without loading TensorFlow. Raises UsageError."""
-    if reference in BUILDERS:
+    if _own(reference) is not None:
         return
     module, colon, function = reference.partition(":")
     if colon and module and function:
@@ -123,9 +130,10 @@ def build(reference: str, shape: tuple[int, ...], classes: int) -> keras.Model:
     """The model, built for examples of ``shape``. Raises UsageError for one that does not import or does not fit."""
     import keras
 
-    if reference in BUILDERS:
-        check_fit(reference, shape)
-        return BUILDERS[reference](shape, classes)
+    if (own := _own(reference)) is not None:
+        name, options = own
+        check_fit(name, shape)
+        return BUILDERS[name](shape, classes, **options)
     function = _import(reference)
     required = len(_required(function))
     if required not in (0, 2):
@@ -172,6 +180,29 @@ def activation_bytes(model: keras.Model, examples: int) -> int | None:
     if any(size is None for shape in shapes for size in shape):
         return None
     return 4 * examples * sum(math.prod(shape) for shape in shapes)
+
+
+def _own(reference: str) -> tuple[str, dict[str, int]] | None:
+    """Name and options of a model of stratbench's own; None for any other. Raises UsageError for unfit options."""
+    name, colon, text = reference.partition(":")
+    # Without "=" it may be a function of the user's module of that name.
+    if name not in BUILDERS or (colon and "=" not in text):
+        return None
+    known = _options(BUILDERS[name])
+    options = parse_options(text.split(",") if colon else [])
+    for key, value in options.items():
+        if key not in known:
+            has = f"has the options {', '.join(known)}" if known else "has no options"
+            raise UsageError(f"model {name} {has}. Received: '{key}'.")
+        if not value.isdecimal() or int(value) < 1:
+            raise UsageError(f"option {key} of model {name} must be an integer, at least 1. Received: '{value}'.")
+    return name, {key: int(value) for key, value in options.items()}
+
+
+def _options(builder: Builder) -> dict[str, int]:
+    """Names and defaults."""
+    parameters = inspect.signature(builder).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
 
 
 def _ends_in_softmax(model: keras.Model) -> bool:

@@ -85,14 +85,17 @@ def _end(log: journal.TaskLog) -> str:
 
 
 def _explain(logs: dict[str, journal.TaskLog], ends: dict[str, str]) -> str:
-    """Who is gone, else who failed first: a rank that was killed takes the others' collectives with it."""
+    """Who is gone, else who failed first: a rank that was killed takes the others' collectives with it.
+
+    mpirun ends the others as soon as one is gone, so all that are gone are named.
+    """
     gone = [label for label, end in ends.items() if end == "gone without a word"]
     failed = sorted((log.failed["time"], label, log.failed["error"]) for label, log in logs.items() if log.failed)
     if gone:
-        first = min(gone, key=lambda label: logs[label].last_time or 0.0)
-        steps = logs[first].steps
-        after = f"after step {steps['step'][-1]}" if len(steps) else "before its first step"
-        return f"{first} was gone without a word {after}; what started the job says how"
+        steps = [logs[label].steps["step"].max() for label in gone if len(logs[label].steps)]
+        after = f"after step {max(steps)}" if steps else "before the first step"
+        were = "was" if len(gone) == 1 else "were"
+        return f"{', '.join(gone)} {were} gone without a word {after}; what started the job says how"
     if failed:
         return f"{failed[0][1]}: {failed[0][2]}"
     return "the job was ended by what started it"

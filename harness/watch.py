@@ -96,12 +96,12 @@ class Watch:
     def reported(self, task: Task) -> list[Death]:
         """Workers whose end a job's own launcher has printed, first death first."""
         path = self._folder / f"{program(task)}.log"
-        if not task.exit_pattern or not path.exists():
+        if not task.exit_patterns or not path.exists():
             return []
-        found = re.finditer(task.exit_pattern, path.read_text(errors="replace"))
-        return [
-            self.death(f"{task.role}-{match['index']}", int(match["code"])) for match in found if int(match["code"])
-        ]
+        text = path.read_text(errors="replace")
+        found = [match for pattern in task.exit_patterns for match in re.finditer(pattern, text)]
+        ends = [(match["index"], _exit_code(match)) for match in sorted(found, key=re.Match.start)]
+        return [self.death(f"{task.role}-{index}", code) for index, code in ends if code]
 
     def death(self, name: str, code: int | None) -> Death:
         """How ``name`` ended; None for a code that nobody knows."""
@@ -127,6 +127,12 @@ class Watch:
             return ""
         step = self.last_step.get(label)
         return f" after step {step}" if step is not None else " before its first step"
+
+
+def _exit_code(match: re.Match[str]) -> int:
+    """As subprocess counts: a signal is a negative code."""
+    groups = match.groupdict()
+    return -int(groups["signal"]) if "signal" in groups else int(groups["code"])
 
 
 def _last_words(log: Path) -> str:

@@ -49,7 +49,8 @@ class KerasTrainer(Trainer):
         self.optimizer = optimizer
         self.rank = self.shard = rank
         self.shards = shards
-        self._body = tf.function(body, reduce_retracing=True)
+        # As Keras's own fit, which doesn't convert either; converted code stays in the temporary folder after a kill.
+        self._body = tf.function(body, reduce_retracing=True, autograph=False)
         self._learning_rate: float | None = None
         self.memory = Memory(copies * size_bytes(model.variables), copies * size_bytes(optimizer.variables))
 

@@ -50,8 +50,8 @@ class Task:
         command: what is put before the worker's command line, such as ``horovodrun -np 2``.
         starts: how many worker processes ``command`` starts, with the indices 0 … starts - 1. They find their own
             index in their environment.
-        exit_pattern: where ``command`` starts the workers, the regular expression that finds
-            ``(?P<index>…)`` and ``(?P<code>…)`` of a worker's end in what the command prints.
+        exit_patterns: where ``command`` starts the workers, the regular expressions that find a worker's end in what
+            the command prints: its ``(?P<index>…)`` and either its exit ``(?P<code>…)`` or its ``(?P<signal>…)``.
     """
 
     role: str = "worker"
@@ -61,7 +61,7 @@ class Task:
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     command: tuple[str, ...] = ()
     starts: int = 1
-    exit_pattern: str = ""
+    exit_patterns: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:

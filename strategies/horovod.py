@@ -1,115 +1,156 @@
 """Horovod: N processes started by ``horovodrun``, gradients averaged by all-reduce.
 
 g = (1/N) Σ g_i over Gloo, MPI or NCCL, as Horovod was built; rank 0's initial weights are broadcast.
+``op=adasum``: (1 − g₁·g₂/2‖g₁‖²) g₁ + (1 − g₁·g₂/2‖g₂‖²) g₂ up a tree of pairs, each weight's gradient by itself.
+``backward_passes_per_step=k`` adds up k steps' gradients locally and all-reduces their mean once: k steps of global
+batch B make one update of k·B.
 Source: Sergeev & Del Balso, *Horovod: fast and easy distributed deep learning in TensorFlow*, arXiv 1802.05799;
+Maleki et al., *Scaling Distributed Training with Adaptive Summation*, arXiv 2006.02924;
 https://horovod.readthedocs.io/en/stable/tensorflow.html
 
-Limits: upstream has no release for TensorFlow ≥ 2.16, so Horovod comes by ``stratbench install-horovod``.
+Limits: upstream has no release for TensorFlow ≥ 2.16, so Horovod comes by ``stratbench install-horovod``. Adasum is of
+gradients, its authors' way for plain SGD; for other optimizers they combine updates. With k backward passes the steps
+left over at a run's end, up to k − 1, are not applied.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge
 
-from ._horovod_build import status
-from .base import Address, Strategy, Task, Trainer, Traits, Workload, option, ring_bytes, skip_for_gpus
+from ..errors import RunError
+from ._collectives import Collective, replicate
+from ._horovod_build import HorovodStatus, status
+from .base import Memory, Task, Trainer, Traits, Workload, gpus, option, ring_bytes
 
 if TYPE_CHECKING:
+    import keras
     import tensorflow as tf
+
+Gradients = Sequence["tf.Tensor"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Horovod(Strategy):
+class Horovod(Collective):
     """One process a replica, all-reduce by Horovod's background thread."""
 
     name = "horovod"
     summary = "Horovod: N processes under horovodrun, ring all-reduce of fused gradients"
-    needs = "Horovod built for this TensorFlow (stratbench install-horovod)"
-    traits = Traits("yes", "yes", "2(N−1)/N·W each way", "W + S", "the run ends")
+    traits = Traits("yes", "yes", "2(N−1)/N·W/k each way", "W + S; k > 1: 2W + S", "the run ends")
 
     compression: Literal["none", "fp16"] = option("none", "fp16 sends gradients as half floats")
     fusion_mib: Annotated[float, Ge(0)] = option(128.0, "tensor fusion buffer in MiB; 0 turns fusion off")
-    cycle_ms: Annotated[float, Gt(0)] = option(1.0, "how often the background thread looks for tensors, in ms")
-    controller: Literal["auto", "gloo", "mpi"] = option("auto", "who coordinates; auto is MPI if built, else Gloo")
+    grouped: bool = option(True, "all gradients in one group; false: each when ready, left to tensor fusion")
+    op: Literal["average", "adasum"] = option(
+        "average", "how gradients are combined; adasum needs MPI and grouped=false"
+    )
+    hierarchical: bool = option(False, "all-reduce within hosts, then between: NCCL and MPI on several hosts")
+    backward_passes_per_step: Annotated[int, Ge(1)] = option(1, "steps k whose gradients are added up for one update")
 
     def skip(self, replicas: int) -> str | None:
-        """Horovod missing or built for another TensorFlow; a controller that was not built."""
+        """Also what Horovod would refuse halfway, or ignore without a word."""
         build = status()
-        if build.problem:
-            return build.problem
-        if self.controller != "auto" and self.controller not in build.controllers:
-            return f"this Horovod was built with {', '.join(build.controllers)}, not {self.controller}"
-        return skip_for_gpus(replicas)
-
-    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
-        """One ring all-reduce, of half as many bytes with fp16."""
-        return ring_bytes(weights_bytes, replicas) * (0.5 if self.compression == "fp16" else 1.0)
-
-    def tasks(self, replicas: int, address: Address) -> list[Task]:
-        """One ``horovodrun`` that starts N workers; they learn their rank from it."""
-        launcher = (_horovodrun(), "-np", str(replicas), "-H", f"localhost:{replicas}", "--disable-cache")
-        return [
-            Task(
-                command=(*launcher, f"--{self._controller()}"),
-                starts=replicas,
-                exit_pattern=r"Process (?P<index>\d+) exit with status code (?P<code>\d+)",
-            )
-        ]
+        reason = super().skip(replicas)
+        if not reason and self.op == "adasum":
+            reason = self._no_adasum(build, replicas)
+        if not reason and self.hierarchical:
+            reason = _no_hierarchy(build)
+        return reason
 
     def _controller(self) -> str:
-        """Which one to use. Unless told, horovodrun loads TensorFlow once for each to find out what was built."""
-        if self.controller != "auto":
-            return self.controller
-        return "mpi" if "mpi" in status().controllers else "gloo"
+        """Adasum is MPI's alone."""
+        return "mpi" if self.op == "adasum" else super()._controller()
+
+    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
+        """One ring all-reduce every k steps, of half as many bytes with fp16. Adasum's tree moves as many."""
+        size = 0.5 if self.compression == "fp16" else 1.0
+        return ring_bytes(weights_bytes, replicas) * size / self.backward_passes_per_step
+
+    def environment(self) -> dict[str, str]:
+        """The size of the fusion buffer and the hierarchy too."""
+        return super().environment() | {
+            "HOROVOD_FUSION_THRESHOLD": str(int(self.fusion_mib * 2**20)),
+            "HOROVOD_HIERARCHICAL_ALLREDUCE": str(int(self.hierarchical)),
+        }
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
-        """Averages with one grouped all-reduce a step, inside the ``tf.function``."""
-        import horovod.tensorflow as hvd
+        """Combines gradients by one all-reduce every k steps, inside the ``tf.function``."""
+        with self.joined(workload) as hvd:
+            from ._replica import KerasTrainer, loss_and_gradients, size_bytes
 
-        from ..errors import RunError
-        from ._replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
+            if self.hierarchical and hvd.size() == hvd.local_size():
+                raise RunError(f"hierarchical=true needs several hosts. Received: {hvd.size()} processes on this one.")
+            model, optimizer = replicate(hvd, workload)
+            passes = self.backward_passes_per_step
 
-        set_threads(1, workload.cores_per_replica)
-        # Read by init, and set here so that they hold in a job that somebody else's horovodrun started.
-        os.environ["HOROVOD_FUSION_THRESHOLD"] = str(int(self.fusion_mib * 2**20))
-        os.environ["HOROVOD_CYCLE_TIME"] = str(self.cycle_ms)
-        hvd.init()
-        try:
-            if hvd.size() != workload.replicas:
-                raise RunError(
-                    f"Horovod's job must have as many processes as replicas. Received: {hvd.size()} processes "
-                    f"for {workload.replicas} replicas. Start it with horovodrun -np {workload.replicas}."
-                )
-            use_gpu(hvd.local_rank())
-            model, optimizer = workload.model(), workload.optimizer()
-            optimizer.build(model.trainable_variables)
-            # Horovod knows tf.Variable, not Keras 3's wrapper around it.
-            hvd.broadcast_variables([v.value for v in model.variables + optimizer.variables], root_rank=0)
-            compression = getattr(hvd.Compression, self.compression)
+            def update(gradients: Gradients) -> None:
+                optimizer.apply(self._combine(hvd, gradients), model.trainable_variables)
+
+            apply = every(passes, model, update) if passes > 1 else update
 
             def body(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-                loss, gradients = loss_and_gradients(workload, model, x, y)
-                small, contexts = zip(*map(compression.compress, gradients), strict=True)
-                means = hvd.grouped_allreduce(list(small), op=hvd.Average)
-                means = list(map(compression.decompress, means, contexts))
-                optimizer.apply(means, model.trainable_variables)
+                loss, gradients = loss_and_gradients(workload, model, x, y, scale=1 / passes)
+                apply(gradients)
                 return loss
 
-            yield KerasTrainer(model, optimizer, body, rank=hvd.rank(), shards=hvd.size())
-        finally:
-            hvd.shutdown()
+            trainer = KerasTrainer(model, optimizer, body, rank=hvd.rank(), shards=hvd.size())
+            if passes > 1:
+                # The sums outlive a step, as the optimizer's state does.
+                state = size_bytes(optimizer.variables) + size_bytes(model.trainable_variables)
+                trainer.memory = Memory(size_bytes(model.variables), state)
+            yield trainer
+
+    def _combine(self, hvd: ModuleType, gradients: Gradients) -> Gradients:
+        compression = getattr(hvd.Compression, self.compression)
+        op = hvd.Adasum if self.op == "adasum" else hvd.Average
+        small, contexts = zip(*map(compression.compress, gradients), strict=True)
+        if self.grouped:
+            means = hvd.grouped_allreduce(list(small), op=op)
+        else:
+            means = [hvd.allreduce(gradient, op=op) for gradient in small]
+        return list(map(compression.decompress, means, contexts))
+
+    def _no_adasum(self, build: HorovodStatus, replicas: int) -> str | None:
+        if "mpi" not in build.controllers or self.controller == "gloo":
+            return "op=adasum needs Horovod built with MPI, and controller=mpi or auto; use op=average"
+        if self.grouped:
+            return "op=adasum combines each gradient by itself; add grouped=false"
+        if replicas & (replicas - 1):
+            return f"op=adasum needs a power of two of replicas, not {replicas}"
+        return None
 
 
-def _horovodrun() -> str:
-    beside = Path(sys.executable).with_name("horovodrun")
-    return str(beside) if beside.exists() else shutil.which("horovodrun") or "horovodrun"
+def every(passes: int, model: keras.Model, update: Callable[[Gradients], None]) -> Callable[[Gradients], None]:
+    """Adds up what it is given; every ``passes`` calls it calls ``update`` with the sums and starts anew."""
+    import tensorflow as tf
+
+    sums = [tf.Variable(tf.zeros_like(variable.value), trainable=False) for variable in model.trainable_variables]
+    calls = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+    def flush() -> None:
+        update([total.read_value() for total in sums])
+        for total in sums:
+            total.assign(tf.zeros_like(total))
+
+    def add(gradients: Gradients) -> None:
+        for total, gradient in zip(sums, gradients, strict=True):
+            total.assign_add(tf.convert_to_tensor(gradient))
+        calls.assign_add(1)
+        tf.cond(calls % passes == 0, flush, lambda: None)
+
+    return add
+
+
+def _no_hierarchy(build: HorovodStatus) -> str | None:
+    if not build.nccl or "mpi" not in build.controllers or not gpus():
+        return "hierarchical=true has an effect only on GPUs with Horovod built for NCCL and MPI; leave it out"
+    if not os.environ.keys() & {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}:
+        return "hierarchical=true has an effect only in a job that mpirun started on several hosts; leave it out"
+    return None

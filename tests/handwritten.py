@@ -59,7 +59,7 @@ def gradients(model, loss, x, y, scale=1.0):
 def single():
     model, optimizer, loss = make()
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(x, y):
         value, grads = gradients(model, loss, x, y)
         optimizer.apply(grads, model.trainable_variables)
@@ -73,7 +73,7 @@ def distributed(scope):
         model, optimizer, loss = make()
     part = batch // replicas
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(x, y):
         def replica(x, y):
             if strategy == "mirrored":
@@ -107,7 +107,7 @@ def horovod():
     model, optimizer, loss = make()
     hvd.broadcast_variables([v.value for v in model.variables], root_rank=0)
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(x, y):
         value, grads = gradients(model, loss, x, y)
         optimizer.apply(hvd.grouped_allreduce(grads), model.trainable_variables)

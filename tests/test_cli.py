@@ -159,7 +159,7 @@ class TestMistakes:
             (["run"], "--strategy"),
             (["compare"], "--strategy"),
             (["run", "-s", "sngle", *WORK], "Received: 'sngle'. Did you mean 'single'?"),
-            (["run", "-s", "", *WORK], "one of horovod, mirrored"),
+            (["run", "-s", "", *WORK], "one of allgather, fsdp, horovod"),
             (["compare", "-s", "single", "-s", "mirorred", *WORK], "Did you mean 'mirrored'?"),
             (["run", "-s", "ps:synch=true", *WORK], "Did you mean 'sync'?"),
             (["run", "-s", "ps:sync=maybe", *WORK], "option sync of strategy ps"),
@@ -167,7 +167,7 @@ class TestMistakes:
             (["run", "-s", "ps:ps=0", *WORK], "greater than or equal to 1"),
             (["run", "-s", "ps:port=70000", *WORK], "less than or equal to 65535"),
             (["run", "-s", "horovod:fusion_mib=inf", *WORK], "option fusion_mib of strategy horovod"),
-            (["run", "-s", "single", "-o", "x=1", *WORK], "single has no options"),
+            (["run", "-s", "single", "-o", "x=1", *WORK], "single has the options mode"),
             (["run", "-s", "single", "-o", "x", *WORK], "key=value. Received: 'x'"),
             (["run", "-s", "single", "--model", "cn", *WORK], "Did you mean 'cnn'?"),
             (["run", "-s", "single", "--model", "", *WORK], "package.module:function"),
@@ -201,6 +201,9 @@ class TestMistakes:
             (["run", "-s", "single", "--learning-rate", "nan", *WORK], "Received: nan"),
             (["run", "-s", "single", "--lr-scaling", "cubic", *WORK], "'none', 'linear', 'sqrt'"),
             (["run", "-s", "single", "--sharding", "none", *WORK], "'batch', 'static'"),
+            (["run", "-s", "single", "--last-batch", "all", *WORK], "'drop', 'keep'"),
+            (["run", "-s", "local-sgd:period=0", *WORK], "greater than or equal to 1"),
+            (["run", "-s", "horovod:op=sum", *WORK], "'average' or 'adasum'"),
             (["run", "-s", "single", "--warmup-epochs", "-1", *WORK], "0 or more"),
             (["run", "-s", "single", "--reference-batch", "0", *WORK], "--reference-batch must be greater than 0"),
             (["run", "-s", "single", "--cores-per-replica", "0", *WORK], "--cores-per-replica must be greater than 0"),
@@ -237,6 +240,25 @@ class TestMistakes:
         assert len(run.stderr.splitlines()) == 1 and "60/20/20" in run.stderr
 
 
+class TestLastBatch:
+    KEEP = ("-n", "2", "--last-batch", "keep", *WORK)
+
+    @pytest.mark.parametrize("strategy", ["master-worker", "allgather"])
+    def test_is_kept_where_shards_are_weighed_by_examples(self, strategy: str, planned: list[RunSpec]) -> None:
+        assert call("run", "-s", strategy, *self.KEEP) == 0
+        assert planned[0].last_batch == "keep"
+        assert planned[0].skip() == planned[0].create_strategy().skip(2)
+
+    def test_is_skipped_elsewhere_with_what_would_do(self, planned: list[RunSpec]) -> None:
+        assert call("run", "-s", "mirrored", *self.KEEP) == 0
+        reason = planned[0].skip() or ""
+        assert "use --last-batch drop" in reason and "allgather" in reason and "\n" not in reason
+
+    def test_is_dropped_unless_told(self, planned: list[RunSpec]) -> None:
+        assert call("run", "-s", "mirrored", "-n", "2", *WORK) == 0
+        assert (planned[0].last_batch, planned[0].skip()) == ("drop", planned[0].create_strategy().skip(2))
+
+
 class TestSpecFile:
     def write(self, text: str) -> str:
         Path("spec.toml").write_text(text)
@@ -251,6 +273,7 @@ class TestSpecFile:
         split = "60/20/20"
         sharding = "static"
         global_batch = 24
+        last_batch = "keep"
         steps = 7
         optimizer = "adam"
         learning_rate = 0.01
@@ -267,9 +290,9 @@ class TestSpecFile:
     """
     FLAGS = (
         "-s single -s ps -n 1,2 --repeats 2 --model mlp --dataset synthetic:examples=600 --split 60/20/20 "
-        "--sharding static --global-batch 24 --steps 7 --optimizer adam --learning-rate 0.01 --lr-scaling sqrt "
-        "--reference-batch 12 --warmup-epochs 0.5 --seed 5 --cores-per-replica 1 --timeout 60 --output elsewhere "
-        "-o sync=true -o ps=2"
+        "--sharding static --global-batch 24 --last-batch keep --steps 7 --optimizer adam --learning-rate 0.01 "
+        "--lr-scaling sqrt --reference-batch 12 --warmup-epochs 0.5 --seed 5 --cores-per-replica 1 --timeout 60 "
+        "--output elsewhere -o sync=true -o ps=2"
     )
 
     def test_means_what_the_flags_mean(self, planned: list[RunSpec]) -> None:

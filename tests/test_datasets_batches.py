@@ -11,6 +11,15 @@ from stratbench.datasets.split import split_rows
 from stratbench.errors import DataError
 
 
+def kept(rows, *, global_batch=12, **settings):
+    return Batches(Table(120), rows, global_batch=global_batch, seed=5, last="keep", **settings)
+
+
+def numbers(source):
+    """As rows_of, for batches that may be empty."""
+    return [x[:, 0].tolist() for x, _ in source]
+
+
 @pytest.mark.parametrize("window_rows", [1000, 24])
 @pytest.mark.parametrize("shards", [1, 2, 3])
 def test_shards_make_up_the_same_global_batch(monkeypatch, shards, window_rows):
@@ -108,6 +117,70 @@ def test_windows_drop_only_the_last_incomplete_batch(monkeypatch):
     # None is left out in every epoch.
     whole = Batches(Table(), np.arange(97), global_batch=10, seed=2)
     assert len(set(flat(step for number in range(50) for step in rows_of(whole.epoch(number))))) == 97
+
+
+class TestKeep:
+    """An incomplete global batch is dealt out."""
+
+    @pytest.mark.parametrize("window_rows", [1000, 24])
+    @pytest.mark.parametrize("shards", [1, 2, 3])
+    @pytest.mark.parametrize("examples", [72, 73, 80])
+    def test_shards_make_up_the_whole_epoch(self, monkeypatch, examples, shards, window_rows):
+        windows_of(monkeypatch, window_rows)
+        rows = np.random.default_rng(0).permutation(100)[:examples]
+
+        def epoch(shards, shard):
+            return numbers(kept(rows, shards=shards, shard=shard).epoch(3))
+
+        whole = epoch(1, 0)
+        assert sorted(flat(whole)) == sorted(rows.tolist())
+        assert len(whole) == kept(rows).steps_per_epoch == -(-examples // 12)
+        assert sorted(map(len, whole))[1:] == [12] * (len(whole) - 1)
+        for together, parts in zip(whole, zip(*[epoch(shards, i) for i in range(shards)], strict=True), strict=True):
+            assert flat(parts) == together
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+    def test_complete_batches_are_those_of_drop(self):
+        rows = np.arange(80)
+        dropped = numbers(Batches(Table(), rows, global_batch=12, seed=5, shards=2).epoch(1))
+        assert numbers(kept(rows, shards=2).epoch(1))[:-1] == dropped
+
+    @pytest.mark.parametrize("sharding", ["batch", "static"])
+    @pytest.mark.parametrize("window_rows", [1000, 12])
+    def test_a_part_may_be_empty(self, monkeypatch, window_rows, sharding):
+        windows_of(monkeypatch, window_rows)
+        rows = np.arange(25)
+        for shard in range(3):
+            parts = list(kept(rows, shards=3, shard=shard, sharding=sharding).epoch(0))
+            assert sorted(len(y) for _, y in parts) == sorted([4, 4, 1 if shard == 0 else 0])
+            assert {(x.dtype, x.shape[1:], y.dtype) for x, y in parts} == {(np.dtype("int16"), (2,), np.dtype("int32"))}
+
+    @pytest.mark.parametrize("shards", [1, 2, 3])
+    @pytest.mark.parametrize("examples", [108, 109, 110])
+    @pytest.mark.parametrize("window_rows", [1000, 24])
+    def test_static_shards_leave_nothing_out(self, monkeypatch, window_rows, examples, shards):
+        windows_of(monkeypatch, window_rows)
+        rows = np.random.default_rng(0).permutation(120)[:examples]
+        sources = [kept(rows, global_batch=6, shards=shards, shard=i, sharding="static") for i in range(shards)]
+        owned = []
+        for source in sources:
+            first, second = numbers(source.epoch(0)), numbers(source.epoch(1))
+            assert len(first) == source.steps_per_epoch == -(-examples // 6)
+            assert sorted(flat(first)) == sorted(flat(second))
+            owned.append(first)
+        assert sorted(row for steps in owned for row in flat(steps)) == sorted(rows.tolist())
+        # Each shard visits its own windows in its own order, so that their incomplete batches need not meet.
+        for parts in zip(*owned, strict=True) if window_rows == 1000 else ():
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+    @pytest.mark.parametrize(
+        ("examples", "size", "last", "steps"),
+        [(80, 12, "keep", 7), (80, 12, "drop", 6), (72, 12, "keep", 6), (72, 12, "drop", 6), (5, 5, "keep", 1)],
+    )
+    def test_steps_per_epoch(self, examples, size, last, steps):
+        assert batches.steps_per_epoch(examples, size, last) == steps
+        source = Batches(Table(), np.arange(examples), global_batch=size, seed=0, last=last)
+        assert (source.steps_per_epoch, len(list(source.epoch(0)))) == (steps, steps)
 
 
 def test_a_process_reads_only_its_slices_of_a_window(monkeypatch):

@@ -20,7 +20,7 @@ import pytest
 from conftest import processes_of
 from stratbench.harness import cli
 from stratbench.results import load
-from stratbench.strategies import horovod as horovod_strategy
+from stratbench.strategies import _collectives as collectives
 from stratbench.strategies._horovod_build import HorovodStatus
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_strays")]
@@ -266,7 +266,7 @@ def test_a_missing_horovod_is_a_skipped_row_that_says_what_mends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     problem = "Horovod is not installed; run: stratbench install-horovod"
-    monkeypatch.setattr(horovod_strategy, "status", lambda: HorovodStatus(False, problem=problem))
+    monkeypatch.setattr(collectives, "status", lambda: HorovodStatus(False, problem=problem))
     for command in ("run", "compare"):
         arguments = ["stratbench", command, "-s", "horovod", "-n", "2", "--dataset", DATA, *WORK]
         monkeypatch.setattr(sys, "argv", [*arguments, "--output", str(tmp_path)])
@@ -311,9 +311,10 @@ class TestInsideHorovodrun:
 
 
 def _rank(process: psutil.Process) -> str | None:
-    """The Horovod rank of a process that is stratbench itself, not a shell around it."""
+    """The rank in its job of a process that is stratbench itself, not a shell around it."""
     try:
         is_python = Path(process.cmdline()[0]).name.startswith("python")
-        return process.environ().get("HOROVOD_RANK") if is_python else None
+        known = process.environ() if is_python else {}
+        return known.get("HOROVOD_RANK", known.get("OMPI_COMM_WORLD_RANK"))
     except (psutil.NoSuchProcess, IndexError):
         return None

@@ -86,6 +86,36 @@ def test_the_documented_sizes() -> None:
     assert models.build("mlp-wide", (28, 28, 1), 10).count_params() == pytest.approx(1.9e6, rel=0.05)
 
 
+def test_the_width_of_mlp_wide_is_an_option() -> None:
+    models.check_reference("mlp-wide:units=8")
+    assert models.build("mlp-wide:units=8", (5,), 3).count_params() == (5 * 8 + 8) + (8 * 8 + 8) + (8 * 3 + 3)
+    assert "units=1024" in models.summaries()["mlp-wide"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("mlp-wide:unit=8", "model mlp-wide has the options units. Received: 'unit'."),
+        ("mlp:units=8", "model mlp has no options. Received: 'units'."),
+        ("mlp-wide:units=0", "option units of model mlp-wide must be an integer, at least 1. Received: '0'."),
+        ("mlp-wide:units=-3", "must be an integer, at least 1. Received: '-3'."),
+        ("mlp-wide:units=big", "must be an integer, at least 1. Received: 'big'."),
+        ("mlp-wide:units=", "must be an integer, at least 1. Received: ''."),
+        ("mlp-wide:units=8,", "an option must be key=value. Received: ''."),
+        ("mlp-wide:units=8,units=9", "option units must be given once."),
+    ],
+)
+def test_unfit_options_of_a_built_in_model_are_refused_in_one_line(reference: str, message: str) -> None:
+    for refuse in (models.check_reference, lambda name: models.build(name, (5,), 3)):
+        with pytest.raises(UsageError) as caught:
+            refuse(reference)
+        assert message in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_a_users_module_may_be_called_as_a_model() -> None:
+    models.check_reference("cnn:make")
+
+
 @pytest.mark.parametrize("name", ["mlp", "mlp-wide"])
 def test_built_in_models_take_examples_of_any_shape(name: str) -> None:
     for shape in ((5,), (3, 4), (8, 8, 3)):

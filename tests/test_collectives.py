@@ -1,0 +1,293 @@
+"""The strategies on Horovod's collectives against a few lines of NumPy that replay each algorithm.
+
+The replayed model is softmax regression from zero weights: its gradient is two lines. Real runs under horovodrun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import launch, make_spec
+from stratbench.errors import UsageError
+from stratbench.harness.spec import RunSpec
+from stratbench.harness.worker import KEEP_VARIABLE
+from stratbench.harness.workload import SpecWorkload
+from stratbench.results import journal
+from stratbench.strategies import _collectives, base
+from stratbench.strategies import horovod as horovod_strategy
+from stratbench.strategies._horovod_build import HorovodStatus
+
+TOLERANCE = 1e-5
+RATE = 0.05
+MODEL = """
+import keras
+
+def softmax_regression(shape, classes):
+    layers = keras.layers
+    return keras.Sequential([layers.Input(shape), layers.Flatten(), layers.Dense(classes, kernel_initializer="zeros")])
+"""
+Weights = list[np.ndarray]
+Part = tuple[np.ndarray, np.ndarray]
+"""x and y that one process reads in a step."""
+
+
+def gradient(weights: Weights, part: Part) -> Weights:
+    """Of the mean cross-entropy of softmax regression, in double precision."""
+    x, y = part[0].reshape(len(part[0]), -1), part[1]
+    scores = np.exp(x @ weights[0] + weights[1])
+    error = (scores / scores.sum(axis=1, keepdims=True) - np.eye(scores.shape[1])[y]) / len(y)
+    return [x.T @ error, error.sum(axis=0)]
+
+
+class Momentum:
+    """θ ← θ + v, v ← μ·v − η·g, as Keras's SGD; μ = 0 is plain SGD."""
+
+    def __init__(self, factor: float):
+        self.factor = factor
+        self.velocity: Weights = []
+
+    def apply(self, weights: Weights, gradients: Weights) -> Weights:
+        old = self.velocity or [np.zeros_like(g) for g in gradients]
+        self.velocity = [self.factor * v - RATE * g for v, g in zip(old, gradients, strict=True)]
+        return [w + v for w, v in zip(weights, self.velocity, strict=True)]
+
+
+def mean(of: list[Weights]) -> Weights:
+    return [np.mean(tensors, axis=0) for tensors in zip(*of, strict=True)]
+
+
+def steps(spec: RunSpec) -> Iterator[tuple[list[Part], bool]]:
+    """What every process reads in each step of a run, and whether that ends an epoch or the run."""
+    workload = SpecWorkload(spec)
+    shards = [workload.batches(spec.replicas, shard) for shard in range(spec.replicas)]
+    done = 0
+    for epoch in range(-(-workload.total_steps // workload.steps_per_epoch)):
+        for position, parts in enumerate(zip(*(shard.epoch(epoch) for shard in shards), strict=True), 1):
+            done += 1
+            if done <= workload.total_steps:
+                yield list(parts), position == workload.steps_per_epoch or done == workload.total_steps
+
+
+def zeros() -> Weights:
+    return [np.zeros((64, 5)), np.zeros(5)]
+
+
+def local_sgd(spec: RunSpec, period: int, factor: float, average_momentum: bool) -> Iterator[Weights]:
+    """The mean over all processes at the end of each epoch."""
+    thetas = [zeros() for _ in range(spec.replicas)]
+    optimizers = [Momentum(factor) for _ in range(spec.replicas)]
+    for step, (parts, ends) in enumerate(steps(spec), 1):
+        thetas = [
+            optimizer.apply(theta, gradient(theta, part))
+            for optimizer, theta, part in zip(optimizers, thetas, parts, strict=True)
+        ]
+        if step % period == 0:
+            thetas = [mean(thetas)] * spec.replicas
+            if average_momentum:
+                common = mean([optimizer.velocity for optimizer in optimizers])
+                for optimizer in optimizers:
+                    optimizer.velocity = common
+        if ends:
+            yield mean(thetas)
+
+
+def all_reduce(spec: RunSpec, passes: int) -> Iterator[Weights]:
+    """One update with the mean gradient of every ``passes`` steps; what is left over at the end is not applied."""
+    theta, optimizer, seen = zeros(), Momentum(0.0), []
+    for parts, ends in steps(spec):
+        seen += [gradient(theta, part) for part in parts]
+        if len(seen) == passes * spec.replicas:
+            theta, seen = optimizer.apply(theta, mean(seen)), []
+        if ends:
+            yield theta
+
+
+def saved(folder: Path) -> list[Weights]:
+    """The weights at each epoch's end, as rank 0 saved them."""
+    epochs = []
+    for number in range(len(list(folder.glob("epoch-*.npz")))):
+        with np.load(folder / f"epoch-{number}.npz") as file:
+            epochs.append([file[name] for name in file.files])
+    return epochs
+
+
+def assert_same(found: list[Weights], expected: list[Weights]) -> None:
+    assert len(found) == len(expected)
+    for epoch, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            error = np.linalg.norm(a - b) / np.linalg.norm(b)
+            assert error <= TOLERANCE, f"weight {index} differs by {error:.2e} after epoch {epoch}"
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Workers find it in the folder that they are started in."""
+    (tmp_path / "regression.py").write_text(MODEL)
+    monkeypatch.chdir(tmp_path)
+    return "regression:softmax_regression"
+
+
+@pytest.fixture(autouse=True)
+def keep_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEEP_VARIABLE, "1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "replicas", "optimizer", "replay"),
+    [
+        ("local-sgd:period=5", 3, "sgd", lambda spec: local_sgd(spec, 5, 0.0, False)),
+        ("local-sgd:period=5", 2, "momentum", lambda spec: local_sgd(spec, 5, 0.9, False)),
+        ("local-sgd:period=end,average_momentum=true", 2, "momentum", lambda spec: local_sgd(spec, 50, 0.9, True)),
+        ("local-sgd:period=7,average_momentum=true", 2, "momentum", lambda spec: local_sgd(spec, 7, 0.9, True)),
+        ("horovod:backward_passes_per_step=3", 2, "sgd", lambda spec: all_reduce(spec, 3)),
+        ("horovod:grouped=false", 2, "sgd", lambda spec: all_reduce(spec, 1)),
+    ],
+)
+def test_fifty_steps_are_those_of_the_algorithm(
+    strategy: str,
+    replicas: int,
+    optimizer: str,
+    replay: Callable[[RunSpec], Iterator[Weights]],
+    model: str,
+    tmp_path: Path,
+    horovod: None,
+    no_strays: None,
+) -> None:
+    # 24 steps an epoch: an epoch ends between two averagings, and two steps are left over for three backward passes.
+    spec = make_spec(
+        strategy,
+        replicas,
+        model=model,
+        dataset="synthetic:shape=8x8x1,classes=5,examples=900",
+        global_batch=30,
+        steps=50,
+        optimizer=optimizer,
+        learning_rate=RATE,
+    )
+    assert SpecWorkload(spec).steps_per_epoch == 24
+    outcome = launch(spec, tmp_path / "run")
+    assert outcome.status == "ok", outcome.reason
+    assert_same(saved(tmp_path / "run"), list(replay(spec)))
+
+
+def uneven(strategy: str, replicas: int, examples: int) -> RunSpec:
+    """Three epochs whose last batch is incomplete."""
+    return make_spec(
+        strategy,
+        replicas,
+        dataset=f"synthetic:shape=8x8x1,classes=5,examples={examples}",
+        split="80/10/10",
+        global_batch=24,
+        last_batch="keep",
+        steps=None,
+        epochs=3,
+        optimizer="momentum",
+        learning_rate=RATE,
+    )
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[Weights]]:
+    """`single`'s weights for so many examples, computed once."""
+    known: dict[int, list[Weights]] = {}
+
+    def get(examples: int) -> list[Weights]:
+        if examples not in known:
+            folder = tmp_path_factory.mktemp("single") / "run"
+            outcome = launch(uneven("single", 1, examples), folder)
+            assert outcome.status == "ok", outcome.reason
+            known[examples] = saved(folder)
+        return known[examples]
+
+    return get
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["master-worker", "allgather"])
+@pytest.mark.parametrize(("replicas", "examples", "last"), [(2, 126, [3, 2]), (3, 121, [1, 0, 0])])
+def test_uneven_last_batch_equals_single(
+    strategy: str,
+    replicas: int,
+    examples: int,
+    last: list[int],
+    single: Callable[[int], list[Weights]],
+    tmp_path: Path,
+    horovod: None,
+    no_strays: None,
+) -> None:
+    outcome = launch(uneven(strategy, replicas, examples), tmp_path / "run")
+    assert outcome.status == "ok", outcome.reason
+    logs = [journal.read(tmp_path / "run" / f"worker-{rank}.jsonl") for rank in range(replicas)]
+    for log, count in zip(logs, last, strict=True):
+        assert log.steps["examples"].tolist() == ([24 // replicas] * 4 + [count]) * 3
+        assert ((log.steps["loss"] > 0) == (log.steps["examples"] > 0)).all()
+    assert_same(saved(tmp_path / "run"), single(examples))
+
+
+@pytest.mark.parametrize(("text", "period"), [("5", 5), ("1", 1), ("end", "end"), (7, 7)])
+def test_period_is_a_number_of_steps_or_the_end(text: str | int, period: int | str) -> None:
+    assert base.create("local-sgd", {"period": text}).period == period
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options"),
+    [
+        ("local-sgd", {"period": "0"}),
+        ("local-sgd", {"period": "x"}),
+        ("local-sgd", {"period": "1.5"}),
+        ("local-sgd", {"average_momentum": "maybe"}),
+        ("horovod", {"op": "sum"}),
+        ("horovod", {"backward_passes_per_step": "0"}),
+        ("master-worker", {"cycle_ms": "0"}),
+        ("allgather", {"fusion_mib": "1"}),
+    ],
+)
+def test_unfit_options_are_one_line(strategy: str, options: dict[str, str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        base.create(strategy, options)
+    (name,) = options
+    text = str(caught.value)
+    assert "\n" not in text and strategy in text and name in text and "Received: '" in text
+
+
+GLOO = HorovodStatus(True, version="0.28.1", controllers=("gloo",))
+MPI = replace(GLOO, controllers=("gloo", "mpi"))
+NCCL = replace(MPI, nccl=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "replicas", "build", "gpus", "reason"),
+    [
+        ({"op": "adasum"}, 2, GLOO, 0, "built with MPI"),
+        ({"op": "adasum", "controller": "gloo"}, 2, MPI, 0, "controller=mpi or auto"),
+        ({"op": "adasum"}, 2, MPI, 0, "add grouped=false"),
+        ({"op": "adasum", "grouped": "false"}, 3, MPI, 0, "power of two of replicas, not 3"),
+        ({"op": "adasum", "grouped": "false"}, 4, MPI, 0, None),
+        ({"hierarchical": "true"}, 2, GLOO, 0, "NCCL and MPI"),
+        ({"hierarchical": "true"}, 2, NCCL, 0, "only on GPUs"),
+        ({"hierarchical": "true"}, 2, NCCL, 2, "several hosts"),
+        ({}, 2, GLOO, 0, None),
+    ],
+)
+def test_what_horovod_would_refuse_or_ignore_is_skipped_with_a_reason(
+    options: dict[str, str],
+    replicas: int,
+    build: HorovodStatus,
+    gpus: int,
+    reason: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+        monkeypatch.delenv(variable, raising=False)
+    for module in (_collectives, horovod_strategy):
+        monkeypatch.setattr(module, "status", lambda: build)
+    for module in (base, horovod_strategy):
+        monkeypatch.setattr(module, "gpus", lambda: gpus)
+    found = base.create("horovod", options).skip(replicas)
+    assert found is None if reason is None else found is not None and reason in found
+    assert found is None or "\n" not in found
