@@ -184,8 +184,9 @@ def install_horovod(cache: Path | None) -> None:
 
 @cli.command()
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--across-faults", is_flag=True, help="Set runs with injected faults against runs without.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-def show(path: Path, as_json: bool) -> None:
+def show(path: Path, across_faults: bool, as_json: bool) -> None:
     """Print the table of PATH: an output folder, or a results.h5."""
     from ..results import load
     from ..results.report import to_json
@@ -197,7 +198,7 @@ def show(path: Path, as_json: bool) -> None:
     if as_json:
         click.echo(to_json(tables.runs))
     else:
-        _print_tables(tables.runs)
+        _print_tables(tables.runs, across_faults)
 
 
 def _specs(strategies: list[str], replicas: list[int], repeats: int, flags: dict[str, Any]) -> list[RunSpec]:
@@ -239,10 +240,10 @@ def _print_folder(folder: Path, run_ids: set[str]) -> None:
     )
 
 
-def _print_tables(runs: Any) -> None:
+def _print_tables(runs: Any, across_faults: bool = False) -> None:
     from ..results.report import make_console, render
 
-    render(runs, make_console(sys.stdout))
+    render(runs, make_console(sys.stdout), across_faults)
 
 
 if __name__ == "__main__":

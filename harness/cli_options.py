@@ -164,6 +164,14 @@ def spec_options(command: Command) -> Command:
             help="A strategy's own; see 'stratbench list strategies'.",
         ),
         click.option(
+            "--inject",
+            multiple=True,
+            metavar="FAULT",
+            help="Make a task slow, kill or pause it: slow:worker=1,factor=3; "
+            "slow:worker=1,seconds=0.05,probability=0.1; kill:worker=1,step=50; kill:ps=0,step=50; "
+            "pause:worker=1,step=50,seconds=10. Repeat for more.",
+        ),
+        click.option(
             "--output",
             type=click.Path(path_type=Path, file_okay=False),
             default=DEFAULT_OUTPUT,
@@ -198,7 +206,7 @@ def work(flags: dict[str, Any]) -> dict[str, Any]:
     """
     names = (
         "model dataset split sharding global_batch per_replica_batch last_batch epochs steps optimizer learning_rate "
-        "lr_scaling reference_batch warmup_epochs seed cores_per_replica timeout"
+        "lr_scaling reference_batch warmup_epochs seed cores_per_replica inject timeout"
     )
     chosen = {name: flags[name] for name in names.split()}
     source = click.get_current_context().get_parameter_source

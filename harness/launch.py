@@ -8,38 +8,81 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..strategies.base import TASK_VARIABLE, Task
+from ..strategies.base import TASK_VARIABLE, Reaction, Task
 from .processes import end_all
-from .task import PARENT_VARIABLE
+from .task import LOST_SUFFIX, PARENT_VARIABLE, SCRATCH, task_labels
 from .watch import Death, Listener, Watch, program
 
 POLL_SECONDS = 0.2
 """Seldom enough that watching costs the replicas nothing that shows: they have all the cores."""
 LAST_WORDS_SECONDS = 2.0
+MOST_RESTARTS = 3
+"""Of one task: what dies as often won't be mended by another start."""
+
+React = Callable[[Task, Sequence[Task], Sequence[Task]], Reaction]
+"""What to do when a task died: `stratbench.strategies.base.Strategy.after_death`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """A task that died: how, when the launcher noticed (Unix seconds), and what it did."""
+
+    label: str
+    how: str
+    noticed: float
+    reaction: Reaction
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a run: ``status`` ok, failed or timeout, why, and each task's own end by label."""
+    """What became of a run: ``status`` ok, failed or timeout, why, each task's own end by label, and who was lost."""
 
     status: str
     reason: str
     tasks: dict[str, str]
     started: float
     finished: float
+    losses: tuple[Loss, ...] = ()
 
 
 class Launch:
-    """One run's processes. `run` returns when none of them is left."""
+    """One run's processes. `run` returns when none of them is left.
 
-    def __init__(self, tasks: list[Task], folder: Path, timeout: float, stop: threading.Event, listen: Listener):
+    Args:
+        tasks: what to start.
+        folder: the run's.
+        timeout: seconds without progress after which it is ended.
+        stop: set by whoever wants it ended.
+        listen: told what the tasks journal.
+        react: what to do when one died.
+    """
+
+    def __init__(
+        self,
+        tasks: list[Task],
+        folder: Path,
+        timeout: float,
+        stop: threading.Event,
+        listen: Listener,
+        react: React = lambda task, left, everyone: Reaction.END,
+    ):
         self._tasks = tasks
+        self._left = {
+            label: dataclasses.replace(task, index=int(label.rpartition("-")[2]))
+            for task in tasks
+            for label in task_labels([task])
+        }
+        self._everyone = list(self._left.values())
+        self._react = react
+        self._losses: list[Loss] = []
         self._folder = folder
         self._timeout = timeout
         self._stop = stop
@@ -56,10 +99,11 @@ class Launch:
             status, reason = self._until_over()
         finally:
             end_all(self._processes.values(), self._watch.members.values())
+            shutil.rmtree(self._folder / SCRATCH, ignore_errors=True)
         self._watch.poll()
         if self._deaths:
             reason = self._watch.explain(self._deaths)
-        return Outcome(status, reason, self._task_ends(), started, time.time())
+        return Outcome(status, reason, self._task_ends(), started, time.time(), tuple(self._losses))
 
     def _start(self, task: Task) -> subprocess.Popen[bytes]:
         environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
@@ -89,8 +133,9 @@ class Launch:
                 moved = time.monotonic()
             if self._stop.is_set():
                 return "failed", f"interrupted{self._watch.progress()}"
-            self._deaths = self._find_deaths()
-            if self._deaths:
+            deaths = self._find_deaths()
+            if deaths and not self._go_on(deaths):
+                self._deaths = deaths
                 return "failed", ""
             if all(self._code(task) == 0 for task in self._tasks if task.replicas):
                 return "ok", ""
@@ -101,9 +146,47 @@ class Launch:
     def _code(self, task: Task) -> int | None:
         return self._processes[program(task)].poll()
 
+    def _go_on(self, deaths: list[Death]) -> bool:
+        """Give up, or start again, what died, if the strategy says that the run can go on so."""
+        how = {death.name: death.how for death in reversed(deaths)}
+        dead = {name: self._left[name] for name in how if name in self._left}
+        left = [task for name, task in self._left.items() if name not in dead]
+        reactions = {name: self._reaction(name, task, left) for name, task in dead.items()}
+        # A job's launcher may itself be what died.
+        ends = len(dead) < len(how) or Reaction.END in reactions.values()
+        for name, reaction in reactions.items():
+            self._losses.append(Loss(name, how[name], time.time(), Reaction.END if ends else reaction))
+        if ends:
+            return False
+        for name, reaction in reactions.items():
+            self._watch.forget(name)
+            if reaction is Reaction.RESTART:
+                self._restart(dead[name])
+            else:
+                self._give_up(dead[name])
+        return True
+
+    def _reaction(self, name: str, task: Task, left: Sequence[Task]) -> Reaction:
+        # What failed by itself, as by a loss that is NaN, would fail again, and its result is no one's.
+        if name in self._watch.failures or task.attempt >= MOST_RESTARTS:
+            return Reaction.END
+        return self._react(task, left, self._everyone)
+
+    def _restart(self, task: Task) -> None:
+        again = dataclasses.replace(task, attempt=task.attempt + 1)
+        self._left[task.label] = again
+        self._tasks = [again if each == task else each for each in self._tasks]
+        self._processes[program(again)] = self._start(again)
+
+    def _give_up(self, task: Task) -> None:
+        (self._folder / f"{task.label}{LOST_SUFFIX}").touch()
+        del self._left[task.label]
+        if not task.command:
+            self._tasks.remove(task)
+
     def _find_deaths(self) -> list[Death]:
         """What ended too early: a process of this launcher's, or a member of a job that one of them started."""
-        gone = self._watch.gone()
+        gone = [label for label in self._watch.gone() if label in self._left]
         for label in gone:
             self._reap(label)
         dead = [task for task in self._tasks if self._code(task) or (self._code(task) == 0 and not task.replicas)]
@@ -111,7 +194,7 @@ class Launch:
             return []
         own = [self._watch.death(program(task), self._code(task)) for task in dead]
         named = {death.name for death in own}
-        reported = self._hear([task for task in self._tasks if task.command])
+        reported = [death for death in self._hear([t for t in self._tasks if t.command]) if death.name in self._left]
         rest = [self._watch.death(label, None) for label in gone if label not in named]
         return reported + own + rest
 
@@ -134,6 +217,7 @@ class Launch:
     def _task_ends(self) -> dict[str, str]:
         """Each task's end in words."""
         first = {death.name: death.how for death in reversed(self._deaths)}
+        first |= {loss.label: loss.how for loss in self._losses}
         ends = {}
         for label in self._watch.labels:
             if label in self._watch.ended:

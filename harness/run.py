@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import threading
 import time
@@ -83,6 +84,7 @@ def collect(spec: RunSpec, folder: Path, outcome: Outcome) -> record.Record:
         reason=outcome.reason,
         logs=[journal.read(path) for path in sorted(folder.glob("*.jsonl"))],
         outcomes=outcome.tasks,
+        losses=[dataclasses.asdict(loss) | {"reaction": loss.reaction.value} for loss in outcome.losses],
         started=outcome.started,
         finished=outcome.finished,
         environment=capture(),
@@ -98,8 +100,9 @@ def _outcome(spec: RunSpec, folder: Path, stop: threading.Event, listen: Listene
         return Outcome("skipped", why_not, {}, now, now)
     try:
         with Ports() as ports:
-            tasks = spec.create_strategy().tasks(spec.replicas, ports.address)
-            return Launch(tasks, folder, spec.timeout, stop, listen).run()
+            strategy = spec.create_strategy()
+            tasks = strategy.tasks(spec.replicas, ports.address)
+            return Launch(tasks, folder, spec.timeout, stop, listen, strategy.after_death).run()
     except StratbenchError as error:
         return Outcome("failed", str(error), {}, now, time.time())
     except OSError as error:

@@ -20,6 +20,8 @@ from ..errors import UsageError
 from ..results.record import run_id
 from ..strategies import base as strategies
 from . import cores
+from .faults import Fault, parse
+from .task import task_labels
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"name": "sgd", "learning_rate": 0.1, "momentum": 0.0},
@@ -61,6 +63,7 @@ class RunSpec(BaseModel):
     warmup_epochs: float
     seed: int
     cores_per_replica: int
+    inject: tuple[str, ...] = ()
     repeat: int = 0
     timeout: float = DEFAULT_TIMEOUT_SECONDS
 
@@ -73,12 +76,21 @@ class RunSpec(BaseModel):
     def title(self) -> str:
         """``ps sync=True ×2``: for progress and messages."""
         options = "".join(f" {key}={value}" for key, value in self.options.items())
+        faults = f" with {' '.join(self.inject)}" if self.inject else ""
         repeat = f" #{self.repeat + 1}" if self.repeat else ""
-        return f"{self.strategy}{options} ×{self.replicas}{repeat}"
+        return f"{self.strategy}{options} ×{self.replicas}{faults}{repeat}"
+
+    @property
+    def faults(self) -> list[Fault]:
+        """That are injected."""
+        return [parse(text) for text in self.inject]
 
     def skip(self) -> str | None:
         """Why this can't run here, in one sentence; None if it can."""
         strategy = self.create_strategy()
+        for fault in self.faults:
+            if fault.label not in self.labels():
+                return f"there is no {fault.label} to inject {fault} into: its tasks are {', '.join(self.labels())}"
         if self.last_batch == "keep" and self.replicas > 1 and not strategy.uneven:
             exact = ", ".join(name for name, cls in strategies.available().items() if cls.uneven)
             return (
@@ -86,6 +98,10 @@ class RunSpec(BaseModel):
                 f"use --last-batch drop, or a strategy that weighs them by examples: {exact}"
             )
         return strategy.skip(self.replicas)
+
+    def labels(self) -> list[str]:
+        """``worker-0``, …: of the tasks that it will have."""
+        return task_labels(self.create_strategy().tasks(self.replicas, lambda port: "localhost:0"))
 
     def create_strategy(self) -> strategies.Strategy:
         """The strategy with this run's options."""
@@ -121,6 +137,7 @@ class Experiment(BaseModel):
     warmup_epochs: float = 0.0
     seed: int = 1
     cores_per_replica: int | None = None
+    inject: Sequence[str] = ()
     timeout: float = DEFAULT_TIMEOUT_SECONDS
 
     @model_validator(mode="after")
@@ -167,6 +184,10 @@ class Experiment(BaseModel):
             for repeat, (name, options) in itertools.product(range(self.repeats), variants)
             for replicas in self._sizes(name)
         ]
+        for fault in map(parse, self.inject):
+            if not any(fault.label in spec.labels() for spec in specs):
+                has = f"{specs[0].strategy} at {specs[0].replicas} has {', '.join(specs[0].labels())}"
+                raise UsageError(f"--inject must name a task that a run has; {has}. Received: '{fault}'.")
         return list({spec.run_id: spec for spec in specs}.values())
 
     def _variant(self, reference: str) -> tuple[str, dict[str, Any]]:
@@ -211,6 +232,7 @@ class Experiment(BaseModel):
             "reference_batch": self.reference_batch or self.global_batch or self.per_replica_batch,
             "warmup_epochs": self.warmup_epochs,
             "seed": self.seed,
+            "inject": tuple(sorted(str(parse(text)) for text in self.inject)),
             "timeout": self.timeout,
         }
 

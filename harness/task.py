@@ -5,17 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..strategies.base import TASK_VARIABLE, Task
 
 PARENT_VARIABLE = "STRATBENCH_PARENT"
+SCRATCH = "scratch"
+"""Subfolder of a run's for files of its tasks that are of no use after it."""
+LOST_SUFFIX = ".lost"
+"""Of the empty file that the launcher names by the label of a task that died and won't be started again."""
 
 _JOBS = (
     ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
     ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
 )
+
+
+def task_labels(tasks: Sequence[Task]) -> list[str]:
+    """``worker-0``, …: of all tasks, those that a job's own launcher starts among them."""
+    return [f"{task.role}-{index if task.command else task.index}" for task in tasks for index in range(task.starts)]
 
 
 @dataclasses.dataclass(frozen=True)

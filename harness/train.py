@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -28,9 +29,10 @@ def train(
     total_steps: int,
     journal: Journal,
     snapshots: Path,
+    first_step: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
-    """Train for ``total_steps`` updates and journal each.
+    """Train from ``first_step`` up to ``total_steps`` updates and journal each.
 
     A step's seconds run from the end of the step before to its own end, so that they add up to the whole time. Between
     epochs the clock rests while a copy of the weights is taken, which rank 0 saves as ``snapshots/epoch-N.npz``.
@@ -38,9 +40,9 @@ def train(
     Raises:
         RunError: the loss of a step is NaN or infinite.
     """
-    step = 0
-    for epoch, epoch_steps in enumerate(_epochs(total_steps, batches.steps_per_epoch)):
-        source = islice(batches.epoch(epoch), epoch_steps)
+    step = first_step
+    for epoch, skipped, stop in _epochs(first_step, total_steps, batches.steps_per_epoch):
+        source = islice(batches.epoch(epoch), skipped, stop)
         traffic = tcp_bytes()
         first = step
         begin = before = clock()
@@ -48,8 +50,10 @@ def train(
             ready = clock()
             result = trainer.step(x, y, schedule(step))
             now = clock()
-            warmup = step < WARMUP_STEPS
+            warmup = step < first_step + WARMUP_STEPS
             journal.step(epoch, step, now - before, ready - before, result.examples, result.loss, warmup, now)
+            if result.restored:
+                journal.event("restored", **dataclasses.asdict(result.restored))
             if result.update:
                 _note(journal, step, result.update)
             if not math.isfinite(result.loss):
@@ -89,8 +93,8 @@ def _difference(before: tuple[int, int] | None, after: tuple[int, int] | None) -
     return after[0] - before[0], after[1] - before[1]
 
 
-def _epochs(total_steps: int, steps_per_epoch: int) -> Iterator[int]:
-    """Steps of each epoch; the last may be a part."""
-    while total_steps > 0:
-        yield min(total_steps, steps_per_epoch)
-        total_steps -= steps_per_epoch
+def _epochs(first_step: int, total_steps: int, steps_per_epoch: int) -> Iterator[tuple[int, int, int]]:
+    """(epoch, steps of it to pass over, where in it to stop); the first and the last may be a part."""
+    for epoch in range(first_step // steps_per_epoch, -(-total_steps // steps_per_epoch)):
+        begin = epoch * steps_per_epoch
+        yield epoch, max(0, first_step - begin), min(total_steps - begin, steps_per_epoch)

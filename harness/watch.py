@@ -13,10 +13,11 @@ import psutil
 from ..results.journal import Follower
 from ..strategies.base import Task
 from .processes import alive, describe_exit
+from .task import task_labels
 
 LAST_LINES = 3
-_CHATTER = re.compile(r"I\d{4} |WARNING: All log messages before absl|\[\d+\]<std")
-"""TensorFlow's information, which it logs before it can be told not to."""
+_CHATTER = re.compile(r"I\d{4} |E\d{4} .*(cuInit|CUDA)|WARNING: All log messages before absl|\[\d+\]<std")
+"""What TensorFlow logs before it can be told not to, and that it found no GPU."""
 
 Listener = Callable[[str, dict[str, Any]], None]
 """Called with a task's label and each event of its journal, as they come."""
@@ -36,18 +37,13 @@ def program(task: Task) -> str:
     return Path(task.command[0]).name if task.command else task.label
 
 
-def labels(task: Task) -> list[str]:
-    """The tasks that this one process stands for."""
-    return [f"{task.role}-{index}" for index in range(task.starts)] if task.command else [task.label]
-
-
 class Watch:
     """Follows the journals of a run's tasks."""
 
     def __init__(self, tasks: list[Task], folder: Path, listen: Listener):
         self._folder = folder
         self._listen = listen
-        self._followers = {label: Follower(folder / f"{label}.jsonl") for task in tasks for label in labels(task)}
+        self._followers = {label: Follower(folder / f"{label}.jsonl") for label in task_labels(tasks)}
         self.members: dict[str, psutil.Process] = {}
         self.failures: dict[str, str] = {}
         self.ended: set[str] = set()
@@ -85,6 +81,11 @@ class Watch:
                 self.members[label] = member
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             return
+
+    def forget(self, label: str) -> None:
+        """Its process is known to be dead; whoever comes in its place will be adopted anew."""
+        self.members.pop(label, None)
+        self.failures.pop(label, None)
 
     def gone(self) -> list[str]:
         """Tasks that have started and are no more, without having said that they ended."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import StratbenchError
+from ..results import journal as journals
 from ..results.journal import Journal
 from ..strategies.base import Server
 from . import cores, spec, usage
@@ -52,7 +53,9 @@ def run_task(run: spec.RunSpec, task: Task, folder: Path) -> int:
     _watch_parent()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     mine = cores.share(cores.usable(), task.first_replica, task.replicas, run.cores_per_replica, run.replicas)
-    journal = Journal(folder / f"{task.label}.jsonl")
+    path = folder / f"{task.label}.jsonl"
+    first_step = _steps_done(path) if task.attempt else 0
+    journal = Journal(path, append=task.attempt > 0)
     journal.event(
         "start",
         pid=os.getpid(),
@@ -62,18 +65,25 @@ def run_task(run: spec.RunSpec, task: Task, folder: Path) -> int:
         rank=task.index,
         replicas=task.replicas,
         cores=mine,
+        attempt=task.attempt,
     )
     try:
         # Importing may use whatever is idle: only training is held to the task's share.
         importlib.import_module("keras")
         cores.pin(mine)
-        _work(run, task, folder, journal)
+        _work(run, task, folder, journal, first_step)
     except BaseException as error:
         _report(error, journal)
         return FAILED
     finally:
         journal.close()
     return 0
+
+
+def _steps_done(path: Path) -> int:
+    """By the process before this one, as far as its journal tells."""
+    steps = journals.read(path).steps
+    return int(steps["step"][-1]) + 1 if len(steps) else 0
 
 
 def redirect(log: Path) -> None:
@@ -84,14 +94,17 @@ def redirect(log: Path) -> None:
             os.dup2(file.fileno(), stream.fileno())
 
 
-def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal) -> None:
+def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_step: int) -> None:
     # Imported here, as some of it needs TensorFlow and the rest of this module must not.
     from .evaluate import evaluate
+    from .inject import Injector
     from .serve import serve
     from .train import train
     from .workload import SpecWorkload
 
-    workload = SpecWorkload(run)
+    workload = SpecWorkload(run, folder, first_step)
+    injector = Injector(run.faults, task, run.seed, journal, first_step)
+    workload.delay = injector.delay
     strategy = run.create_strategy()
     with strategy.trainer(task, workload) as trainer:
         if isinstance(trainer, Server):
@@ -108,12 +121,14 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal) -> None
             activation_bytes=workload.activation_bytes,
             traffic_bytes=strategy.traffic_bytes(workload.trained_bytes, run.replicas),
         )
-        train(trainer, batches, workload.schedule(), workload.total_steps, journal, folder)
+        struck = injector.around(trainer, first_step)
+        train(struck, batches, workload.schedule(), workload.total_steps, journal, folder, first_step)
         rank, used = trainer.rank, usage.totals()
+        workload.delay = None
     if rank == 0:
         with _snapshots(folder):
             evaluate(workload, folder, journal)
-    journal.event("end", **used)
+    journal.event("end", **used, injected_seconds=injector.delayed_seconds)
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..datasets import base as datasets
@@ -11,6 +12,7 @@ from ..datasets.batches import Batches, steps_per_epoch
 from ..datasets.split import split_rows
 from . import learning_rate, models
 from .spec import OPTIMIZERS, RunSpec
+from .task import LOST_SUFFIX, SCRATCH
 
 if TYPE_CHECKING:
     import keras
@@ -21,10 +23,21 @@ _ITEM_BYTES = 4
 
 
 class SpecWorkload:
-    """What a `RunSpec` describes. Implements `stratbench.strategies.base.Workload`."""
+    """What a `RunSpec` describes. Implements `stratbench.strategies.base.Workload`.
 
-    def __init__(self, spec: RunSpec):
+    Args:
+        folder: the run's, where the launcher leaves word of workers that it no longer counts on.
+        first_step: that this process takes; later than 0 in a worker that was started again.
+
+    Attributes:
+        delay: called in every forward pass that is traced after it is set.
+    """
+
+    def __init__(self, spec: RunSpec, folder: Path | None = None, first_step: int = 0):
         self.spec = spec
+        self.first_step = first_step
+        self._folder = folder
+        self.delay: Callable[[], None] | None = None
         self.dataset = datasets.parse(spec.dataset)
         self.info = self.dataset.info()
         self.rows = split_rows(self.info, spec.split)
@@ -67,8 +80,23 @@ class SpecWorkload:
         """See the protocol."""
         import tensorflow as tf
 
+        if self.delay:
+            with tf.control_dependencies([tf.numpy_function(self.delay, [], [])]):
+                x = tf.identity(x)
         scaled = tf.cast(x, tf.float32)
         return scaled / 255.0 if x.dtype == tf.uint8 else scaled
+
+    def scratch(self) -> Path:
+        """See the protocol."""
+        if self._folder is None:
+            raise RuntimeError("scratch() needs a run's folder")
+        (self._folder / SCRATCH).mkdir(exist_ok=True)
+        return self._folder / SCRATCH
+
+    def workers_left(self) -> int:
+        """See the protocol."""
+        lost = self._folder.glob(f"worker-*{LOST_SUFFIX}") if self._folder else ()
+        return self.replicas - sum(1 for _ in lost)
 
     def loss(self, y: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
         """See the protocol. Call `model` first: a compiled loss comes with it."""

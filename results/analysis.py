@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 # What a row shares with its base; beside these, one of the two batches.
-_SAME_WORK = ("model", "dataset", "split", "last_batch", "optimizer", "cores_per_replica")
+_SAME_WORK = ("inject", "model", "dataset", "split", "last_batch", "optimizer", "cores_per_replica")
 
 # The spec's columns, alike in all repeats.
 _SPEC = (
@@ -33,6 +33,7 @@ _SPEC = (
     "warmup_epochs",
     "seed",
     "cores_per_replica",
+    "inject",
 )
 
 _MEDIANS = (
@@ -55,12 +56,16 @@ _MEDIANS = (
     "blocked_seconds",
     "traffic_bytes_expected",
     "traffic_bytes_measured",
+    "noticed_seconds",
+    "lost_steps",
+    "lost_share",
+    "down_seconds",
 )
 
 Row = dict[str, Any]
 
 
-def compare(runs: pd.DataFrame) -> pd.DataFrame:
+def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
     """Put the repeats of each spec together and set each spec's rate against a base.
 
     The base of a row is ``single`` at 1 replica with the same model, data set, split, last batch, optimizer and
@@ -71,13 +76,15 @@ def compare(runs: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         runs: the runs table, as ``results.load`` gives it.
+        across_faults: take a run without injected faults as the base of those with; else only runs with the same
+            faults are compared.
 
     Returns:
         One row a spec, ``single`` first, then by strategy, options, replicas and batch, with
 
         - the spec's columns, as in the runs table;
         - ``repeats`` and ``ok``: how many runs there are and how many of them are ok;
-        - ``status`` and ``reason``: of the first run that isn't ok, else ``ok`` and "";
+        - ``status`` and ``reason``: of the first run that isn't ok, else ``ok`` and ""; ``fault``: of the first run;
         - ``oversubscribed``: whether any run was;
         - ``examples_per_second``, with ``examples_per_second_min`` and ``_max``, and other figures of the
           runs table (``train_seconds``, ``test_accuracy``, …): medians over the ok runs, NaN without any;
@@ -89,7 +96,7 @@ def compare(runs: pd.DataFrame) -> pd.DataFrame:
         # The ids of a spec's repeats differ in their ending only.
         specs.setdefault(run["run_id"].rpartition("-r")[0], []).append(_named(run))
     rows = sorted((_summary(repeats) for repeats in specs.values()), key=_order)
-    return pd.DataFrame([row | _against(row, _base(row, rows)) for row in rows], columns=_columns())
+    return pd.DataFrame([row | _against(row, _base(row, rows, across_faults)) for row in rows], columns=_columns())
 
 
 def _named(run: Mapping[Any, Any]) -> Row:
@@ -102,7 +109,7 @@ def _columns() -> list[str]:
     rate = "examples_per_second"
     return [
         *_SPEC,
-        *("repeats", "ok", "status", "reason", "oversubscribed"),
+        *("repeats", "ok", "status", "reason", "fault", "oversubscribed"),
         *(rate, f"{rate}_min", f"{rate}_max"),
         *_MEDIANS,
         *("base", "base_replicas", "scaling", "speedup", "efficiency"),
@@ -124,6 +131,7 @@ def _summary(repeats: Sequence[Row]) -> Row:
         "ok": len(ok),
         "status": bad[0]["status"] if bad else "ok",
         "reason": bad[0]["reason"] if bad else "",
+        "fault": repeats[0]["fault"],
         "oversubscribed": any(run["oversubscribed"] for run in repeats),
         "examples_per_second": median(rates) if rates else math.nan,
         "examples_per_second_min": min(rates, default=math.nan),
@@ -136,11 +144,12 @@ def _values(runs: Sequence[Row], name: str) -> list[float]:
     return [run[name] for run in runs if not math.isnan(run[name])]
 
 
-def _base(row: Row, rows: Sequence[Row]) -> Row | None:
+def _base(row: Row, rows: Sequence[Row], across_faults: bool) -> Row | None:
+    work = {name: "" if name == "inject" and across_faults else row[name] for name in _SAME_WORK}
     comparable = [
         other
         for other in rows
-        if all(other[name] == row[name] for name in _SAME_WORK)
+        if all(other[name] == value for name, value in work.items())
         and (_same_global(row, other) or other["per_replica_batch"] == row["per_replica_batch"])
         and not math.isnan(other["examples_per_second"])
     ]

@@ -3,7 +3,7 @@
 Every task of a run writes its own file, ``<role>-<index>.jsonl``; nobody else writes to it. The events:
 
 ==========  ====================================================================================
-start       pid, host, role, index, rank, cores (list of int), replicas
+start       pid, host, role, index, rank, cores (list of int), replicas, attempt
 ready       parameters, versions (dict), memory (dict or null), activation_bytes (or null),
             traffic_bytes: expected of a step of all workers; written just before the first step
 serving     memory (dict or null); in place of ready, from a task that only serves
@@ -12,7 +12,11 @@ updates     rows, each in the order of ``UPDATE_FIELDS``
 epoch       epoch, seconds, sent_bytes, received_bytes (null where unknown); when its last step has ended
 evaluation  epoch, validation_loss, validation_accuracy; test_loss, test_accuracy on the last
 failed      error (one line), step (int or null)
-end         peak_rss_bytes, cpu_seconds; sent_bytes and received_bytes of the whole task, or null
+end         peak_rss_bytes, cpu_seconds; sent_bytes and received_bytes of the whole task, or null;
+            injected_seconds: how much longer its steps were made, or null
+injected    fault (as the user wrote it), step: what is about to strike this task, or a ps task
+restored    update, steps, seconds, by_this (bool): a ps task came back with the weights of that update,
+            and this worker's last steps, so many, are undone
 ==========  ====================================================================================
 
 Every event also has ``time``, in Unix seconds, and may have more fields; ``read`` passes over other events,
@@ -63,22 +67,26 @@ UPDATE_FIELDS = {
 class Journal:
     """Writes one task's journal; meant for use inside the measured loop.
 
-    A file left by an earlier attempt at the same run is replaced. Every line goes out in one write, so a task
-    that is killed leaves at most a torn last line.
+    A file left by an earlier attempt at the same run is replaced, unless the task goes on with it. Every line goes out
+    in one write, so a task that is killed leaves at most a torn last line.
 
     Args:
         path: the file, by convention ``<role>-<index>.jsonl`` in the run's folder.
+        append: whether this is a task that was started again in the same run.
 
     Raises:
         ResultsError: the file can't be created or, from any method, written.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
         self.path = Path(path)
         self._rows: dict[str, list[tuple[Any, ...]]] = {"steps": [], "updates": []}
         self._due = 0.0
         try:
-            self._file = self.path.open("wb", buffering=0)
+            self._file = self.path.open("ab" if append else "wb", buffering=0)
+            if append:
+                # Ends a line that a kill has torn.
+                self._file.write(b"\n")
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -169,6 +177,9 @@ class TaskLog:
     label: str
     steps: np.ndarray
     updates: np.ndarray
+    starts: list[dict[str, Any]] = field(default_factory=list)
+    injected: list[dict[str, Any]] = field(default_factory=list)
+    restored: list[dict[str, Any]] = field(default_factory=list)
     start: dict[str, Any] | None = None
     ready: dict[str, Any] | None = None
     serving: dict[str, Any] | None = None
@@ -197,8 +208,14 @@ def read(path: str | os.PathLike[str]) -> TaskLog:
                 log.epochs.append(event)
             case "evaluation":
                 log.evaluations.append(event)
+            case "injected":
+                log.injected.append(event)
+            case "restored":
+                log.restored.append(event)
             case "start" | "ready" | "serving" | "failed" | "end" as name:
                 setattr(log, name, event)
+                if name == "start":
+                    log.starts.append(event)
     log.steps, log.updates = (np.concatenate(blocks[name]) for name in kinds)
     return log
 

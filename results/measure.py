@@ -70,6 +70,8 @@ def task(log: TaskLog) -> dict[str, Any]:
         "activation_bytes": ready.get("activation_bytes"),
         **{name: end.get(name) for name in ("peak_rss_bytes", "cpu_seconds", "sent_bytes", "received_bytes")},
         **exchange.updates([log]),
+        "injected_seconds": end.get("injected_seconds"),
+        "starts": len(log.starts) or None,
         "outcome": _outcome(log),
     }
 

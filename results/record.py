@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import ResultsError
-from . import exchange, measure, schema
+from . import exchange, faults, measure, schema
 from .files import Staging
 from .journal import STEP_FIELDS, UPDATE_FIELDS, TaskLog
 
@@ -155,6 +155,7 @@ def build(
     started: float,
     finished: float,
     environment: Mapping[str, Any],
+    losses: Sequence[faults.Loss] = (),
 ) -> Record:
     """Turn what a run left behind into its record; definitions of the figures in ``measure``.
 
@@ -169,6 +170,7 @@ def build(
         started: launch, in Unix seconds.
         finished: when the last task had ended, in Unix seconds.
         environment: as ``environment.capture`` gives it; versions that rank 0 reported go before.
+        losses: the tasks that died, as the launcher noticed it.
 
     Raises:
         ValueError: the status isn't one of ``schema.STATUSES``.
@@ -187,6 +189,7 @@ def build(
             "total_seconds": finished - started,
             "tasks": len(tasks),
             **measure.run(logs, started),
+            **faults.run(spec.get("inject", ()), status, logs, losses),
             "oversubscribed": measure.oversubscribed(logs, spec["cores_per_replica"]),
             **environment,
             **_versions(logs),
@@ -204,7 +207,7 @@ def build(
 
 def _spec_columns(spec: Mapping[str, Any]) -> dict[str, Any]:
     names = {column.name for column in schema.TABLES["runs"]}
-    columns = {name: value for name, value in spec.items() if name in names}
+    columns = {name: value for name, value in spec.items() if name in names and name != "inject"}
     return columns | {"options": _canonical(spec["options"]), "spec": _canonical(spec)}
 
 

@@ -35,19 +35,21 @@ def make_console(stream: TextIO) -> Console:
     return console
 
 
-def render(runs: pd.DataFrame, console: Console) -> None:
+def render(runs: pd.DataFrame, console: Console, across_faults: bool = False) -> None:
     """Print the comparison of ``runs`` (the runs table): a table for each workload, what went wrong below it.
 
     Rates of several repeats are medians ± half their range. Fewer than 100 columns get fewer figures,
-    so that what is there stays readable.
+    so that what is there stays readable. Runs with injected faults have tables of their own, unless
+    ``across_faults`` is asked for: then their bases are runs without.
     """
     workloads: dict[str, list[Row]] = {}
-    for record in compare(runs).to_dict("records"):
+    for record in compare(runs, across_faults).to_dict("records"):
         row = {str(name): value for name, value in record.items()}
-        workloads.setdefault(_title(row), []).append(row)
+        faults = f" · with {row['inject']}" if row["inject"] and not across_faults else ""
+        workloads.setdefault(_title(row) + faults, []).append(row)
     for title, rows in workloads.items():
         console.print(title, style="bold", markup=False, emoji=False)
-        console.print(_table(rows, wide=console.width >= _WIDE), markup=False)
+        console.print(_table(rows, console.width >= _WIDE, across_faults), markup=False)
         for line in _captions(rows):
             console.print(line, style="dim", markup=False, emoji=False)
         for line in _remarks(rows):
@@ -96,7 +98,7 @@ def _count(number: float, noun: str) -> str:
     return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
-def _table(rows: Sequence[Row], wide: bool) -> Table:
+def _table(rows: Sequence[Row], wide: bool, with_faults: bool) -> Table:
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("strategy", overflow="fold", min_width=12)
     numbers = {header: cell for header, cell in _NUMBERS.items() if wide or header not in _WIDE_ONLY}
@@ -104,7 +106,8 @@ def _table(rows: Sequence[Row], wide: bool) -> Table:
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     for row in rows:
-        table.add_row(_strategy(row), *(cell(row) for cell in numbers.values()), _status(row))
+        faults = f" with {row['inject']}" if with_faults and row["inject"] else ""
+        table.add_row(_strategy(row) + faults, *(cell(row) for cell in numbers.values()), _status(row))
     return table
 
 
@@ -168,9 +171,18 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
             lines.append(f"{name} {row['status']}: {row['reason']}")
         if row["oversubscribed"]:
             lines.append(f"{name} oversubscribed: its replicas got fewer cores than the spec gives them")
+        if row["fault"]:
+            lines.append(f"{name} faults: {row['fault']}{_share_lost(row)}")
         if exchanged := _exchanged(row):
             lines.append(f"{name}: {exchanged}")
     return lines
+
+
+def _share_lost(row: Row) -> str:
+    if math.isnan(row["lost_steps"]):
+        return ""
+    down = "" if math.isnan(row["down_seconds"]) else f", {row['down_seconds']:.1f} s down"
+    return f"; {row['lost_steps']:,.0f} steps lost ({row['lost_share']:.1%}){down}"
 
 
 def _exchanged(row: Row) -> str:

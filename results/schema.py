@@ -133,6 +133,14 @@ _TRAFFIC = (
     Column("traffic_bytes_measured", "float", "bytes", "The same by the kernel's count; missing if one worker's is"),
 )
 
+_FAULTS = (
+    Column("fault", "text", "", "What came of the faults injected, and of tasks that died by themselves"),
+    Column("noticed_seconds", "float", "s", "From the first injected death until the launcher knew of it"),
+    Column("lost_steps", "float", "steps", "Workers' steps not done, or undone, in a run that got over a death"),
+    Column("lost_share", "float", "1", "These of all steps that the workers had to do"),
+    Column("down_seconds", "float", "s", "From a death until what took the task's place was ready"),
+)
+
 _SPEC = (
     Column("strategy", "text", "", "Name of the strategy"),
     Column("replicas", "int", "replicas", "Copies of the model that compute gradients"),
@@ -153,6 +161,7 @@ _SPEC = (
     Column("seed", "int", "", "Seed of the initial weights and of the data order"),
     Column("cores_per_replica", "int", "cores", "CPU cores given to each replica"),
     Column("options", "text", "JSON", "The strategy's options"),
+    Column("inject", "text", "", "Faults injected on purpose, as --inject takes them, separated by spaces"),
     Column("repeat", "int", "", "Number of this repeat of the same spec"),
     Column("spec", "text", "JSON", "The whole spec"),
 )
@@ -206,6 +215,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("reason", "text", "", "Why the status isn't ok"),
         *_SPEC,
         *_MEASURES,
+        *_FAULTS,
         *ENVIRONMENT,
     ),
     "epochs": (
@@ -264,6 +274,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("sent_bytes", "float", "bytes", "What it sent over TCP, as the kernel counts it"),
         Column("received_bytes", "float", "bytes", "What it received over TCP, as the kernel counts it"),
         *_UPDATES,
+        Column("injected_seconds", "float", "s", "How much longer its steps were made on purpose"),
+        Column("starts", "float", "", "How often it was started"),
         Column("outcome", "text", "", "How it ended"),
     ),
 }

@@ -22,6 +22,7 @@ class AsyncTrainer(PsTrainer):
         servers: how many ps tasks hold weights.
         lock: see `Counter`.
         bound: steps that a worker may be ahead of the slowest one; None for no bound.
+        checkpoint_every: see `PsTrainer`.
     """
 
     def __init__(
@@ -31,10 +32,11 @@ class AsyncTrainer(PsTrainer):
         servers: int,
         lock: bool,
         bound: int | None,
+        checkpoint_every: int,
     ):
         with tf.device(node.device):
             shared = share(workload, node.source, range(servers), worker=node.task.index, lock=lock)
-            super().__init__(node, workload, shared)
+            super().__init__(node, workload, shared, checkpoint_every=checkpoint_every)
             counter = Counter(lock)
             fetched, values, fetch = counter.fetch(shared.weights)
             work = compute(workload, node.source, values)
@@ -47,10 +49,14 @@ class AsyncTrainer(PsTrainer):
             with tf.device(FIRST):
                 # One tensor, as each that travels costs a step the same, however small.
                 told = tf.stack([tf.cast(count, tf.float64) for count in counts])
+        self._fetches, self._inputs = [work.loss, told, tf.group(fetch, push, work.local)], [work.x, work.y]
         self.connect()
-        fetches = [work.loss, told, tf.group(fetch, push, work.local)]
-        self._run = self.session.make_callable(fetches, [work.x, work.y])
         self._let_on = (0, 0.0) if bound is not None else (None, 0.0)
+
+    def bind(self) -> None:
+        """See `PsTrainer`."""
+        super().bind()
+        self._run = self.session.make_callable(self._fetches, self._inputs)
 
     def advance(self, x: np.ndarray, y: np.ndarray) -> tuple[float, Update]:
         """See `PsTrainer`. That this step might begin was found out at the end of the one before."""

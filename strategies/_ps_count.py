@@ -10,6 +10,9 @@ import tensorflow as tf
 
 from ._ps_graph import FIRST, shared_variable
 
+COUNTER = "updates"
+"""Name of the variable that counts them."""
+
 
 class Section:
     """A section that one task at a time is in; a task that dies in it leaves it.
@@ -48,7 +51,7 @@ class Counter:
     def __init__(self, lock: bool):
         self._lock = lock
         self._section = Section("updates")
-        self._updates = shared_variable("updates", 0, (), tf.int64)
+        self._updates = shared_variable(COUNTER, 0, (), tf.int64)
 
     def fetch(self, weights: Sequence[tf.Variable]) -> tuple[tf.Tensor, list[tf.Tensor], tf.Operation]:
         """(updates applied before, the weights' values on their servers, operation to run too)."""

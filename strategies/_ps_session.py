@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import tensorflow as tf
 
+from ._ps_checkpoint import LOST, Checkpoints
 from ._ps_graph import FIRST, Shared, Source, memory_of, shared_variable, size_bytes
 from ._replica import set_threads, use_gpu
-from .base import Memory, Server, StepResult, Task, Trainer, Update, Workload
+from .base import Memory, Restored, Server, StepResult, Task, Trainer, Update, Workload
 
 if TYPE_CHECKING:
     import numpy as np
 
 v1 = tf.compat.v1
 POLL_SECONDS = 0.05
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,20 +71,26 @@ class PsTrainer(Trainer):
 
     Args:
         sets_rate: whether this worker sets the learning rate.
+        checkpoint_every: steps of worker 0 between checkpoints, from which all go on when a ps task died; 0 for none.
     """
 
-    def __init__(self, node: Node, workload: Workload, shared: Shared, sets_rate: bool = True):
+    def __init__(
+        self, node: Node, workload: Workload, shared: Shared, sets_rate: bool = True, checkpoint_every: int = 0
+    ):
         self._node = node
         self.rank = self.shard = node.task.index
         self.shards = workload.replicas
-        self._steps_left = workload.total_steps
+        self._workers_left = workload.workers_left
+        self._steps_left = workload.total_steps - workload.first_step
         self._shared = shared
         self._sets_rate = sets_rate
         self._learning_rate: float | None = None
         self.memory = Memory(0, 0, size_bytes(shared.weights))
-        self._ended = shared_variable("ended", 0, (), tf.int32)
+        ended = shared_variable("ended", 0, (self.shards,), tf.int32)
         with tf.device(FIRST):
-            self._end = self._ended.assign_add(1, use_locking=True, read_value=False)
+            self._end = tf.raw_ops.ResourceScatterUpdate(resource=ended.handle, indices=self.rank, updates=1)
+            self._ended = tf.reduce_sum(ended.read_value())
+        self._checkpoints = Checkpoints(workload.scratch(), checkpoint_every) if checkpoint_every else None
 
     def connect(self, *copies: Sequence[tf.Variable]) -> None:
         """Open the session. Worker 0 initialises the variables of the graph so far; the others wait until it has.
@@ -100,39 +108,81 @@ class PsTrainer(Trainer):
         ]
         given = {id(variable) for variable, _ in pairs}
         rest = [variable.initializer for variable in v1.global_variables() if id(variable) not in given]
+        self._reads, self._init = reads, tf.group(*start, *rest)
+        self._feeds = dict(zip(placeholders, [value for _, value in pairs], strict=True))
+        if self._checkpoints:
+            self._checkpoints.build()
+        self._open(begins=self.rank == 0 and not self._node.task.attempt)
+
+    def _open(self, begins: bool) -> None:
+        """A session; whoever ``begins`` gives the variables their values, from a checkpoint if there is one."""
         manager = _manager()
-        feeds = dict(zip(placeholders, [value for _, value in pairs], strict=True))
-        if self.rank == 0:
-            init = tf.group(*start, *rest)
+        if begins:
+            source = self._checkpoints.source if self._checkpoints else {}
             self.session = manager.prepare_session(
-                self._node.target, init_op=init, init_feed_dict=feeds, config=self._node.config
+                self._node.target, self._init, init_feed_dict=self._feeds, config=self._node.config, **source
             )
         else:
             self.session = _wait_for_session(manager, self._node)
-        self._read = self.session.make_callable(reads)
+        self.bind()
+
+    def bind(self) -> None:
+        """Make what is called in each step, for the session that is open now."""
+        self._learning_rate = None
+        self._read = self.session.make_callable(self._reads)
         self._set_rate = self.session.make_callable(self._shared.set_learning_rate, [self._shared.learning_rate])
 
     def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
         """See `Trainer.step`."""
+        (loss, update), restored = self._through(lambda: self._step_once(x, y, learning_rate))
+        self._steps_left -= 1
+        self.finished |= not self._steps_left
+        if self.finished:
+            self._through(lambda: self.session.run(self._end))
+        elif self._checkpoints and self.rank == 0:
+            self._through(self._save)
+        return StepResult(loss, len(y), update, restored)
+
+    def _step_once(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> tuple[float, Update | None]:
         if self._sets_rate and learning_rate != self._learning_rate:
             self._set_rate(learning_rate)
         self._learning_rate = learning_rate
         loss, update = self.advance(x, y)
-        self._steps_left -= 1
-        self.finished |= not self._steps_left
-        if self.finished:
-            self.session.run(self._end)
-        return StepResult(loss, len(y), update)
+        if self._checkpoints and update:
+            self._checkpoints.note(update)
+        return loss, update
+
+    def _save(self) -> None:
+        if self._checkpoints:
+            self._checkpoints.step(self.session)
+
+    def _through(self, act: Callable[[], T]) -> tuple[T, Restored | None]:
+        """Do it, if need be after what a ps task held has been restored; without checkpoints its death is the end."""
+        if not self._checkpoints:
+            return act(), None
+        failed: float | None = None
+        while True:
+            try:
+                if failed is not None:
+                    self._open(begins=self.rank == 0)
+                    if self.finished:
+                        self.session.run(self._end)
+                done = act()
+            except LOST:
+                failed = failed or time.monotonic()
+                time.sleep(POLL_SECONDS)
+                continue
+            return done, self._checkpoints.restored(self.rank == 0, failed) if failed is not None else None
 
     def advance(self, x: np.ndarray, y: np.ndarray) -> tuple[float, Update | None]:
         """One step by the rule of update: its loss, and what became of what it pushed."""
         raise NotImplementedError
 
     def weights(self) -> list[np.ndarray]:
-        """See `Trainer.weights`. After the last step it waits for the other workers' last updates."""
-        while self.finished and self.session.run(self._ended) < self.shards:
+        """See `Trainer.weights`. After the last step it waits for the last updates of the others that are left."""
+        while self.finished and self._through(lambda: self.session.run(self._ended))[0] < self._workers_left():
             time.sleep(POLL_SECONDS)
-        return self._read()
+        return self._through(lambda: self._read())[0]
 
 
 class PsServer(Server):

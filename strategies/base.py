@@ -18,8 +18,9 @@ import sys
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -52,6 +53,7 @@ class Task:
             index in their environment.
         exit_patterns: where ``command`` starts the workers, the regular expressions that find a worker's end in what
             the command prints: its ``(?P<index>…)`` and either its exit ``(?P<code>…)`` or its ``(?P<signal>…)``.
+        attempt: how often this task was started before, and died.
     """
 
     role: str = "worker"
@@ -62,6 +64,7 @@ class Task:
     command: tuple[str, ...] = ()
     starts: int = 1
     exit_patterns: tuple[str, ...] = ()
+    attempt: int = 0
 
     @property
     def label(self) -> str:
@@ -73,8 +76,16 @@ class Task:
 
         Where `command` starts several, each takes its index and its replica from that job's environment instead.
         """
-        fields = ("role", "replicas") if self.command else ("role", "replicas", "index", "first_replica")
+        fields = ("role", "replicas") if self.command else ("role", "replicas", "index", "first_replica", "attempt")
         return json.dumps({name: getattr(self, name) for name in fields})
+
+
+class Reaction(Enum):
+    """What becomes of a run when one of its tasks died."""
+
+    END = "the run ended"
+    GO_ON = "the others went on"
+    RESTART = "it was started again"
 
 
 class Workload(Protocol):
@@ -82,6 +93,7 @@ class Workload(Protocol):
 
     replicas: int
     global_batch: int
+    first_step: int
     total_steps: int
     cores_per_replica: int
     input_shape: tuple[int, ...]
@@ -93,6 +105,12 @@ class Workload(Protocol):
 
     def optimizer(self) -> keras.optimizers.Optimizer:
         """A new Keras optimizer, as `optimizer_settings` says."""
+
+    def scratch(self) -> Path:
+        """A folder for the strategy's own files, gone with the run."""
+
+    def workers_left(self) -> int:
+        """How many of the workers the run still counts on: all but those that died without being started again."""
 
     def inputs(self, x: tf.Tensor) -> tf.Tensor:
         """Examples as stored → float32; unsigned bytes are scaled to [0, 1]."""
@@ -123,6 +141,23 @@ class Update:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Restored:
+    """Shared weights that went back to a checkpoint, as those who held them had died.
+
+    Attributes:
+        update: how many updates the checkpoint has.
+        steps: of this worker whose updates are undone.
+        seconds: from the failure that told this worker of it until it could go on.
+        by_this: whether this worker did it.
+    """
+
+    update: int
+    steps: int
+    seconds: float
+    by_this: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class StepResult:
     """What one step did, from this process's view.
 
@@ -130,11 +165,13 @@ class StepResult:
         loss: mean training loss over the examples that this process computed.
         examples: how many these were.
         update: what became of what it pushed; None where no order of updates can differ, or nothing was pushed.
+        restored: what had to be restored before it was done.
     """
 
     loss: float
     examples: int
     update: Update | None = None
+    restored: Restored | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -251,6 +288,10 @@ class Strategy(ABC):
     def skip(self, replicas: int) -> str | None:
         """Why it can't run here with so many replicas, in one sentence that names the fix; None if it can."""
         return None
+
+    def after_death(self, task: Task, left: Sequence[Task], everyone: Sequence[Task]) -> Reaction:
+        """What the launcher does when ``task`` died, and of ``everyone`` the tasks ``left`` have not."""
+        return Reaction.END
 
     @abstractmethod
     def tasks(self, replicas: int, address: Address) -> list[Task]:

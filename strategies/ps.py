@@ -19,17 +19,25 @@ batch: the others apply one a worker, at the same learning rate, and their weigh
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
 from ..errors import UsageError
-from .base import Address, Server, Strategy, Task, Trainer, Traits, Workload, option, skip_for_gpus
+from ._ps_tasks import ps_tasks
+from .base import Address, Reaction, Server, Strategy, Task, Trainer, Traits, Workload, option, skip_for_gpus
 
-_ONLY = {"backup": "sync", "staleness": "ssp", "fetch": "downpour", "push": "downpour", "warm_start": "downpour"}
+_ONLY = {
+    "backup": "sync",
+    "staleness": "ssp",
+    "fetch": "downpour",
+    "push": "downpour",
+    "warm_start": "downpour",
+    "restart": "async",
+    "checkpoint_every": "async",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +53,7 @@ class ParameterServer(Strategy):
         consistent="only mode=sync",
         traffic="W each way; downpour: W/n_fetch in, W/n_push out",
         memory="W in transit; W + S over the ps tasks",
-        failure="the run ends, though async could go on",
+        failure="async, downpour: the others go on; sync: up to backup may die; ssp: the run ends",
     )
 
     ps: Annotated[int, Ge(1)] = option(1, "parameter servers; variables are spread over them by size")
@@ -57,6 +65,10 @@ class ParameterServer(Strategy):
     fetch: Annotated[int, Ge(1)] = option(1, "downpour: steps between fetches of the weights")
     push: Annotated[int, Ge(1)] = option(1, "downpour: steps between pushes of the summed gradients")
     warm_start: Annotated[int, Ge(0)] = option(0, "downpour: steps of worker 0 before the others begin")
+    restart: bool = option(False, "async: a worker that died is started again")
+    checkpoint_every: Annotated[int, Ge(0)] = option(
+        0, "async: steps of worker 0 between checkpoints, from which a ps task that died comes back; 0 for none"
+    )
     port: Annotated[int, Ge(0), Le(65535)] = option(0, "first TCP port, ps tasks first; 0 takes free ones")
 
     def __post_init__(self) -> None:
@@ -89,6 +101,22 @@ class ParameterServer(Strategy):
             return f"backup={self.backup} leaves none of {replicas} gradients to wait for; ask for less"
         return skip_for_gpus(replicas)
 
+    def after_death(self, task: Task, left: Sequence[Task], everyone: Sequence[Task]) -> Reaction:
+        """A ps task comes back if there are checkpoints. A worker does, or the others do without it.
+
+        They can't do without worker 0, which begins, saves and evaluates.
+        """
+        workers, had = ([each for each in tasks if each.role == "worker"] for tasks in (left, everyone))
+        if task.role == "ps":
+            return Reaction.RESTART if self.checkpoint_every else Reaction.END
+        if not workers:
+            return Reaction.END
+        if self.restart:
+            return Reaction.RESTART
+        # With backup workers the last of a step's gradients aren't waited for, so neither is one that never comes.
+        spare = len(had) if self._rule in ("async", "downpour") else self.backup
+        return Reaction.GO_ON if task.index and len(had) - len(workers) <= spare else Reaction.END
+
     def tasks(self, replicas: int, address: Address) -> list[Task]:
         """The ps tasks, then the workers; ``TF_CONFIG`` tells each of all."""
         return ps_tasks(self.ps, replicas, self.port, address)
@@ -109,7 +137,7 @@ class ParameterServer(Strategy):
                 yield DownpourTrainer(node, workload, self.ps, self.lock, self.fetch, self.push, self.warm_start)
                 return
             if task.role == "worker" and self._rule != "sync":
-                yield AsyncTrainer(node, workload, self.ps, self.lock, self._bound(workload))
+                yield AsyncTrainer(node, workload, self.ps, self.lock, self._bound(workload), self.checkpoint_every)
                 return
             shared = share(workload, node.source, range(self.ps))
             if self._rule != "sync":
@@ -127,18 +155,3 @@ class ParameterServer(Strategy):
         if self.mode != "ssp":
             return None
         return workload.total_steps if self.staleness == "inf" else self.staleness
-
-
-def ps_tasks(servers: int, workers: int, port: int, address: Address) -> list[Task]:
-    """``servers`` ps tasks and then the workers, on free ports, or on those from ``port`` on."""
-    total = servers + workers
-    addresses = [address(port + index if port else None) for index in range(total)]
-    cluster = {"ps": addresses[:servers], "worker": addresses[servers:]}
-
-    def task(role: str, index: int, **settings: Any) -> Task:
-        config = json.dumps({"cluster": cluster, "task": {"type": role, "index": index}})
-        return Task(role, index, env={"TF_CONFIG": config}, **settings)
-
-    return [task("ps", index, replicas=0) for index in range(servers)] + [
-        task("worker", index, first_replica=index) for index in range(workers)
-    ]

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Le
 
+from ._ps_tasks import ps_tasks
 from .base import Address, Server, Strategy, Task, Trainer, Traits, Workload, option, skip_for_gpus
-from .ps import ps_tasks
 
 if TYPE_CHECKING:
     import tensorflow as tf
