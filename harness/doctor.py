@@ -17,7 +17,8 @@ from rich.text import Text
 from ..results.environment import capture
 from ..results.report import make_console
 from ..strategies._horovod_build import HorovodStatus, status
-from ..strategies.base import Strategy, available
+from ..strategies.base import Strategy
+from ..strategies.registry import available
 
 REPLICAS = (1, 2)
 """The replica counts that each strategy is asked about: alone, and with gradients to exchange."""

@@ -12,7 +12,7 @@ from rich.text import Text
 from ..datasets import base as datasets
 from ..errors import UsageError
 from ..results.report import make_console
-from ..strategies import base as strategies
+from ..strategies import registry as strategies
 from . import models
 
 _NARROW = 4

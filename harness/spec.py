@@ -18,7 +18,8 @@ from ..datasets import base as datasets
 from ..datasets.split import parse_split, split_rows
 from ..errors import UsageError
 from ..results.record import run_id
-from ..strategies import base as strategies
+from ..strategies import registry as strategies
+from ..strategies.base import Strategy
 from . import cores
 from .faults import Fault, parse
 from .task import task_labels
@@ -103,7 +104,7 @@ class RunSpec(BaseModel):
         """``worker-0``, …: of the tasks that it will have."""
         return task_labels(self.create_strategy().tasks(self.replicas, lambda port: "localhost:0"))
 
-    def create_strategy(self) -> strategies.Strategy:
+    def create_strategy(self) -> Strategy:
         """The strategy with this run's options."""
         return strategies.create(self.strategy, self.options)
 

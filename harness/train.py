@@ -29,8 +29,8 @@ def train(
     total_steps: int,
     journal: Journal,
     snapshots: Path,
-    first_step: int = 0,
     clock: Callable[[], float] = time.perf_counter,
+    first_step: int = 0,
 ) -> None:
     """Train from ``first_step`` up to ``total_steps`` updates and journal each.
 

@@ -122,7 +122,7 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
             traffic_bytes=strategy.traffic_bytes(workload.trained_bytes, run.replicas),
         )
         struck = injector.around(trainer, first_step)
-        train(struck, batches, workload.schedule(), workload.total_steps, journal, folder, first_step)
+        train(struck, batches, workload.schedule(), workload.total_steps, journal, folder, first_step=first_step)
         rank, used = trainer.rank, usage.totals()
         workload.delay = None
     if rank == 0:

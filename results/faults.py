@@ -64,8 +64,7 @@ def _lost(struck: Mapping[str, Mapping[str, Any]], losses: Sequence[Loss]) -> li
 
 def _restored(undone: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
-        f"weights restored from the checkpoint of update {event['update']}: {event['steps']} steps undone, "
-        f"{event['seconds']:.1f} s down"
+        f"went on from update {event['update']} after {event['seconds']:.1f} s, {event['steps']} steps undone"
         for event in undone
         if event["by_this"]
     ]

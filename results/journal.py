@@ -15,8 +15,8 @@ failed      error (one line), step (int or null)
 end         peak_rss_bytes, cpu_seconds; sent_bytes and received_bytes of the whole task, or null;
             injected_seconds: how much longer its steps were made, or null
 injected    fault (as the user wrote it), step: what is about to strike this task, or a ps task
-restored    update, steps, seconds, by_this (bool): a ps task came back with the weights of that update,
-            and this worker's last steps, so many, are undone
+restored    update, steps, seconds, by_this (bool): this worker got over a death, with weights of that
+            update, so that its last steps, so many, are undone; one worker's tells for all
 ==========  ====================================================================================
 
 Every event also has ``time``, in Unix seconds, and may have more fields; ``read`` passes over other events,

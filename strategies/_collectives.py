@@ -58,7 +58,7 @@ class Collective(Strategy):
 
     def tasks(self, replicas: int, address: Address) -> list[Task]:
         """One ``horovodrun`` that starts N workers; they learn their rank from it."""
-        launcher = (_horovodrun(), "-np", str(replicas), "-H", f"localhost:{replicas}", "--disable-cache")
+        launcher = (_horovodrun(), "-np", str(replicas), *self._hosts(replicas), "--disable-cache")
         return [
             Task(
                 command=(*launcher, f"--{self._controller()}"),
@@ -66,6 +66,10 @@ class Collective(Strategy):
                 exit_patterns=_ENDS,
             )
         ]
+
+    def _hosts(self, replicas: int) -> tuple[str, ...]:
+        """Where ``horovodrun`` is to start them."""
+        return ("-H", f"localhost:{replicas}")
 
     def environment(self) -> dict[str, str]:
         """Horovod's own variables, as the options say."""
@@ -111,13 +115,13 @@ def replicate(hvd: ModuleType, workload: Workload) -> tuple[keras.Model, keras.o
     return model, optimizer
 
 
-def broadcast(hvd: ModuleType, variables: Sequence[keras.Variable]) -> None:
-    """Give every rank the values of rank 0's variables.
+def broadcast(hvd: ModuleType, variables: Sequence[keras.Variable], root: int = 0) -> None:
+    """Give every rank the values of the variables of rank ``root``.
 
     Horovod's own ``broadcast_variables`` has AutoGraph write its code to a temporary file, which stays after a kill.
     """
     for variable in variables:
-        variable.assign(hvd.broadcast(variable.value.read_value(), root_rank=0))
+        variable.assign(hvd.broadcast(variable.value.read_value(), root_rank=root))
 
 
 def weighted_gradients(

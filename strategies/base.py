@@ -7,25 +7,14 @@ are the user's options. Files whose name starts with ``_`` hold what several str
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib
-import inspect
 import json
-import math
 import os
-import pkgutil
-import sys
-import types
-import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
-
-from ..errors import UsageError
 
 if TYPE_CHECKING:
     import keras
@@ -142,13 +131,13 @@ class Update:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Restored:
-    """Shared weights that went back to a checkpoint, as those who held them had died.
+    """A death that this worker got over: with the weights of a checkpoint, or of another worker.
 
     Attributes:
-        update: how many updates the checkpoint has.
+        update: how many updates these weights have had.
         steps: of this worker whose updates are undone.
         seconds: from the failure that told this worker of it until it could go on.
-        by_this: whether this worker did it.
+        by_this: whether this worker tells for all.
     """
 
     update: int
@@ -310,91 +299,6 @@ def ring_bytes(weights_bytes: int, replicas: int) -> float:
 def option(default: Any, text: str) -> Any:
     """A strategy's option: a dataclass field with its help text."""
     return dataclasses.field(default=default, metadata={"help": text})
-
-
-@cache
-def available() -> dict[str, type[Strategy]]:
-    """Every strategy in this folder, by name. A name is an attribute, so files import no TensorFlow to be found."""
-    found: dict[str, type[Strategy]] = {}
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if module.name == "base" or module.name.startswith("_"):
-            continue
-        members = vars(importlib.import_module(f"{__package__}.{module.name}")).values()
-        for member in members:
-            if inspect.isclass(member) and issubclass(member, Strategy) and not inspect.isabstract(member):
-                found[member.name] = member
-    return dict(sorted(found.items()))
-
-
-def find(name: str) -> type[Strategy]:
-    """The strategy of that name. Raises UsageError that names the nearest one."""
-    strategies = available()
-    if name in strategies:
-        return strategies[name]
-    near = difflib.get_close_matches(name, strategies, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise UsageError(f"strategy must be one of {', '.join(strategies)}. Received: '{name}'.{hint}")
-
-
-def create(name: str, options: Mapping[str, Any]) -> Strategy:
-    """The strategy with the user's options, which may be text. Raises UsageError for an unknown or unfit one."""
-    from pydantic import TypeAdapter, ValidationError
-
-    cls = find(name)
-    known = [field.name for field in dataclasses.fields(cls)]
-    for key in options:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            has = f"has the options {', '.join(known)}" if known else "has no options"
-            raise UsageError(f"strategy {name} {has}. Received: '{key}'.{hint}")
-    try:
-        strategy = TypeAdapter(cls).validate_python(dict(options))
-    except ValidationError as error:
-        first = error.errors()[0]
-        # What follows the name is pydantic's own, such as the member of a union.
-        where = first["loc"][0]
-        raise UsageError(
-            f"option {where} of strategy {name}: {first['msg'].lower()}. Received: {first['input']!r}."
-        ) from None
-    for key in options:
-        value = getattr(strategy, key)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"option {key} of strategy {name} must be finite. Received: {options[key]!r}.")
-    return strategy
-
-
-def describe(cls: type[Strategy]) -> dict[str, Any]:
-    """What ``stratbench list strategies NAME`` shows."""
-    hints = typing.get_type_hints(cls)
-    options = [
-        {
-            "name": field.name,
-            "type": _type_text(hints[field.name]),
-            "default": field.default,
-            "help": field.metadata.get("help", ""),
-        }
-        for field in dataclasses.fields(cls)
-    ]
-    return {
-        "name": cls.name,
-        "summary": cls.summary,
-        "needs": cls.needs,
-        **dataclasses.asdict(cls.traits),
-        "max_replicas": cls.max_replicas,
-        "options": options,
-        "documentation": inspect.cleandoc(sys.modules[cls.__module__].__doc__ or ""),
-    }
-
-
-def _type_text(hint: Any) -> str:
-    if typing.get_origin(hint) is typing.Annotated:
-        hint = typing.get_args(hint)[0]
-    if typing.get_origin(hint) is typing.Literal:
-        return "|".join(map(str, typing.get_args(hint)))
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return "|".join(map(_type_text, typing.get_args(hint)))
-    return getattr(hint, "__name__", str(hint))
 
 
 def gpus() -> int:

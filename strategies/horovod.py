@@ -4,20 +4,21 @@ g = (1/N) Σ g_i over Gloo, MPI or NCCL, as Horovod was built; rank 0's initial 
 ``op=adasum``: (1 − g₁·g₂/2‖g₁‖²) g₁ + (1 − g₁·g₂/2‖g₂‖²) g₂ up a tree of pairs, each weight's gradient by itself.
 ``backward_passes_per_step=k`` adds up k steps' gradients locally and all-reduces their mean once: k steps of global
 batch B make one update of k·B.
+``elastic=true``: when a process dies, the others meet again, take the weights of whoever came furthest, repeat the step
+and go on as N − 1, each with its own share of the global batch; the share of the dead one is left out of the mean.
 Source: Sergeev & Del Balso, *Horovod: fast and easy distributed deep learning in TensorFlow*, arXiv 1802.05799;
 Maleki et al., *Scaling Distributed Training with Adaptive Summation*, arXiv 2006.02924;
 https://horovod.readthedocs.io/en/stable/tensorflow.html
 
 Limits: upstream has no release for TensorFlow ≥ 2.16, so Horovod comes by ``stratbench install-horovod``. Adasum is of
 gradients, its authors' way for plain SGD; for other optimizers they combine updates. With k backward passes the steps
-left over at a run's end, up to k − 1, are not applied.
+left over at a run's end, up to k − 1, are not applied. An elastic job may need Gloo's time-out of 30 s to see a death.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -26,11 +27,12 @@ from annotated_types import Ge
 
 from ..errors import RunError
 from ._collectives import Collective, replicate
-from ._horovod_build import HorovodStatus, status
-from .base import Memory, Task, Trainer, Traits, Workload, gpus, option, ring_bytes
+from ._elastic_hosts import elastic_hosts
+from ._horovod_build import status
+from ._horovod_limits import unable
+from .base import Memory, Reaction, Task, Trainer, Traits, Workload, option, ring_bytes
 
 if TYPE_CHECKING:
-    import keras
     import tensorflow as tf
 
 Gradients = Sequence["tf.Tensor"]
@@ -51,17 +53,23 @@ class Horovod(Collective):
         "average", "how gradients are combined; adasum needs MPI and grouped=false"
     )
     hierarchical: bool = option(False, "all-reduce within hosts, then between: NCCL and MPI on several hosts")
+    elastic: bool = option(False, "go on without processes that die (Gloo)")
+    min_replicas: Annotated[int, Ge(1)] = option(1, "elastic: end when fewer are left")
     backward_passes_per_step: Annotated[int, Ge(1)] = option(1, "steps k whose gradients are added up for one update")
 
     def skip(self, replicas: int) -> str | None:
         """Also what Horovod would refuse halfway, or ignore without a word."""
-        build = status()
-        reason = super().skip(replicas)
-        if not reason and self.op == "adasum":
-            reason = self._no_adasum(build, replicas)
-        if not reason and self.hierarchical:
-            reason = _no_hierarchy(build)
-        return reason
+        return super().skip(replicas) or unable(self, status(), replicas)
+
+    def after_death(self, task: Task, left: Sequence[Task], everyone: Sequence[Task]) -> Reaction:
+        """Elastic jobs shrink; not below their minimum, and not by worker 0, which saves and evaluates."""
+        shrinks = self.elastic and task.index and len(left) >= self.min_replicas
+        return Reaction.GO_ON if shrinks else Reaction.END
+
+    def _hosts(self, replicas: int) -> tuple[str, ...]:
+        if not self.elastic:
+            return super()._hosts(replicas)
+        return elastic_hosts(self.min_replicas, replicas)
 
     def _controller(self) -> str:
         """Adasum is MPI's alone."""
@@ -74,6 +82,9 @@ class Horovod(Collective):
 
     def environment(self) -> dict[str, str]:
         """The size of the fusion buffer and the hierarchy too."""
+        if self.elastic:
+            # Horovod 0.28.1 crashes when it starts for the second time in a process and these are set.
+            return {}
         return super().environment() | {
             "HOROVOD_FUSION_THRESHOLD": str(int(self.fusion_mib * 2**20)),
             "HOROVOD_HIERARCHICAL_ALLREDUCE": str(int(self.hierarchical)),
@@ -83,6 +94,7 @@ class Horovod(Collective):
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """Combines gradients by one all-reduce every k steps, inside the ``tf.function``."""
         with self.joined(workload) as hvd:
+            from ._local_sums import every
             from ._replica import KerasTrainer, loss_and_gradients, size_bytes
 
             if self.hierarchical and hvd.size() == hvd.local_size():
@@ -105,7 +117,12 @@ class Horovod(Collective):
                 # The sums outlive a step, as the optimizer's state does.
                 state = size_bytes(optimizer.variables) + size_bytes(model.trainable_variables)
                 trainer.memory = Memory(size_bytes(model.variables), state)
-            yield trainer
+            if not self.elastic:
+                yield trainer
+                return
+            from ._elastic import ElasticTrainer
+
+            yield ElasticTrainer(trainer, hvd, model.variables + optimizer.variables)
 
     def _combine(self, hvd: ModuleType, gradients: Gradients) -> Gradients:
         compression = getattr(hvd.Compression, self.compression)
@@ -116,41 +133,3 @@ class Horovod(Collective):
         else:
             means = [hvd.allreduce(gradient, op=op) for gradient in small]
         return list(map(compression.decompress, means, contexts))
-
-    def _no_adasum(self, build: HorovodStatus, replicas: int) -> str | None:
-        if "mpi" not in build.controllers or self.controller == "gloo":
-            return "op=adasum needs Horovod built with MPI, and controller=mpi or auto; use op=average"
-        if self.grouped:
-            return "op=adasum combines each gradient by itself; add grouped=false"
-        if replicas & (replicas - 1):
-            return f"op=adasum needs a power of two of replicas, not {replicas}"
-        return None
-
-
-def every(passes: int, model: keras.Model, update: Callable[[Gradients], None]) -> Callable[[Gradients], None]:
-    """Adds up what it is given; every ``passes`` calls it calls ``update`` with the sums and starts anew."""
-    import tensorflow as tf
-
-    sums = [tf.Variable(tf.zeros_like(variable.value), trainable=False) for variable in model.trainable_variables]
-    calls = tf.Variable(0, dtype=tf.int64, trainable=False)
-
-    def flush() -> None:
-        update([total.read_value() for total in sums])
-        for total in sums:
-            total.assign(tf.zeros_like(total))
-
-    def add(gradients: Gradients) -> None:
-        for total, gradient in zip(sums, gradients, strict=True):
-            total.assign_add(tf.convert_to_tensor(gradient))
-        calls.assign_add(1)
-        tf.cond(calls % passes == 0, flush, lambda: None)
-
-    return add
-
-
-def _no_hierarchy(build: HorovodStatus) -> str | None:
-    if not build.nccl or "mpi" not in build.controllers or not gpus():
-        return "hierarchical=true has an effect only on GPUs with Horovod built for NCCL and MPI; leave it out"
-    if not os.environ.keys() & {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}:
-        return "hierarchical=true has an effect only in a job that mpirun started on several hosts; leave it out"
-    return None

@@ -19,7 +19,7 @@ import pytest
 from conftest import launch, make_spec
 from stratbench.harness.worker import KEEP_VARIABLE
 from stratbench.results import journal
-from stratbench.strategies.base import available
+from stratbench.strategies.registry import available
 
 STEPS = 20
 TOLERANCE = {"sgd": 1e-5, "momentum": 1e-5, "adam": 1e-4, "adagrad": 1e-5}

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from stratbench.harness.ports import Ports
 from stratbench.results import journal
-from stratbench.strategies.base import available
 from stratbench.strategies.horovod import Horovod
+from stratbench.strategies.registry import available
 
 WARMUP = 10
 HERE = Path(__file__).parent

@@ -140,10 +140,10 @@ class TestLight:
         program = (
             "from stratbench.harness import check_model, cli, doctor, launch, listing, progress, run, spec\n"
             "from stratbench.results import load, store\n"
-            "from stratbench.strategies import base\n"
+            "from stratbench.strategies import registry\n"
             "from stratbench.datasets import base as datasets\n"
-            "base.available(), datasets.available()\n"
-            "for name in base.available(): base.create(name, {}).skip(2)\n"
+            "registry.available(), datasets.available()\n"
+            "for name in registry.available(): registry.create(name, {}).skip(2)\n"
             "specs = spec.Experiment(strategies=['ps', 'single'], global_batch=60, dataset='synthetic').expand()\n"
             "specs[0].run_id"
         )

@@ -17,7 +17,7 @@ from stratbench.harness.spec import RunSpec
 from stratbench.harness.worker import KEEP_VARIABLE
 from stratbench.harness.workload import SpecWorkload
 from stratbench.results import journal
-from stratbench.strategies import _collectives, base
+from stratbench.strategies import _collectives, _horovod_limits, base, registry
 from stratbench.strategies import horovod as horovod_strategy
 from stratbench.strategies._horovod_build import HorovodStatus
 
@@ -231,7 +231,7 @@ def test_uneven_last_batch_equals_single(
 
 @pytest.mark.parametrize(("text", "period"), [("5", 5), ("1", 1), ("end", "end"), (7, 7)])
 def test_period_is_a_number_of_steps_or_the_end(text: str | int, period: int | str) -> None:
-    assert base.create("local-sgd", {"period": text}).period == period
+    assert registry.create("local-sgd", {"period": text}).period == period
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_period_is_a_number_of_steps_or_the_end(text: str | int, period: int | s
 )
 def test_unfit_options_are_one_line(strategy: str, options: dict[str, str]) -> None:
     with pytest.raises(UsageError) as caught:
-        base.create(strategy, options)
+        registry.create(strategy, options)
     (name,) = options
     text = str(caught.value)
     assert "\n" not in text and strategy in text and name in text and "Received: '" in text
@@ -286,8 +286,8 @@ def test_what_horovod_would_refuse_or_ignore_is_skipped_with_a_reason(
         monkeypatch.delenv(variable, raising=False)
     for module in (_collectives, horovod_strategy):
         monkeypatch.setattr(module, "status", lambda: build)
-    for module in (base, horovod_strategy):
+    for module in (base, _horovod_limits):
         monkeypatch.setattr(module, "gpus", lambda: gpus)
-    found = base.create("horovod", options).skip(replicas)
+    found = registry.create("horovod", options).skip(replicas)
     assert found is None if reason is None else found is not None and reason in found
     assert found is None or "\n" not in found

@@ -16,7 +16,7 @@ from stratbench.harness.spec import RunSpec
 from stratbench.harness.worker import KEEP_VARIABLE
 from stratbench.harness.workload import SpecWorkload
 from stratbench.results import journal
-from stratbench.strategies.base import create
+from stratbench.strategies.registry import create
 
 MODEL = "softmax_regression:model"
 

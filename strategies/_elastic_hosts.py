@@ -1,0 +1,33 @@
+"""Where Horovod's elastic launcher is to start N processes of this machine: each on a "host" of its own.
+
+Horovod never again uses a host one of whose processes died, and all of these would be on one.
+"""
+
+from __future__ import annotations
+
+import socket
+
+import psutil
+
+_NAME = "localhost"
+MOST = 2 ** len(_NAME)
+
+
+def elastic_hosts(least: int, most: int) -> tuple[str, ...]:
+    """Flags of ``horovodrun`` for ``most`` processes here, of which ``least`` must stay."""
+    discover = "printf '%s:1\\n' " + " ".join(map(_spelling, range(most)))
+    size = ("--min-np", str(least), "--max-np", str(most))
+    return (*size, "--network-interface", _loopback(), "--host-discovery-script", discover)
+
+
+def _spelling(number: int) -> str:
+    """``localhost``, ``localhosT``, …: they resolve alike, and are different hosts to Horovod."""
+    capitals = f"{number:0{len(_NAME)}b}"
+    return "".join(letter.upper() if bit == "1" else letter for letter, bit in zip(_NAME, capitals, strict=True))
+
+
+def _loopback() -> str:
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(address.family == socket.AF_INET and address.address == "127.0.0.1" for address in addresses):
+            return name
+    return "lo"
