@@ -150,7 +150,7 @@ class Launch:
         """Give up, or start again, what died, if the strategy says that the run can go on so."""
         how = {death.name: death.how for death in reversed(deaths)}
         dead = {name: self._left[name] for name in how if name in self._left}
-        left = [task for name, task in self._left.items() if name not in dead]
+        left = [task for name, task in self._left.items() if name not in dead and name not in self._watch.ended]
         reactions = {name: self._reaction(name, task, left) for name, task in dead.items()}
         # A job's launcher may itself be what died.
         ends = len(dead) < len(how) or Reaction.END in reactions.values()

@@ -31,11 +31,13 @@ def train(
     snapshots: Path,
     clock: Callable[[], float] = time.perf_counter,
     first_step: int = 0,
+    reports: Callable[[], bool] = lambda: True,
 ) -> None:
     """Train from ``first_step`` up to ``total_steps`` updates and journal each.
 
     A step's seconds run from the end of the step before to its own end, so that they add up to the whole time. Between
-    epochs the clock rests while a copy of the weights is taken, which rank 0 saves as ``snapshots/epoch-N.npz``.
+    epochs the clock rests while a copy of the weights is taken, which a process that ``reports`` saves as
+    ``snapshots/epoch-N.npz``.
 
     Raises:
         RunError: the loss of a step is NaN or infinite.
@@ -68,7 +70,7 @@ def train(
             "epoch", epoch=epoch, seconds=seconds, steps=step - first, sent_bytes=sent, received_bytes=received
         )
         weights = trainer.weights()
-        if trainer.rank == 0:
+        if reports():
             np.savez(snapshots / f"epoch-{epoch}.npz", *weights)
         if trainer.finished:
             return

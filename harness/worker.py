@@ -7,6 +7,7 @@ reads that, and nothing else, so a task that is killed has lost at most the last
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import os
 import socket
@@ -122,10 +123,12 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
             traffic_bytes=strategy.traffic_bytes(workload.trained_bytes, run.replicas),
         )
         struck = injector.around(trainer, first_step)
-        train(struck, batches, workload.schedule(), workload.total_steps, journal, folder, first_step=first_step)
-        rank, used = trainer.rank, usage.totals()
+        reports = functools.partial(workload.reports, trainer.rank)
+        schedule, steps = workload.schedule(), workload.total_steps
+        train(struck, batches, schedule, steps, journal, folder, first_step=first_step, reports=reports)
+        used = usage.totals()
         workload.delay = None
-    if rank == 0:
+    if reports():
         with _snapshots(folder):
             evaluate(workload, folder, journal)
     journal.event("end", **used, injected_seconds=injector.delayed_seconds)

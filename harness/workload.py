@@ -93,10 +93,14 @@ class SpecWorkload:
         (self._folder / SCRATCH).mkdir(exist_ok=True)
         return self._folder / SCRATCH
 
-    def workers_left(self) -> int:
+    def workers_left(self) -> list[int]:
         """See the protocol."""
-        lost = self._folder.glob(f"worker-*{LOST_SUFFIX}") if self._folder else ()
-        return self.replicas - sum(1 for _ in lost)
+        lost = {path.stem for path in self._folder.glob(f"worker-*{LOST_SUFFIX}")} if self._folder else set()
+        return [index for index in range(self.replicas) if f"worker-{index}" not in lost]
+
+    def reports(self, rank: int) -> bool:
+        """Whether that worker is the one that saves and evaluates the weights: the first of those left."""
+        return rank == self.workers_left()[0]
 
     def loss(self, y: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
         """See the protocol. Call `model` first: a compiled loss comes with it."""

@@ -47,9 +47,9 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 
 def rank_zero(logs: Sequence[TaskLog]) -> TaskLog | None:
-    """The log of the task that reports for the run: of those with replicas, the one with the lowest rank."""
-    started = [(log.start["rank"], log) for log in logs if log.start and log.start["replicas"]]
-    return min(started, key=lambda pair: pair[0])[1] if started else None
+    """The log of the task that reports for the run: of those with replicas that did not die, that of lowest rank."""
+    started = [(log.end is None, log.start["rank"], log) for log in logs if log.start and log.start["replicas"]]
+    return min(started, key=lambda each: each[:2])[2] if started else None
 
 
 def task(log: TaskLog) -> dict[str, Any]:

@@ -180,7 +180,7 @@ class PsTrainer(Trainer):
 
     def weights(self) -> list[np.ndarray]:
         """See `Trainer.weights`. After the last step it waits for the last updates of the others that are left."""
-        while self.finished and self._through(lambda: self.session.run(self._ended))[0] < self._workers_left():
+        while self.finished and self._through(lambda: self.session.run(self._ended))[0] < len(self._workers_left()):
             time.sleep(POLL_SECONDS)
         return self._through(lambda: self._read())[0]
 

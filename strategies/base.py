@@ -98,8 +98,8 @@ class Workload(Protocol):
     def scratch(self) -> Path:
         """A folder for the strategy's own files, gone with the run."""
 
-    def workers_left(self) -> int:
-        """How many of the workers the run still counts on: all but those that died without being started again."""
+    def workers_left(self) -> list[int]:
+        """Which workers the run still counts on: all but those that died without being started again."""
 
     def inputs(self, x: tf.Tensor) -> tf.Tensor:
         """Examples as stored → float32; unsigned bytes are scaled to [0, 1]."""
@@ -279,7 +279,11 @@ class Strategy(ABC):
         return None
 
     def after_death(self, task: Task, left: Sequence[Task], everyone: Sequence[Task]) -> Reaction:
-        """What the launcher does when ``task`` died, and of ``everyone`` the tasks ``left`` have not."""
+        """What the launcher does when ``task`` died.
+
+        Args:
+            left: those of ``everyone`` that neither died nor ended; of the workers, the first saves and evaluates.
+        """
         return Reaction.END
 
     @abstractmethod

@@ -44,7 +44,7 @@ class Horovod(Collective):
 
     name = "horovod"
     summary = "Horovod: N processes under horovodrun, ring all-reduce of fused gradients"
-    traits = Traits("yes", "yes", "2(N−1)/N·W/k each way", "W + S; k > 1: 2W + S", "the run ends")
+    traits = Traits("yes", "yes", "2(N−1)/N·W/k each way", "W + S; k > 1: 2W + S", "ends; elastic: others go on")
 
     compression: Literal["none", "fp16"] = option("none", "fp16 sends gradients as half floats")
     fusion_mib: Annotated[float, Ge(0)] = option(128.0, "tensor fusion buffer in MiB; 0 turns fusion off")
@@ -62,9 +62,8 @@ class Horovod(Collective):
         return super().skip(replicas) or unable(self, status(), replicas)
 
     def after_death(self, task: Task, left: Sequence[Task], everyone: Sequence[Task]) -> Reaction:
-        """Elastic jobs shrink; not below their minimum, and not by worker 0, which saves and evaluates."""
-        shrinks = self.elastic and task.index and len(left) >= self.min_replicas
-        return Reaction.GO_ON if shrinks else Reaction.END
+        """Elastic jobs shrink, but not below their minimum."""
+        return Reaction.GO_ON if self.elastic and len(left) >= self.min_replicas else Reaction.END
 
     def _hosts(self, replicas: int) -> tuple[str, ...]:
         if not self.elastic:

@@ -53,7 +53,7 @@ class ParameterServer(Strategy):
         consistent="only mode=sync",
         traffic="W each way; downpour: W/n_fetch in, W/n_push out",
         memory="W in transit; W + S over the ps tasks",
-        failure="async, downpour: the others go on; sync: up to backup may die; ssp: the run ends",
+        failure="async, downpour: others go on; sync: up to backup may die; ssp: ends",
     )
 
     ps: Annotated[int, Ge(1)] = option(1, "parameter servers; variables are spread over them by size")
@@ -102,10 +102,7 @@ class ParameterServer(Strategy):
         return skip_for_gpus(replicas)
 
     def after_death(self, task: Task, left: Sequence[Task], everyone: Sequence[Task]) -> Reaction:
-        """A ps task comes back if there are checkpoints. A worker does, or the others do without it.
-
-        They can't do without worker 0, which begins, saves and evaluates.
-        """
+        """A ps task comes back if there are checkpoints. A worker does, or the others do without it."""
         workers, had = ([each for each in tasks if each.role == "worker"] for tasks in (left, everyone))
         if task.role == "ps":
             return Reaction.RESTART if self.checkpoint_every else Reaction.END
@@ -113,8 +110,11 @@ class ParameterServer(Strategy):
             return Reaction.END
         if self.restart:
             return Reaction.RESTART
+        if self._rule in ("async", "downpour") and not self.warm_start:
+            return Reaction.GO_ON
         # With backup workers the last of a step's gradients aren't waited for, so neither is one that never comes.
-        spare = len(had) if self._rule in ("async", "downpour") else self.backup
+        # Worker 0 sets the learning rate of all, or has the warm start.
+        spare = len(had) if self.warm_start else self.backup
         return Reaction.GO_ON if task.index and len(had) - len(workers) <= spare else Reaction.END
 
     def tasks(self, replicas: int, address: Address) -> list[Task]:
