@@ -55,10 +55,12 @@ def _paused(struck: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _lost(struck: Mapping[str, Mapping[str, Any]], losses: Sequence[Loss]) -> list[str]:
     lines = []
-    for loss in losses:
+    # Who dies of another's death needs no mention.
+    for loss in [loss for loss in losses if _injection(loss, struck)] or losses:
         event = _injection(loss, struck)
         when = f" before step {event['step']}, noticed after {_noticed(loss, struck):.2f} s" if event else ""
-        lines.append(f"{loss['label']} was {loss['how']}{when}; {loss['reaction']}")
+        was = "ended with" if loss["how"].startswith("exit") else "was"
+        lines.append(f"{loss['label']} {was} {loss['how']}{when}; {loss['reaction']}")
     return lines
 
 
