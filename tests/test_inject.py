@@ -197,6 +197,22 @@ class TestRuns:
         assert (row["lost_steps"], row["lost_share"]) == (150, 0.375)
         assert len(steps_of(record, 0)) == 200 and len(steps_of(record, 1)) == 50
 
+    @pytest.mark.exhaustive
+    @pytest.mark.parametrize("strategy", ["ps", "horovod:elastic=true"])
+    def test_the_next_worker_saves_and_evaluates_for_the_first(self, strategy: str, tmp_path: Path) -> None:
+        record = run(tmp_path, strategy, 3, "kill:worker=0,step=50")
+        row = record.run
+        assert row["status"] == "ok", row["reason"]
+        assert "worker-0 was killed" in row["fault"] and "others went on" in row["fault"]
+        assert (row["lost_steps"], row["lost_share"]) == (150, 0.25)
+        assert len(steps_of(record, 1)) == len(steps_of(record, 2)) == 200
+        assert 0 < row["test_accuracy"] <= 1 and row["steps_done"] == 200
+
+    @pytest.mark.exhaustive
+    def test_an_elastic_job_does_not_shrink_below_its_minimum(self, tmp_path: Path) -> None:
+        row = run(tmp_path, "horovod:elastic=true,min_replicas=2", 2, KILL).run
+        assert row["status"] == "failed" and "worker-1 was killed by SIGKILL after step 49" in row["reason"]
+
     def test_backup_workers_make_up_for_one(self, tmp_path: Path) -> None:
         row = run(tmp_path, "ps:sync=true,backup=1", 2, KILL).run
         assert row["status"] == "ok" and "others went on" in row["fault"], row["reason"]
@@ -275,9 +291,10 @@ def test_fifty_kills_at_random_moments_leave_nothing(tmp_path: Path) -> None:
             killer.start()
             record = run_one(spec, store, threading.Event(), lambda label, event: None)
             killer.join()
+            print(number, spec.title, record.run["status"], record.run["reason"], record.run["fault"])
             assert record.run["status"] in ("ok", "failed", "timeout")
             assert not processes_of(tmp_path), record.run
-            assert len(store.runs) == number + 1
+            assert len(store.runs()) == number + 1
 
 
 def _kill_one(folder: Path, seconds: float) -> None:
