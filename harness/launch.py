@@ -167,8 +167,8 @@ class Launch:
         return True
 
     def _reaction(self, name: str, task: Task, left: Sequence[Task]) -> Reaction:
-        # What failed by itself, as by a loss that is NaN, would fail again, and its result is no one's.
-        if name in self._watch.failures or task.attempt >= MOST_RESTARTS:
+        # What failed by itself, as by a loss that is NaN, would fail again. In start-up others may wait for anyone.
+        if name in self._watch.failures or name not in self._watch.ready or task.attempt >= MOST_RESTARTS:
             return Reaction.END
         return self._react(task, left, self._everyone)
 

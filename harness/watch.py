@@ -46,6 +46,7 @@ class Watch:
         self._followers = {label: Follower(folder / f"{label}.jsonl") for label in task_labels(tasks)}
         self.members: dict[str, psutil.Process] = {}
         self.failures: dict[str, str] = {}
+        self.ready: set[str] = set()
         self.ended: set[str] = set()
         self.last_step: dict[str, int] = {}
 
@@ -66,6 +67,8 @@ class Watch:
         match event["event"]:
             case "start":
                 self._adopt(label, event["pid"])
+            case "ready" | "serving":
+                self.ready.add(label)
             case "steps":
                 self.last_step[label] = event["rows"][-1][1]
             case "failed":

@@ -12,6 +12,10 @@ A worker reads θ, computes g over its part of the global batch and pushes it. W
   between it goes on by its own gradients. ``warm_start``: worker 0 alone takes so many steps first. Adagrad on the
   servers is ``--optimizer adagrad`` (Dean et al., *Large Scale Distributed Deep Networks*, NIPS 2012).
 
+When a worker dies, async and downpour go on without it, sync without as many as ``backup``; ``restart=true`` starts it
+again.
+``checkpoint_every=k``: worker 0 saves what the servers hold, and a ps task that dies comes back with it.
+
 Limits: the gRPC servers listen on every interface and authenticate nobody. Only mode=sync applies one update a global
 batch: the others apply one a worker, at the same learning rate, and their weights depend on timing.
 """
