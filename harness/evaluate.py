@@ -24,15 +24,19 @@ def evaluate(workload: SpecWorkload, snapshots: Path, journal: Journal) -> None:
     """Journal each epoch's validation loss and accuracy, with the test set's for the last epoch."""
     model = workload.model()
     measure = _measure(workload, model)
-    files = sorted(snapshots.glob("epoch-*.npz"), key=lambda path: int(path.stem.split("-")[1]))
-    for number, path in enumerate(files):
+    files = sorted(snapshots.glob("epoch-*.npz"), key=_epoch)
+    for path in files:
         with np.load(path) as saved:
             model.set_weights([saved[name] for name in saved.files])
         loss, accuracy = measure(workload.rows["validation"])
         results = {"validation_loss": loss, "validation_accuracy": accuracy}
         if path is files[-1]:
             results["test_loss"], results["test_accuracy"] = measure(workload.rows["test"])
-        journal.event("evaluation", epoch=number, **results)
+        journal.event("evaluation", epoch=_epoch(path), **results)
+
+
+def _epoch(snapshot: Path) -> int:
+    return int(snapshot.stem.split("-")[1])
 
 
 def _measure(workload: SpecWorkload, model: object) -> Measure:

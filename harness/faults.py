@@ -49,12 +49,11 @@ class Fault:
 
     def __str__(self) -> str:
         """As a user writes it, always in the same way: it is a part of the run's id."""
-        words = [f"{self.role}={self.index}"]
-        words += [f"{name}={value:g}" for name in ("step", "factor", "seconds") if (value := getattr(self, name))]
-        if self.step == 0:
-            words.insert(1, "step=0")
+        numbers = {"step": self.step, "factor": self.factor, "seconds": self.seconds}
         if self.probability != 1:
-            words.append(f"probability={self.probability:g}")
+            numbers["probability"] = self.probability
+        words = [f"{self.role}={self.index}"]
+        words += [f"{name}={value:.15g}" for name, value in numbers.items() if value is not None]
         return f"{self.kind}:{','.join(words)}"
 
 

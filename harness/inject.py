@@ -143,11 +143,17 @@ class Injected(Trainer):
             slowness.end(time.perf_counter() - begin)
         self._step += 1
         self.finished = self._inner.finished
+        self._take_restored()
         return result
 
     def weights(self) -> list[np.ndarray]:
         """See `Trainer.weights`."""
-        return self._inner.weights()
+        weights = self._inner.weights()
+        self._take_restored()
+        return weights
+
+    def _take_restored(self) -> None:
+        self.restored, self._inner.restored = [*self.restored, *self._inner.restored], ()
 
 
 def _pause(seconds: float) -> None:

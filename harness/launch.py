@@ -100,6 +100,8 @@ class Launch:
         finally:
             end_all(self._processes.values(), self._watch.members.values())
             shutil.rmtree(self._folder / SCRATCH, ignore_errors=True)
+            for path in self._folder.glob(f"*{LOST_SUFFIX}"):
+                path.unlink()
         self._watch.poll()
         if self._deaths:
             reason = self._watch.explain(self._deaths)
@@ -148,6 +150,8 @@ class Launch:
 
     def _go_on(self, deaths: list[Death]) -> bool:
         """Give up, or start again, what died, if the strategy says that the run can go on so."""
+        # Who failed has said so, maybe after it was last listened to.
+        self._watch.poll()
         how = {death.name: death.how for death in reversed(deaths)}
         dead = {name: self._left[name] for name in how if name in self._left}
         left = [task for name, task in self._left.items() if name not in dead and name not in self._watch.ended]
@@ -194,7 +198,7 @@ class Launch:
             return []
         own = [self._watch.death(program(task), self._code(task)) for task in dead]
         named = {death.name for death in own}
-        reported = [death for death in self._hear([t for t in self._tasks if t.command]) if death.name in self._left]
+        reported = self._hear([task for task in self._tasks if task.command])
         rest = [self._watch.death(label, None) for label in gone if label not in named]
         return reported + own + rest
 
@@ -208,7 +212,8 @@ class Launch:
         """Give a job's own launcher a moment to say how its members ended."""
         deadline = time.monotonic() + LAST_WORDS_SECONDS
         while launchers:
-            reported = [death for task in launchers for death in self._watch.reported(task)]
+            told = [death for task in launchers for death in self._watch.reported(task)]
+            reported = [death for death in told if death.name in self._left]
             if reported or time.monotonic() > deadline:
                 return reported
             time.sleep(POLL_SECONDS)

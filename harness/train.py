@@ -46,7 +46,7 @@ def train(
     for epoch, skipped, stop in _epochs(first_step, total_steps, batches.steps_per_epoch):
         source = islice(batches.epoch(epoch), skipped, stop)
         traffic = tcp_bytes()
-        first = step
+        first, whole = step, not skipped
         begin = before = clock()
         for x, y in source:
             ready = clock()
@@ -54,8 +54,7 @@ def train(
             now = clock()
             warmup = step < first_step + WARMUP_STEPS
             journal.step(epoch, step, now - before, ready - before, result.examples, result.loss, warmup, now)
-            if result.restored:
-                journal.event("restored", **dataclasses.asdict(result.restored))
+            whole &= not _restored(trainer, journal)
             if result.update:
                 _note(journal, step, result.update)
             if not math.isfinite(result.loss):
@@ -64,16 +63,26 @@ def train(
             step += 1
             if trainer.finished:
                 break
-        sent, received = _difference(traffic, tcp_bytes())
-        seconds = before - begin
+        # Counts go with the connections to what died, and those of the process before this one are gone as well.
+        sent, received = _difference(traffic, tcp_bytes()) if whole else (None, None)
+        seconds = None if skipped else before - begin
         journal.event(
             "epoch", epoch=epoch, seconds=seconds, steps=step - first, sent_bytes=sent, received_bytes=received
         )
         weights = trainer.weights()
+        _restored(trainer, journal)
         if reports():
             np.savez(snapshots / f"epoch-{epoch}.npz", *weights)
         if trainer.finished:
             return
+
+
+def _restored(trainer: Trainer, journal: Journal) -> bool:
+    """Journal the deaths that the trainer got over; whether there were any."""
+    deaths, trainer.restored = trainer.restored, ()
+    for death in deaths:
+        journal.event("restored", **dataclasses.asdict(death))
+    return bool(deaths)
 
 
 def _note(journal: Journal, step: int, update: Update) -> None:

@@ -44,7 +44,10 @@ def staleness(log: TaskLog) -> list[dict[str, int]]:
 def run(logs: Sequence[TaskLog]) -> dict[str, Any]:
     """The columns of the runs table on updates and traffic; units as in ``schema``."""
     stale = np.concatenate([np.empty(0, "i8"), *map(_staleness, logs)])
-    moved = traffic(logs).values()
+    epochs = traffic(logs)
+    # Where the others went on without one, a part of the epochs would pass for all.
+    partial = any(event["epoch"] not in epochs for log in logs if log.end for event in log.epochs)
+    moved = [] if partial else epochs.values()
     return {
         **updates(logs),
         "staleness_mean": float(stale.mean()) if len(stale) else math.nan,

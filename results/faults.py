@@ -27,7 +27,7 @@ def run(inject: Sequence[str], status: str, logs: Sequence[TaskLog], losses: Seq
     columns: dict[str, Any] = {
         "inject": " ".join(inject),
         "fault": "; ".join([*_slowed(logs), *_paused(struck), *_lost(struck, losses), *_restored(undone)]),
-        "noticed_seconds": min(filter(_known, (_noticed(loss, struck) for loss in losses)), default=math.nan),
+        "noticed_seconds": next(filter(_known, (_noticed(loss, struck) for loss in losses)), math.nan),
     }
     never = [text for text in inject if not text.startswith("slow") and text not in struck]
     if never:
@@ -35,10 +35,12 @@ def run(inject: Sequence[str], status: str, logs: Sequence[TaskLog], losses: Seq
     if status == "ok" and (losses or undone):
         workers = [log for log in logs if log.start and log.start["replicas"]]
         wanted = len(workers) * max((log.ready["total_steps"] for log in workers if log.ready), default=0)
-        # A step that a restarted worker did twice counts once.
-        done = sum(len(np.unique(log.steps["step"])) for log in workers)
-        columns["lost_steps"] = lost = wanted - done + sum(event["steps"] for event in undone)
+        # A step that a restarted worker did twice counts once. Backup workers pass over steps without any death.
+        dead = [log for log in workers if log.label in {loss["label"] for loss in losses}]
+        missing = wanted // max(1, len(workers)) * len(dead) - sum(len(np.unique(log.steps["step"])) for log in dead)
+        columns["lost_steps"] = lost = missing + sum(event["steps"] for event in undone)
         columns["lost_share"] = lost / wanted if wanted else math.nan
+        columns["examples_per_second"] = _rate(workers, losses, struck)
         down = [_down(loss, struck, logs) for loss in losses] + [event["seconds"] for event in undone]
         columns["down_seconds"] = max(filter(_known, down), default=math.nan)
     return columns
@@ -73,9 +75,11 @@ def _restored(undone: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _injection(loss: Loss, struck: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """What killed it: the last that was injected into it before it was noticed."""
     role, _, index = loss["label"].partition("-")
-    found = (event for text, event in struck.items() if text.startswith(f"kill:{role}={index},"))
-    return next(found, None)
+    found = [event for text, event in struck.items() if text.startswith(f"kill:{role}={index},")]
+    before = [event for event in found if event["time"] <= loss["noticed"]]
+    return max(before, key=lambda event: event["time"], default=None)
 
 
 def _noticed(loss: Loss, struck: Mapping[str, Mapping[str, Any]]) -> float:
@@ -85,10 +89,24 @@ def _noticed(loss: Loss, struck: Mapping[str, Mapping[str, Any]]) -> float:
 
 def _down(loss: Loss, struck: Mapping[str, Mapping[str, Any]], logs: Sequence[TaskLog]) -> float:
     """Until the task that was started again was ready; NaN for one that was not."""
-    log = next((log for log in logs if log.label == loss["label"]), None)
-    ready = (log.ready or log.serving) if log and len(log.starts) > 1 else None
+    readies = [ready["time"] for log in logs if log.label == loss["label"] for ready in log.readies]
     event = _injection(loss, struck)
-    return ready["time"] - (event["time"] if event else loss["noticed"]) if ready else math.nan
+    ready = next((time for time in readies if time > loss["noticed"]), math.nan)
+    return ready - (event["time"] if event else loss["noticed"])
+
+
+def _rate(workers: Sequence[TaskLog], losses: Sequence[Loss], struck: Mapping[str, Mapping[str, Any]]) -> float:
+    """All workers' measured examples over the time of the one that took longest, with the time that it was away.
+
+    The sum of the workers' own rates would count one that died as if it had lived on.
+    """
+    seconds, examples = [], 0
+    for log in workers:
+        measured = log.steps[~log.steps["warmup"]]
+        examples += int(measured["examples"].sum())
+        away = [_down(loss, struck, workers) for loss in losses if loss["label"] == log.label]
+        seconds.append(float(measured["step_seconds"].sum()) + sum(filter(_known, away)))
+    return examples / max(seconds) if any(seconds) else math.nan
 
 
 def _known(value: float) -> bool:

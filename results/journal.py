@@ -178,6 +178,7 @@ class TaskLog:
     steps: np.ndarray
     updates: np.ndarray
     starts: list[dict[str, Any]] = field(default_factory=list)
+    readies: list[dict[str, Any]] = field(default_factory=list)
     injected: list[dict[str, Any]] = field(default_factory=list)
     restored: list[dict[str, Any]] = field(default_factory=list)
     start: dict[str, Any] | None = None
@@ -216,6 +217,8 @@ def read(path: str | os.PathLike[str]) -> TaskLog:
                 setattr(log, name, event)
                 if name == "start":
                     log.starts.append(event)
+                if name in ("ready", "serving"):
+                    log.readies.append(event)
     log.steps, log.updates = (np.concatenate(blocks[name]) for name in kinds)
     return log
 

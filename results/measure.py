@@ -145,19 +145,27 @@ def run(logs: Sequence[TaskLog], started: float) -> dict[str, Any]:
 def _reported(log: TaskLog, started: float) -> dict[str, Any]:
     """What rank 0 reports for the whole run."""
     ready = log.ready or {}
+    # One that was started again was ready twice.
+    first = next(iter(log.readies), ready)
     steps = log.steps["step_seconds"]
-    seconds = [event["seconds"] for event in log.epochs]
     last = log.evaluations[-1] if log.evaluations else {}
     return {
-        "startup_seconds": ready["time"] - started if ready else math.nan,
+        "startup_seconds": first["time"] - started if first else math.nan,
         "first_step_seconds": float(steps[0]) if len(steps) else math.nan,
-        # A run of so many steps, or one that died, may have no whole epoch.
-        "train_seconds": sum(seconds) if seconds else float(steps.sum()) if len(steps) else math.nan,
+        "train_seconds": _train_seconds(log),
         "evaluation_seconds": log.end["time"] - log.epochs[-1]["time"] if log.end and log.epochs else math.nan,
         "steps_done": len(steps),
         "parameters": ready.get("parameters"),
         **{name: last.get(name) for name in ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")},
     }
+
+
+def _train_seconds(log: TaskLog) -> float:
+    """Of its epochs, or of its steps where no epoch is whole: a short run, one that died, a worker restarted."""
+    epochs = [event["seconds"] for event in log.epochs]
+    if epochs and None not in epochs:
+        return float(sum(epochs))
+    return float(log.steps["step_seconds"].sum()) if len(log.steps) else math.nan
 
 
 def oversubscribed(logs: Sequence[TaskLog], cores_per_replica: int) -> bool:

@@ -6,7 +6,6 @@ the step. Source: https://horovod.readthedocs.io/en/stable/elastic_include.html
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from types import ModuleType
@@ -57,10 +56,10 @@ class ElasticTrainer(Trainer):
                 continue
             self._updates += 1
             self._last = result
-            if failed is None:
-                return result
-            seconds = time.monotonic() - failed
-            return dataclasses.replace(result, restored=Restored(self._updates - 1, 0, seconds, self.rank == 0))
+            if failed is not None:
+                first = self._hvd.rank() == 0
+                self.restored = [*self.restored, Restored(self._updates - 1, 0, time.monotonic() - failed, first)]
+            return result
 
     def _meet_again(self) -> bool:
         """Whether the step that failed here is in the weights already, as another process had finished it."""

@@ -20,6 +20,10 @@ LOST = (errors.UnavailableError, errors.AbortedError, errors.FailedPreconditionE
 """What a session raises when a ps task is gone, is back under its old address, or is back without its variables."""
 
 
+_KEPT = "kept"
+"""File that says how many updates the weights have had that were restored last."""
+
+
 class Checkpoints:
     """One worker's view: worker 0 saves; every one remembers its updates, to tell how many a restoration undoes.
 
@@ -37,16 +41,21 @@ class Checkpoints:
         """Make what saves all variables of the graph so far."""
         self._saver = v1.train.Saver(v1.global_variables(), max_to_keep=2)
 
-    @property
     def source(self) -> dict[str, Any]:
-        """Where ``SessionManager.prepare_session`` finds values, if anything has been saved."""
+        """Where ``SessionManager.prepare_session`` finds values, if anything has been saved; others are told which."""
+        latest = tf.train.latest_checkpoint(self._folder)
+        kept = int(tf.train.load_variable(latest, COUNTER)) if latest else 0
+        fresh = self._folder / "kept.new"
+        fresh.write_text(str(kept))
+        fresh.replace(self._folder / _KEPT)
         return {"saver": self._saver, "checkpoint_dir": str(self._folder)}
 
     def step(self, session: tf.compat.v1.Session) -> None:
-        """A step of worker 0 is over: save, if it is time to."""
-        self._steps += 1
-        if self._steps % self._every == 0:
-            self._saver.save(session, str(self._folder / "weights"), global_step=self._steps, write_meta_graph=False)
+        """A step of worker 0 is over: save, if it is time to. What fails may be repeated."""
+        step = self._steps + 1
+        if step % self._every == 0:
+            self._saver.save(session, str(self._folder / "weights"), global_step=step, write_meta_graph=False)
+        self._steps = step
 
     def note(self, update: Update) -> None:
         """Remember what this worker has pushed."""
@@ -54,8 +63,7 @@ class Checkpoints:
 
     def restored(self, by_this: bool, failed: float) -> Restored:
         """What this worker lost, when it goes on after a failure at ``failed`` (monotonic seconds)."""
-        latest = tf.train.latest_checkpoint(self._folder)
-        kept = int(tf.train.load_variable(latest, COUNTER)) if latest else 0
+        kept = int((self._folder / _KEPT).read_text())
         had = len(self._numbers)
         self._numbers = [number for number in self._numbers if number < kept]
         return Restored(kept, had - len(self._numbers), time.monotonic() - failed, by_this)

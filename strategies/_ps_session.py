@@ -13,7 +13,7 @@ import tensorflow as tf
 from ._ps_checkpoint import LOST, Checkpoints
 from ._ps_graph import FIRST, Shared, Source, memory_of, shared_variable, size_bytes
 from ._replica import set_threads, use_gpu
-from .base import Memory, Restored, Server, StepResult, Task, Trainer, Update, Workload
+from .base import Memory, Server, StepResult, Task, Trainer, Update, Workload
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,7 +118,7 @@ class PsTrainer(Trainer):
         """A session; whoever ``begins`` gives the variables their values, from a checkpoint if there is one."""
         manager = _manager()
         if begins:
-            source = self._checkpoints.source if self._checkpoints else {}
+            source = self._checkpoints.source() if self._checkpoints else {}
             self.session = manager.prepare_session(
                 self._node.target, self._init, init_feed_dict=self._feeds, config=self._node.config, **source
             )
@@ -134,14 +134,14 @@ class PsTrainer(Trainer):
 
     def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
         """See `Trainer.step`."""
-        (loss, update), restored = self._through(lambda: self._step_once(x, y, learning_rate))
+        loss, update = self._through(lambda: self._step_once(x, y, learning_rate))
         self._steps_left -= 1
         self.finished |= not self._steps_left
         if self.finished:
             self._through(lambda: self.session.run(self._end))
         elif self._checkpoints and self.rank == 0:
             self._through(self._save)
-        return StepResult(loss, len(y), update, restored)
+        return StepResult(loss, len(y), update)
 
     def _step_once(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> tuple[float, Update | None]:
         if self._sets_rate and learning_rate != self._learning_rate:
@@ -156,10 +156,10 @@ class PsTrainer(Trainer):
         if self._checkpoints:
             self._checkpoints.step(self.session)
 
-    def _through(self, act: Callable[[], T]) -> tuple[T, Restored | None]:
+    def _through(self, act: Callable[[], T]) -> T:
         """Do it, if need be after what a ps task held has been restored; without checkpoints its death is the end."""
         if not self._checkpoints:
-            return act(), None
+            return act()
         failed: float | None = None
         while True:
             try:
@@ -172,7 +172,9 @@ class PsTrainer(Trainer):
                 failed = failed or time.monotonic()
                 time.sleep(POLL_SECONDS)
                 continue
-            return done, self._checkpoints.restored(self.rank == 0, failed) if failed is not None else None
+            if failed is not None:
+                self.restored = [*self.restored, self._checkpoints.restored(self.rank == 0, failed)]
+            return done
 
     def advance(self, x: np.ndarray, y: np.ndarray) -> tuple[float, Update | None]:
         """One step by the rule of update: its loss, and what became of what it pushed."""
@@ -180,9 +182,9 @@ class PsTrainer(Trainer):
 
     def weights(self) -> list[np.ndarray]:
         """See `Trainer.weights`. After the last step it waits for the last updates of the others that are left."""
-        while self.finished and self._through(lambda: self.session.run(self._ended))[0] < len(self._workers_left()):
+        while self.finished and self._through(lambda: self.session.run(self._ended)) < len(self._workers_left()):
             time.sleep(POLL_SECONDS)
-        return self._through(lambda: self._read())[0]
+        return self._through(lambda: self._read())
 
 
 class PsServer(Server):

@@ -154,13 +154,11 @@ class StepResult:
         loss: mean training loss over the examples that this process computed.
         examples: how many these were.
         update: what became of what it pushed; None where no order of updates can differ, or nothing was pushed.
-        restored: what had to be restored before it was done.
     """
 
     loss: float
     examples: int
     update: Update | None = None
-    restored: Restored | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -208,6 +206,7 @@ class Trainer(ABC):
         shards, shard: this process reads part ``shard`` of ``shards`` of every global batch.
         memory: what this task holds; None where nobody counts.
         finished: whether the run needs no further step of this worker, as when others have done its work.
+        restored: the deaths that it got over and nobody has asked it about yet; `train` empties the list.
     """
 
     rank: int = 0
@@ -215,6 +214,7 @@ class Trainer(ABC):
     shard: int = 0
     memory: Memory | None = None
     finished: bool = False
+    restored: Sequence[Restored] = ()
 
     @abstractmethod
     def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:

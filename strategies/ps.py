@@ -109,7 +109,9 @@ class ParameterServer(Strategy):
         """A ps task comes back if there are checkpoints. A worker does, or the others do without it."""
         workers, had = ([each for each in tasks if each.role == "worker"] for tasks in (left, everyone))
         if task.role == "ps":
-            return Reaction.RESTART if self.checkpoint_every else Reaction.END
+            # Worker 0 has saved, and restores.
+            mends = self.checkpoint_every and any(worker.index == 0 for worker in workers)
+            return Reaction.RESTART if mends else Reaction.END
         if not workers:
             return Reaction.END
         if self.restart:

@@ -280,6 +280,7 @@ class TestRuns:
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
+@pytest.mark.timeout(3000)
 def test_fifty_kills_at_random_moments_leave_nothing(tmp_path: Path) -> None:
     """Any task of any kind of run, start-up and evaluation included; what was recorded before stays."""
     random.seed(4)

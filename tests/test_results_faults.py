@@ -64,7 +64,7 @@ def test_a_task_that_comes_back_is_down_until_it_is_ready(tmp_path: Path) -> Non
         writer.step(0, step, 0.1, 0.0, 8, 1.0, False, 1.0)
     writer.close()
     log = journal.read(writer.path)
-    row = faults.run([KILL], "ok", [worker(tmp_path, 0, 10), log], [loss(log, 0.1, "it was started again")])
+    row = faults.run([KILL], "ok", [worker(tmp_path, 0, 10), log], [loss(log, 0.0, "it was started again")])
     # Step 2 was done twice.
     assert len(log.steps) == 11 and row["lost_steps"] == 0
     assert log.ready is not None
