@@ -30,7 +30,6 @@ VARIANTS = {
     "local-sgd": {"local-sgd:period=1,average_momentum=true": ("sgd", "momentum")},
 }
 ONCE = [
-    ("ps:sync=true,ps=2", 2, "cnn", "adam"),
     ("ps:sync=true,ps=2", 3, "mlp", "adagrad"),
     ("ps:mode=ssp,staleness=0", 2, "mlp", "momentum"),
 ]

@@ -141,11 +141,16 @@ def keep_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     ("strategy", "replicas", "optimizer", "replay"),
     [
         ("local-sgd:period=5", 3, "sgd", lambda spec: local_sgd(spec, 5, 0.0, False)),
-        ("local-sgd:period=5", 2, "momentum", lambda spec: local_sgd(spec, 5, 0.9, False)),
+        pytest.param(
+            *("local-sgd:period=5", 2, "momentum", lambda spec: local_sgd(spec, 5, 0.9, False)),
+            marks=pytest.mark.exhaustive,
+        ),
         ("local-sgd:period=end,average_momentum=true", 2, "momentum", lambda spec: local_sgd(spec, 50, 0.9, True)),
         ("local-sgd:period=7,average_momentum=true", 2, "momentum", lambda spec: local_sgd(spec, 7, 0.9, True)),
         ("horovod:backward_passes_per_step=3", 2, "sgd", lambda spec: all_reduce(spec, 3)),
-        ("horovod:grouped=false", 2, "sgd", lambda spec: all_reduce(spec, 1)),
+        pytest.param(
+            *("horovod:grouped=false", 2, "sgd", lambda spec: all_reduce(spec, 1)), marks=pytest.mark.exhaustive
+        ),
     ],
 )
 def test_fifty_steps_are_those_of_the_algorithm(
@@ -208,8 +213,15 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[Wei
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["master-worker", "allgather"])
-@pytest.mark.parametrize(("replicas", "examples", "last"), [(2, 126, [3, 2]), (3, 121, [1, 0, 0])])
+@pytest.mark.parametrize(
+    ("strategy", "replicas", "examples", "last"),
+    [
+        ("master-worker", 3, 121, [1, 0, 0]),
+        ("allgather", 2, 126, [3, 2]),
+        pytest.param("master-worker", 2, 126, [3, 2], marks=pytest.mark.exhaustive),
+        pytest.param("allgather", 3, 121, [1, 0, 0], marks=pytest.mark.exhaustive),
+    ],
+)
 def test_uneven_last_batch_equals_single(
     strategy: str,
     replicas: int,

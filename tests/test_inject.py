@@ -249,6 +249,7 @@ class TestRuns:
         assert "ps-0 was killed" in row["fault"] and "went on from update" in row["fault"]
         assert 0 < row["lost_steps"] < 200 and row["down_seconds"] > 0
 
+    @pytest.mark.exhaustive
     def test_a_ps_task_without_one_ends_the_run(self, tmp_path: Path) -> None:
         row = run(tmp_path, "ps", 2, "kill:ps=0,step=50").run
         assert row["status"] == "failed" and "ps-0 was killed by SIGKILL" in row["reason"]
@@ -263,7 +264,7 @@ class TestRuns:
         assert updates["blocked_seconds"][waited] > 2.0
 
     def test_a_pause_longer_than_the_timeout_is_one(self, tmp_path: Path) -> None:
-        row = run(tmp_path, "ps:sync=true", 2, "pause:worker=1,step=50,seconds=60", timeout=15.0).run
+        row = run(tmp_path, "ps:sync=true", 2, "pause:worker=1,step=50,seconds=60", timeout=12.0).run
         assert row["status"] == "timeout" and "pause:worker=1,step=50,seconds=60" in row["fault"]
 
     def test_a_slow_worker_is_named_and_its_gradients_are_stale(self, tmp_path: Path) -> None:
