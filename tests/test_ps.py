@@ -147,11 +147,10 @@ def test_a_looser_bound_waits_less(tmp_path: Path, no_strays: None) -> None:
     waits = []
     for bound in ("0", "2", "8", "inf"):
         strategy, folder = f"ps:mode=ssp,staleness={bound}", tmp_path / bound
-        spec = make_spec(strategy, 2, model=MODEL, steps=30, inject=["slow:worker=1,seconds=0.2"])
+        spec = make_spec(strategy, 2, model=MODEL, steps=30, inject=["slow:worker=1,seconds=0.3"])
         assert launch(spec, folder).status == "ok"
         logs = [journal.read(folder / f"worker-{index}.jsonl") for index in range(2)]
-        # Whoever has started first waits in its first steps for the other's tracing.
-        waits.append(sum(log.updates["blocked_seconds"][3:].sum() for log in logs))
+        waits.append(sum(log.updates["blocked_seconds"].sum() for log in logs))
     assert waits == sorted(waits, reverse=True), waits
     assert waits[-1] < 0.01 * waits[0]
 
