@@ -80,8 +80,8 @@ def parse(text: str) -> Fault:
 
 _LIMITS: Mapping[str, Callable[[float], bool]] = {
     **dict.fromkeys(("worker", "ps", "step"), lambda value: value >= 0 and value == int(value)),
-    "factor": lambda value: 1 < value < math.inf,
-    "seconds": lambda value: 0 < value < math.inf,
+    "factor": lambda value: value > 1,
+    "seconds": lambda value: value > 0,
     "probability": lambda value: 0 < value <= 1,
 }
 

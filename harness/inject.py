@@ -111,7 +111,7 @@ class Injector:
     def strike(self, step: int) -> None:
         """What is due before ``step``."""
         for fault in [fault for fault in self._due if fault.step == step]:
-            self._journal.event("injected", fault=str(fault), step=step)
+            self._journal.event("injected", fault=str(fault), kind=fault.kind, task=fault.label, step=step)
             if fault.kind == "pause":
                 _pause(fault.seconds or 0.0)
             elif fault.role == "ps":

@@ -52,7 +52,7 @@ def _slowed(logs: Sequence[TaskLog]) -> list[str]:
 
 
 def _paused(struck: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return [f"{text} struck" for text in struck if text.startswith("pause")]
+    return [f"{text} struck" for text, event in struck.items() if event["kind"] == "pause"]
 
 
 def _lost(struck: Mapping[str, Mapping[str, Any]], losses: Sequence[Loss]) -> list[str]:
@@ -76,9 +76,8 @@ def _restored(undone: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _injection(loss: Loss, struck: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """What killed it: the last that was injected into it before it was noticed."""
-    role, _, index = loss["label"].partition("-")
-    found = [event for text, event in struck.items() if text.startswith(f"kill:{role}={index},")]
-    before = [event for event in found if event["time"] <= loss["noticed"]]
+    kills = [event for event in struck.values() if (event["kind"], event["task"]) == ("kill", loss["label"])]
+    before = [event for event in kills if event["time"] <= loss["noticed"]]
     return max(before, key=lambda event: event["time"], default=None)
 
 

@@ -14,7 +14,7 @@ evaluation  epoch, validation_loss, validation_accuracy; test_loss, test_accurac
 failed      error (one line), step (int or null)
 end         peak_rss_bytes, cpu_seconds; sent_bytes and received_bytes of the whole task, or null;
             injected_seconds: how much longer its steps were made, or null
-injected    fault (as the user wrote it), step: what is about to strike this task, or a ps task
+injected    fault (as --inject has it), kind, task (whom it strikes: this one or a ps task), step
 restored    update, steps, seconds, by_this (bool): this worker got over a death, with weights of that
             update, so that its last steps, so many, are undone; one worker's tells for all
 ==========  ====================================================================================

@@ -105,7 +105,8 @@ def horovod():
 
     hvd.init()
     model, optimizer, loss = make()
-    hvd.broadcast_variables([v.value for v in model.variables], root_rank=0)
+    for variable in model.variables:
+        variable.assign(hvd.broadcast(variable.value, root_rank=0))
 
     @tf.function(autograph=False)
     def step(x, y):

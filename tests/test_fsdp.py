@@ -10,6 +10,7 @@ import pytest
 from conftest import launch, make_spec
 from stratbench.errors import RunError
 from stratbench.results import journal
+from stratbench.strategies.registry import create
 
 pytestmark = pytest.mark.slow
 SUBCLASS = """
@@ -58,11 +59,10 @@ def test_each_process_holds_its_part(units: int, replicas: int, tmp_path: Path, 
 
 
 def test_awkward_layers_give_the_whole_models_weights(horovod: None) -> None:
-    beside = Path(sys.executable).with_name("horovodrun")
-    launcher = [str(beside) if beside.exists() else "horovodrun", "-np", "2", "-H", "localhost:2", "--disable-cache"]
+    (task,) = create("fsdp", {}).tasks(2, lambda port: "localhost:0")
     script = Path(__file__).with_name("sharded_model.py")
     done = subprocess.run(
-        [*launcher, sys.executable, str(script)], capture_output=True, text=True, timeout=180, check=False
+        [*task.command, sys.executable, str(script)], capture_output=True, text=True, timeout=180, check=False
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 

@@ -14,6 +14,7 @@ from stratbench.results import analysis, faults, journal, schema
 from stratbench.results.report import render
 
 KILL = "kill:worker=1,step=3"
+STRUCK = {"fault": KILL, "kind": "kill", "task": "worker-1", "step": 3}
 START = {"pid": 1, "host": "h", "role": "worker", "replicas": 1, "cores": [0], "attempt": 0}
 
 
@@ -41,7 +42,7 @@ def loss(log: journal.TaskLog, seconds: float, reaction: str) -> dict[str, Any]:
 
 
 def test_a_loss_is_counted_in_steps_and_seconds(tmp_path: Path) -> None:
-    logs = [worker(tmp_path, 0, 10), worker(tmp_path, 1, 3, injected={"fault": KILL, "step": 3})]
+    logs = [worker(tmp_path, 0, 10), worker(tmp_path, 1, 3, injected=STRUCK)]
     row = faults.run([KILL], "ok", logs, [loss(logs[1], 0.25, "the others went on")])
     assert row["fault"] == "worker-1 was killed by SIGKILL before step 3, noticed after 0.25 s; the others went on"
     assert row["noticed_seconds"] == pytest.approx(0.25)
@@ -50,13 +51,13 @@ def test_a_loss_is_counted_in_steps_and_seconds(tmp_path: Path) -> None:
 
 
 def test_a_run_that_ended_by_it_has_lost_all_and_counts_nothing(tmp_path: Path) -> None:
-    logs = [worker(tmp_path, 0, 3), worker(tmp_path, 1, 3, injected={"fault": KILL, "step": 3})]
+    logs = [worker(tmp_path, 0, 3), worker(tmp_path, 1, 3, injected=STRUCK)]
     row = faults.run([KILL], "failed", logs, [loss(logs[1], 0.25, "the run ended")])
     assert "the run ended" in row["fault"] and "lost_steps" not in row
 
 
 def test_a_task_that_comes_back_is_down_until_it_is_ready(tmp_path: Path) -> None:
-    worker(tmp_path, 1, 3, injected={"fault": KILL, "step": 3})
+    worker(tmp_path, 1, 3, injected=STRUCK)
     writer = journal.Journal(tmp_path / "worker-1.jsonl", append=True)
     writer.event("start", rank=1, index=1, **START | {"attempt": 1})
     writer.event("ready", total_steps=10)
