@@ -198,7 +198,10 @@ def _exchanged(row: Row) -> str:
     if row["traffic_bytes_expected"] > 0 and not math.isnan(row["traffic_bytes_measured"]):
         count, noun = (row["steps"], "a step") if math.isnan(row["epochs"]) else (row["epochs"], "an epoch")
         measured, expected = (_megabytes(row[f"traffic_bytes_{kind}"] / count) for kind in ("measured", "expected"))
-        parts.append(f"{measured} MB {noun} sent and received ({expected} expected)")
+        if row["traffic_bytes_measured"]:
+            parts.append(f"{measured} MB {noun} sent and received ({expected} expected)")
+        else:
+            parts.append(f"nothing sent over TCP, as through shared memory ({expected} MB {noun} expected)")
     return "; ".join(parts)
 
 
