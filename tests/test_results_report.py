@@ -210,7 +210,7 @@ TRAFFIC = {"traffic_bytes_expected": 16.6e6, "traffic_bytes_measured": 17.8e6}
         (TRAFFIC, "8.9 MB an epoch sent and received (8.3 expected)"),
         (
             TRAFFIC | {"epochs": math.nan, "steps": 10, "traffic_bytes_measured": 0.0},
-            "0 MB a step sent and received (1.66 expected)",
+            "nothing sent over TCP, as through shared memory (1.66 MB a step expected)",
         ),
         ({"traffic_bytes_expected": 4e9, "traffic_bytes_measured": 5e9}, "2,500 MB an epoch sent and received (2,000"),
         (TRAFFIC | {"traffic_bytes_measured": math.nan}, None),
