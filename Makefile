@@ -75,7 +75,7 @@ clean:
 	@touch $@
 
 # HOROVOD=0 is remembered here, so that a later plain `make bench` goes without it too.
-.venv/.ready: .venv/.installed harness/horovod_recipe.py $(if $(filter 1,$(HOROVOD)),wanted)
+.venv/.ready: .venv/.installed harness/horovod_setup/recipe.py $(if $(filter 1,$(HOROVOD)),wanted)
 ifeq ($(HOROVOD),0)
 	@echo 'Going without Horovod, as HOROVOD=0 says.'
 else

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .tables import Tables
+    from .tables.reading import Tables
 
 
 def load(path: str | os.PathLike[str]) -> Tables:
@@ -23,6 +23,6 @@ def load(path: str | os.PathLike[str]) -> Tables:
         ResultsError: nothing there, not a results file, damaged, or written by a newer stratbench.
     """
     # Benchmark workers import this package for the journal: they must not pay for pandas and h5py.
-    from .tables import load as load_tables
+    from .tables.reading import load as load_tables
 
     return load_tables(path)

@@ -22,13 +22,13 @@ from .base import Strategy
 
 @cache
 def available() -> dict[str, type[Strategy]]:
-    """Every strategy in this folder, by name. A name is an attribute, so files import no TensorFlow to be found."""
+    """Every strategy in this folder and in the families' folders, by name. Finding them imports no TensorFlow."""
     found: dict[str, type[Strategy]] = {}
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if module.name in ("base", "registry") or module.name.startswith("_"):
+    for module in pkgutil.walk_packages([str(Path(__file__).parent)], prefix=f"{__package__}."):
+        name = module.name.rpartition(".")[2]
+        if module.ispkg or name in ("base", "registry") or name.startswith("_"):
             continue
-        members = vars(importlib.import_module(f"{__package__}.{module.name}")).values()
-        for member in members:
+        for member in vars(importlib.import_module(module.name)).values():
             if inspect.isclass(member) and issubclass(member, Strategy) and not inspect.isabstract(member):
                 found[member.name] = member
     return dict(sorted(found.items()))

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import launch, make_spec
-from stratbench.harness.worker import KEEP_VARIABLE
-from stratbench.results import journal
+from stratbench.harness.worker.main import KEEP_VARIABLE
+from stratbench.results.raw import journal
 from stratbench.strategies.registry import available
 
 STEPS = 20

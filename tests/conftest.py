@@ -10,10 +10,10 @@ from typing import Any
 
 import psutil
 import pytest
-from stratbench.harness.launch import Launch, Outcome
-from stratbench.harness.ports import Ports
-from stratbench.harness.run import prepare
-from stratbench.harness.spec import Experiment, RunSpec
+from stratbench.harness.launch.launcher import Launch, Outcome
+from stratbench.harness.launch.ports import Ports
+from stratbench.harness.launch.run import prepare
+from stratbench.harness.plan.spec import Experiment, RunSpec
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -64,7 +64,7 @@ def no_strays(tmp_path: Path) -> Iterator[None]:
 @pytest.fixture
 def horovod() -> None:
     """Skips where Horovod is not installed."""
-    from stratbench.strategies._horovod_build import status
+    from stratbench.strategies.collectives._build import status
 
     problem = status().problem
     if problem:

@@ -20,7 +20,7 @@ import h5py  # noqa: E402
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from stratbench.datasets import mnist_12k  # noqa: E402
-from stratbench.harness import models  # noqa: E402
+from stratbench.harness.plan import models  # noqa: E402
 
 tf.config.threading.set_intra_op_parallelism_threads(len(cores))
 tf.config.threading.set_inter_op_parallelism_threads(len(cores))

@@ -17,9 +17,9 @@ import numpy as np
 from conftest import launch, make_spec
 from rich.console import Console
 from rich.table import Table
-from stratbench.harness.ports import Ports
-from stratbench.results import journal
-from stratbench.strategies.horovod import Horovod
+from stratbench.harness.launch.ports import Ports
+from stratbench.results.raw import journal
+from stratbench.strategies.collectives.horovod import Horovod
 from stratbench.strategies.registry import available
 
 BY_HAND = ["horovod", "mirrored", "multiworker", "ps", "single"]

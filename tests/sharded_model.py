@@ -12,7 +12,7 @@ import horovod.tensorflow as hvd
 import keras
 import numpy as np
 import tensorflow as tf
-from stratbench.strategies._sharding import ShardedModel
+from stratbench.strategies.collectives._sharding import ShardedModel
 
 STEPS = 3
 LAYERS = 5

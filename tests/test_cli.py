@@ -11,9 +11,10 @@ from typing import Any
 
 import h5py
 import pytest
-from stratbench.harness import cli, doctor, session
-from stratbench.harness.run import Store
-from stratbench.harness.spec import RunSpec
+from stratbench.harness.cli import commands as cli
+from stratbench.harness.cli import doctor, session
+from stratbench.harness.launch.run import Store
+from stratbench.harness.plan.spec import RunSpec
 from stratbench.results import schema
 
 COMMANDS = ["compare", "doctor", "install-horovod", "list", "run", "show"]
@@ -132,14 +133,17 @@ class TestLight:
         return run.stdout.splitlines()[-1].split()[1:]
 
     def test_help_loads_next_to_nothing(self) -> None:
-        program = "sys.argv = ['stratbench', '--help']\nfrom stratbench.harness.cli import main\n"
+        program = "sys.argv = ['stratbench', '--help']\nfrom stratbench.harness.cli.commands import main\n"
         program += "with contextlib.suppress(SystemExit): main()"
         assert self.loaded(program, *self.HEAVY, "pandas", "h5py", "numpy", "pydantic") == []
 
     def test_launcher_specs_and_strategies_load_no_tensorflow(self) -> None:
         program = (
-            "from stratbench.harness import check_model, cli, doctor, launch, listing, progress, run, spec\n"
-            "from stratbench.results import load, store\n"
+            "from stratbench.harness.cli import commands, doctor, listing, progress, session\n"
+            "from stratbench.harness.launch import launcher, run\n"
+            "from stratbench.harness.plan import check_model, spec\n"
+            "from stratbench.results import load\n"
+            "from stratbench.results.tables import store\n"
             "from stratbench.strategies import registry\n"
             "from stratbench.datasets import base as datasets\n"
             "registry.available(), datasets.available()\n"

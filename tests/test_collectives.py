@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from conftest import launch, make_spec
 from stratbench.errors import UsageError
-from stratbench.harness.spec import RunSpec
-from stratbench.harness.worker import KEEP_VARIABLE
-from stratbench.harness.workload import SpecWorkload
-from stratbench.results import journal
-from stratbench.strategies import _collectives, _horovod_limits, base, registry
-from stratbench.strategies import horovod as horovod_strategy
-from stratbench.strategies._horovod_build import HorovodStatus
+from stratbench.harness.plan.spec import RunSpec
+from stratbench.harness.worker.main import KEEP_VARIABLE
+from stratbench.harness.worker.workload import SpecWorkload
+from stratbench.results.raw import journal
+from stratbench.strategies import base, registry
+from stratbench.strategies.collectives import _collective as _collectives
+from stratbench.strategies.collectives import horovod as horovod_strategy
+from stratbench.strategies.collectives._build import HorovodStatus
 
 TOLERANCE = 1e-5
 RATE = 0.05
@@ -298,7 +299,7 @@ def test_what_horovod_would_refuse_or_ignore_is_skipped_with_a_reason(
         monkeypatch.delenv(variable, raising=False)
     for module in (_collectives, horovod_strategy):
         monkeypatch.setattr(module, "status", lambda: build)
-    for module in (base, _horovod_limits):
+    for module in (base, horovod_strategy):
         monkeypatch.setattr(module, "gpus", lambda: gpus)
     found = registry.create("horovod", options).skip(replicas)
     assert found is None if reason is None else found is not None and reason in found

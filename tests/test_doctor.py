@@ -5,10 +5,10 @@ import json
 
 import pytest
 from rich.console import Console
-from stratbench.harness import doctor
-from stratbench.harness.doctor import Frameworks, Report, StrategyCheck
-from stratbench.strategies._horovod_build import HorovodStatus
+from stratbench.harness.cli import doctor
+from stratbench.harness.cli.doctor import Frameworks, Report, StrategyCheck
 from stratbench.strategies.base import Strategy
+from stratbench.strategies.collectives._build import HorovodStatus
 
 MACHINE = {
     "cpu_model": "A CPU",

@@ -18,10 +18,10 @@ import pandas as pd
 import psutil
 import pytest
 from conftest import processes_of
-from stratbench.harness import cli
+from stratbench.harness.cli import commands as cli
 from stratbench.results import load
-from stratbench.strategies import _collectives as collectives
-from stratbench.strategies._horovod_build import HorovodStatus
+from stratbench.strategies.collectives import _collective as collectives
+from stratbench.strategies.collectives._build import HorovodStatus
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_strays")]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import launch, make_spec
 from stratbench.errors import RunError
-from stratbench.results import journal
+from stratbench.results.raw import journal
 from stratbench.strategies.registry import create
 
 pytestmark = pytest.mark.slow
@@ -77,7 +77,7 @@ def test_a_model_that_cannot_be_cut_is_refused(tmp_path: Path, monkeypatch: pyte
 
 def test_its_checks_name_the_weight() -> None:
     import keras
-    from stratbench.strategies._sharding import _check, _leaves
+    from stratbench.strategies.collectives._sharding import _check, _leaves
 
     layers = keras.layers
     model = keras.Sequential([layers.Input((3,)), layers.Dense(2, kernel_constraint="non_neg", name="bound")])

@@ -16,16 +16,16 @@ import psutil
 import pytest
 from conftest import make_spec, processes_of
 from stratbench.errors import UsageError
-from stratbench.harness import inject
-from stratbench.harness.faults import parse
-from stratbench.harness.inject import CALIBRATION_STEPS, Injector, Slowness
-from stratbench.harness.run import run_one
-from stratbench.harness.spec import Experiment
-from stratbench.harness.task import SCRATCH
-from stratbench.harness.train import WARMUP_STEPS
-from stratbench.results import journal
-from stratbench.results.record import Record
-from stratbench.results.store import Store
+from stratbench.harness.launch.run import run_one
+from stratbench.harness.plan.faults import parse
+from stratbench.harness.plan.spec import Experiment
+from stratbench.harness.plan.task import SCRATCH
+from stratbench.harness.worker import inject
+from stratbench.harness.worker.inject import CALIBRATION_STEPS, Injector, Slowness
+from stratbench.harness.worker.train import WARMUP_STEPS
+from stratbench.results.raw import journal
+from stratbench.results.raw.record import Record
+from stratbench.results.tables.store import Store
 from stratbench.strategies.base import StepResult, Task, Trainer
 
 KILL = "kill:worker=1,step=50"
@@ -155,7 +155,7 @@ class TestInjector:
     def test_a_pause_stops_the_whole_process_and_ends(self) -> None:
         script = (
             "import threading, time\n"
-            "from stratbench.harness.inject import _pause\n"
+            "from stratbench.harness.worker.inject import _pause\n"
             "ticks = []\n"
             "def tick():\n"
             "    while True:\n"

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 from conftest import launch, make_spec, processes_of
-from stratbench.results import journal
+from stratbench.results.raw import journal
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_strays")]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import make_spec
 from stratbench.errors import UsageError
-from stratbench.harness import check_model, models
+from stratbench.harness.plan import check_model, models
 
 # TensorFlow takes seconds to load, and the suite in which this is the first to do so says so.
 pytestmark = pytest.mark.slow
@@ -51,7 +51,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 
 def workload(**changes: Any) -> Any:
-    from stratbench.harness.workload import SpecWorkload
+    from stratbench.harness.worker.workload import SpecWorkload
 
     return SpecWorkload(make_spec(**changes))
 

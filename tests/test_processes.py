@@ -6,10 +6,10 @@ import sys
 
 import pytest
 from stratbench.errors import RunError
-from stratbench.harness import cores
-from stratbench.harness.ports import Ports
-from stratbench.harness.processes import alive, describe_exit, end_all
-from stratbench.harness.task import current_job, current_task
+from stratbench.harness.launch.ports import Ports
+from stratbench.harness.launch.processes import alive, describe_exit, end_all
+from stratbench.harness.plan import cores
+from stratbench.harness.plan.task import current_job, current_task
 from stratbench.strategies.base import Task
 
 

@@ -11,10 +11,10 @@ import pytest
 import softmax_regression
 from conftest import launch, make_spec
 from stratbench.errors import UsageError
-from stratbench.harness.spec import RunSpec
-from stratbench.harness.worker import KEEP_VARIABLE
-from stratbench.harness.workload import SpecWorkload
-from stratbench.results import journal
+from stratbench.harness.plan.spec import RunSpec
+from stratbench.harness.worker.main import KEEP_VARIABLE
+from stratbench.harness.worker.workload import SpecWorkload
+from stratbench.results.raw import journal
 from stratbench.strategies.registry import create
 
 MODEL = "softmax_regression:model"

@@ -5,7 +5,10 @@ import sys
 import h5py
 import pytest
 import stratbench.results
-from stratbench.results import journal, record, report, schema, store
+from stratbench.results import schema
+from stratbench.results.raw import journal, record
+from stratbench.results.showing import report
+from stratbench.results.tables import store
 from test_results_record import STARTED, array, assert_equal, make_log, make_record, make_spec
 from test_results_store import assert_csv_follows
 

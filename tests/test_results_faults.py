@@ -10,8 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 from rich.console import Console
-from stratbench.results import analysis, faults, journal, schema
-from stratbench.results.report import render
+from stratbench.results import schema
+from stratbench.results.analysis import comparison as analysis
+from stratbench.results.raw import faults, journal
+from stratbench.results.showing.report import render
 
 KILL = "kill:worker=1,step=3"
 STRUCK = {"fault": KILL, "kind": "kill", "task": "worker-1", "step": 3}

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from stratbench.errors import ResultsError
-from stratbench.results import journal
+from stratbench.results.raw import journal
 
 
 def write_run(path, steps=3):
@@ -116,6 +116,6 @@ def test_follower_gives_each_whole_event_once(tmp_path):
 
 @pytest.mark.parametrize("module", ["journal", "environment", "record"])
 def test_modules_that_workers_use_are_cheap(module):
-    code = f"import sys, stratbench.results.{module}; print(*sys.modules)"
+    code = f"import sys, stratbench.results.raw.{module}; print(*sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"pandas", "h5py", "tensorflow", "rich"} & set(answer.stdout.split())

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stratbench.errors import ResultsError
-from stratbench.results import environment, journal, record, schema
+from stratbench.results import schema
+from stratbench.results.raw import environment, journal, record
 
 STARTED = 1_700_000_000.0
 

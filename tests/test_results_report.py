@@ -5,7 +5,10 @@ import math
 import pandas as pd
 import pytest
 from rich.console import Console
-from stratbench.results import analysis, record, report, schema
+from stratbench.results import schema
+from stratbench.results.analysis import comparison as analysis
+from stratbench.results.raw import record
+from stratbench.results.showing import report
 from test_results_record import make_spec
 
 

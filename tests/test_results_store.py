@@ -13,7 +13,9 @@ import psutil
 import pytest
 import stratbench.results
 from stratbench.errors import ResultsError
-from stratbench.results import csv_tables, hdf5, journal, schema, store
+from stratbench.results import schema
+from stratbench.results.raw import journal
+from stratbench.results.tables import csv_tables, hdf5, store
 from test_results_record import STARTED, make_log, make_record, make_spec
 
 FILES = sorted(["results.h5", *(f"{table}.csv" for table in schema.TABLES)])
@@ -172,8 +174,8 @@ FILL = """
 import sys
 from pathlib import Path
 from stratbench.errors import ResultsError
-from stratbench.results.record import Record
-from stratbench.results.store import Store
+from stratbench.results.raw.record import Record
+from stratbench.results.tables.store import Store
 
 folder, *paths = map(Path, sys.argv[1:])
 with Store(folder) as opened:
@@ -317,7 +319,7 @@ def test_files_from_before_a_column_or_table_are_read_and_extended(tmp_path):
 
 
 def test_one_writer_at_a_time(tmp_path):
-    code = "import sys, stratbench.results.store as s; s.Store(sys.argv[1])"
+    code = "import sys, stratbench.results.tables.store as s; s.Store(sys.argv[1])"
     with store.Store(tmp_path):
         with pytest.raises(ResultsError, match=f"in use by process {os.getpid()} on "):
             store.Store(tmp_path)

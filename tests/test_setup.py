@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from stratbench.errors import StratbenchError
-from stratbench.harness import horovod_recipe as recipe
-from stratbench.harness import install_horovod
-from stratbench.harness.logged_run import LoggedRun
-from stratbench.strategies import _horovod_build
+from stratbench.harness.horovod_setup import install as install_horovod
+from stratbench.harness.horovod_setup import recipe
+from stratbench.harness.horovod_setup.logged_run import LoggedRun
+from stratbench.strategies.collectives import _build as _horovod_build
 
-CHECKOUT = Path(recipe.__file__).parents[1]
+CHECKOUT = Path(__file__).parents[1]
 GLOO = b"..N7horovod6common14GlooControllerE.."
 MPI = b"..N7horovod6common13MPIControllerE.."
 
@@ -164,7 +164,7 @@ class TestStatus:
 
     def test_loads_no_framework(self):
         program = (
-            "import sys; from stratbench.harness import install_horovod as h; h.status();"
+            "import sys; from stratbench.harness.horovod_setup import install as h; h.status();"
             "sys.exit(bool({'tensorflow', 'keras', 'horovod'} & set(sys.modules)))"
         )
         assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
@@ -203,7 +203,7 @@ class TestLoggedRun:
 
     def test_nothing_survives_an_interruption(self, tmp_path):
         program = (
-            "import os, pathlib; from stratbench.harness import logged_run as l\n"
+            "import os, pathlib; from stratbench.harness.horovod_setup import logged_run as l\n"
             "with l.ended_by_signal():\n    run = l.LoggedRun(pathlib.Path('log'), print)\n"
             "    run('wait', ['sh', '-c', 'sleep 600 & echo $! > child; wait'], os.environ)"
         )

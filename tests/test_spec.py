@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 from stratbench.errors import UsageError
-from stratbench.harness import learning_rate
-from stratbench.harness.spec import Experiment, RunSpec, parse_options
+from stratbench.harness.plan import learning_rate
+from stratbench.harness.plan.spec import Experiment, RunSpec, parse_options
 
 WORK = {"dataset": "mnist-12k", "global_batch": 120, "cores_per_replica": 1}
 
@@ -33,7 +33,7 @@ def test_strong_and_weak_scaling_set_both_batches() -> None:
 
 
 def test_replicas_get_equal_cores_at_every_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stratbench.harness.cores.usable", lambda: list(range(8)))
+    monkeypatch.setattr("stratbench.harness.plan.cores.usable", lambda: list(range(8)))
     specs = expand("single", "mirrored", replicas=[1, 2, 4], cores_per_replica=None)
     assert {s.cores_per_replica for s in specs} == {2}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stratbench.errors import RunError
-from stratbench.harness.learning_rate import Schedule
-from stratbench.harness.train import WARMUP_STEPS, train
-from stratbench.results import journal
+from stratbench.harness.plan.learning_rate import Schedule
+from stratbench.harness.worker.train import WARMUP_STEPS, train
+from stratbench.results.raw import journal
 from stratbench.strategies.base import StepResult, Trainer
 
 INPUT_SECONDS, STEP_SECONDS, SNAPSHOT_SECONDS = 1.0, 10.0, 1000.0

@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from stratbench.harness import spec as specs
-from stratbench.harness.workload import SpecWorkload
+from stratbench.harness.plan import spec as specs
+from stratbench.harness.worker.workload import SpecWorkload
 from stratbench.strategies import _replica
-from stratbench.strategies.mirrored import Mirrored
+from stratbench.strategies.tf_distribute.mirrored import Mirrored
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""The command line: commands, options, listings, progress, doctor. Nothing else imports it."""

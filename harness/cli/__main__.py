@@ -1,0 +1,5 @@
+"""``python -m stratbench.harness.cli``."""
+
+from .commands import main
+
+main()

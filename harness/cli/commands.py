@@ -1,0 +1,246 @@
+"""The command line. It never loads TensorFlow: that is the workers' business."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...errors import ResultsError, StratbenchError, UsageError
+from ..plan.task import current_job
+from .options import Counts, spec_options, work
+
+if TYPE_CHECKING:
+    from ...results.raw.record import Record
+    from ..plan.spec import RunSpec
+
+
+def main() -> None:
+    """Entry point: every error a user can act on is one line on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal without × or – is no reason to end.
+            stream.reconfigure(errors="replace")
+    try:
+        sys.exit(cli(prog_name="stratbench", standalone_mode=False) or 0)
+    except StratbenchError as error:
+        _fail(str(error), error.exit_code)
+    except click.Abort:
+        _fail("interrupted", 130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except BrokenPipeError:
+        # The reader, such as head, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"stratbench: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="stratbench", message="%(version)s")
+def cli() -> None:
+    """Which way of distributing this Keras model trains it fastest here, to which accuracy, and why?
+
+    \b
+    Start with:
+      stratbench doctor                   what can run on this machine
+      stratbench compare -s single -s mirrored -s horovod -n 1,2 --dataset mnist-12k --global-batch 128
+      stratbench show stratbench-results  the table again
+    """
+
+
+@cli.command()
+@click.option("--strategy", "-s", required=True, help="NAME[:key=value,…]; see 'stratbench list strategies'.")
+@click.option("--replicas", "-n", type=int, help="Copies of the model that compute gradients. [default: 1]")
+@spec_options
+@click.option("--json", "as_json", is_flag=True, help="Print the run's row as JSON.")
+def run(strategy: str, replicas: int | None, as_json: bool, **flags: Any) -> int:
+    """Train one model by one strategy and print its row.
+
+    Run it again and the row gets a further repeat; nothing is overwritten. Started by horovodrun or mpirun with
+    -s horovod, this process is one of the job's workers, and rank 0 writes the row.
+
+    \b
+    Examples:
+      stratbench run -s ps:sync=true,ps=2 -n 2 --dataset mnist-12k --global-batch 128 --epochs 2
+      horovodrun -np 8 stratbench run -s horovod --dataset mnist-12k --per-replica-batch 32 --steps 100
+    """
+    from ..job.in_job import joins, run_in_job
+    from ..launch.run import free_repeat, statuses
+    from .session import run_specs
+
+    job = current_job()
+    specs = _specs([strategy], [replicas if replicas is not None else job.size if job else 1], 1, flags)
+    spec = free_repeat(specs[0], statuses(flags["output"]))
+    if job and joins(spec, job):
+        record = run_in_job(spec, job, flags["output"])
+        _print_run(record, as_json)
+        return 0 if record.run["status"] == "ok" else 1
+    records, code = run_specs([spec], flags["output"])
+    for record in records:
+        _print_run(record, as_json)
+    return code
+
+
+@cli.command()
+@click.option(
+    "--strategy",
+    "-s",
+    multiple=True,
+    required=True,
+    help="Repeat for each: NAME[:key=value,…]; 'list strategies' shows them.",
+)
+@click.option(
+    "--replicas",
+    "-n",
+    type=Counts(),
+    multiple=True,
+    default=["1"],
+    show_default=True,
+    help="Sizes to run each at.",
+)
+@click.option("--repeats", type=int, default=1, show_default=True, help="Fresh trainings of every spec.")
+@spec_options
+def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats: int, **flags: Any) -> int:
+    """Train the same model by several strategies at several sizes and print the table.
+
+    The same command again skips what is 'ok' already and runs the rest. A strategy that can't run here says why.
+
+    \b
+    Example:
+      stratbench compare -s single -s mirrored -s ps -s ps:sync=true -n 1,2,4 --repeats 3 --global-batch 256
+    """
+    from ..launch.run import statuses
+    from .session import run_specs
+
+    job = current_job()
+    if job and job.size > 1:
+        raise UsageError(f"compare starts its own jobs and can't run inside one of {job.size} processes; use run.")
+    sizes = [count for counts in replicas for count in counts]
+    specs = _specs(list(strategy), sizes, repeats, flags)
+    known = statuses(flags["output"])
+    done = [spec for spec in specs if known.get(spec.run_id) == "ok"]
+    if done:
+        click.echo(f"{len(done)} of {len(specs)} runs are ok already in {flags['output']}: not run again", err=True)
+    _, code = run_specs([spec for spec in specs if spec not in done], flags["output"])
+    _print_folder(flags["output"], {spec.run_id for spec in specs})
+    return code
+
+
+@cli.command("list")
+@click.argument("kind", type=click.Choice(["strategies", "models", "datasets"]))
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(kind: str, name: str | None, as_json: bool) -> None:
+    """What there is to choose from; with a NAME its options and what it needs."""
+    from .listing import entries, entry, print_entries, print_entry
+
+    if name:
+        found = entry(kind, name)
+        click.echo(json.dumps(found, indent=2)) if as_json else print_entry(found)
+    else:
+        rows = entries(kind)
+        click.echo(json.dumps(rows, indent=2)) if as_json else print_entries(rows)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json: bool) -> int:
+    """What can and can't run on this machine, and why."""
+    from .doctor import examine, render
+
+    report = examine()
+    click.echo(json.dumps(report.to_dict(), indent=2)) if as_json else render(report)
+    return 0 if report.ok else 1
+
+
+@cli.command("install-horovod")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where built wheels are kept. [default: ~/.cache/stratbench]",
+)
+def install_horovod(cache: Path | None) -> None:
+    """Build Horovod for the TensorFlow that is installed, and install it (about 3 minutes, once).
+
+    HOROVOD_* variables pass through: HOROVOD_GPU_OPERATIONS=NCCL, HOROVOD_WITH_MPI=1.
+    """
+    from ..horovod_setup.install import install
+
+    click.echo(install(click.echo, cache) if cache else install(click.echo))
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--across-faults", is_flag=True, help="Set runs with injected faults against runs without.")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def show(path: Path, across_faults: bool, as_json: bool) -> None:
+    """Print the table of PATH: an output folder, or a results.h5."""
+    from ...results import load
+    from ...results.showing.report import to_json
+
+    try:
+        tables = load(path)
+    except ResultsError as error:
+        raise UsageError(str(error)) from None
+    if as_json:
+        click.echo(to_json(tables.runs))
+    else:
+        _print_tables(tables.runs, across_faults)
+
+
+def _specs(strategies: list[str], replicas: list[int], repeats: int, flags: dict[str, Any]) -> list[RunSpec]:
+    """Every run that the flags ask for, checked as far as it can be before anything runs."""
+    from ..plan.check_model import check
+    from ..plan.spec import Experiment, parse_options
+
+    specs = Experiment(
+        strategies=strategies,
+        replicas=replicas,
+        repeats=repeats,
+        options=parse_options(flags["option"]),
+        **work(flags),
+    ).expand()
+    if not (job := current_job()) or not job.rank:
+        check(flags["model"], flags["dataset"])
+    return specs
+
+
+def _print_run(record: Record, as_json: bool) -> None:
+    """The row; of a run that did not go well the line on standard error has said it."""
+    import pandas as pd
+
+    from ...results.showing.report import row_to_json
+
+    if as_json:
+        click.echo(row_to_json(record.run))
+    elif record.run["status"] == "ok":
+        _print_tables(pd.DataFrame([record.run]))
+
+
+def _print_folder(folder: Path, run_ids: set[str]) -> None:
+    from ...results import load
+
+    runs = load(folder).runs
+    _print_tables(runs[runs["run_id"].isin(run_ids)])
+    click.echo(
+        f"\nHDF5: {folder / 'results.h5'}\nCSV:  {', '.join(str(path) for path in sorted(folder.glob('*.csv')))}"
+    )
+
+
+def _print_tables(runs: Any, across_faults: bool = False) -> None:
+    from ...results.showing.report import make_console, render
+
+    render(runs, make_console(sys.stdout), across_faults)

@@ -1,0 +1,95 @@
+"""What a user sees while runs go on: a bar on a terminal, a line a run elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from ...results.raw.record import Record
+from ..launch.watch import Listener
+from ..plan.spec import RunSpec
+
+
+class RunProgress:
+    """Shows the run that goes on. All output goes to ``console``, which should be standard error."""
+
+    def __init__(self, console: Console, total: int):
+        self._console = console
+        self._total = total
+        self._done = 0
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            refresh_per_second=2,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        """Start to draw."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the terminal as it was."""
+        self._progress.stop()
+
+    def begin(self, spec: RunSpec) -> Listener:
+        """A run starts; what is returned is told of its journals' events."""
+        self._done += 1
+        # Rank 0's "ready" tells how many steps there will be.
+        self._task = self._progress.add_task(self._title(spec), total=spec.steps, note="starting")
+
+        def listen(label: str, event: dict[str, Any]) -> None:
+            if label == "worker-0" and self._task is not None:
+                self._show(self._task, event)
+
+        return listen
+
+    def _show(self, task: TaskID, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "ready":
+                self._progress.update(task, total=event.get("total_steps"), note="training")
+            case "steps":
+                _, step, *_, loss, _ = event["rows"][-1]
+                self._progress.update(task, completed=step + 1, note=f"loss {loss:.4f}")
+            case "evaluation":
+                self._progress.update(task, note=f"validation accuracy {event['validation_accuracy']:.4f}")
+
+    def _title(self, spec: RunSpec) -> str:
+        return f"{self._done}/{self._total} {spec.title}" if self._total > 1 else spec.title
+
+    def end(self, spec: RunSpec, record: Record) -> None:
+        """A run is over: one line that stays."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+        row = record.run
+        text = f"{self._title(spec)}: {row['status']}"
+        if row["status"] == "ok":
+            text += (
+                f", {row['examples_per_second']:,.0f} examples/s, test accuracy {row['test_accuracy']:.4f}, "
+                f"{row['total_seconds']:.1f} s with {row['startup_seconds']:.1f} s start-up"
+            )
+        else:
+            text += f", {row['reason']}"
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)

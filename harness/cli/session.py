@@ -1,0 +1,61 @@
+"""A command's runs from start to end: tables open, progress shown, Ctrl-C and SIGTERM taken in order."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from ...results.raw.record import Record
+from ..launch.run import open_store, run_all
+from ..plan.spec import RunSpec
+from .progress import RunProgress
+
+INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
+"""Exit codes, as shells give them."""
+
+
+def run_specs(specs: list[RunSpec], output: Path) -> tuple[list[Record], int]:
+    """Records, and the exit code: 1 if any run failed or none could run, 130 or 143 after Ctrl-C or SIGTERM."""
+    records: list[Record] = []
+    with (
+        open_store(output) as store,
+        _stopping() as stop,
+        RunProgress(Console(stderr=True), len(specs)) as progress,
+    ):
+        store.recover()
+        for spec, record in run_all(specs, store, stop.event, progress.begin):
+            progress.end(spec, record)
+            records.append(record)
+    if stop.signal is not None:
+        return records, INTERRUPTED[stop.signal]
+    counts = [record.run["status"] for record in records]
+    bad = any(status in ("failed", "timeout") for status in counts) or (counts and "ok" not in counts)
+    return records, 1 if bad else 0
+
+
+class _Stop:
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.signal: signal.Signals | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        self.event.set()
+
+
+@contextmanager
+def _stopping() -> Iterator[_Stop]:
+    """Ctrl-C and SIGTERM end the run in order: its row is written before the program ends."""
+    stop = _Stop()
+    former = {number: signal.signal(number, stop) for number in INTERRUPTED}
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

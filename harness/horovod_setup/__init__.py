@@ -1,0 +1,1 @@
+"""Builds Horovod for the TensorFlow that is installed."""

@@ -1,0 +1,161 @@
+"""Builds Horovod for the TensorFlow that is installed, and installs it: ``stratbench install-horovod``.
+
+Wheels are kept in a cache: the minutes of compiling are spent once for each TensorFlow, Python and setting.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import shutil
+import sys
+import sysconfig
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ...errors import StratbenchError
+from ...strategies.collectives._build import HorovodStatus, installed_tensorflow, status
+from . import recipe
+from .logged_run import LoggedRun, ended_by_signal
+
+__all__ = ["HorovodStatus", "default_cache", "install", "status"]
+
+
+def install(log: Callable[[str], None], cache: Path | None = None) -> str:
+    """Build the wheel for the installed TensorFlow or take it from the cache, install it, try to load it.
+
+    Args:
+        log: called with one line for each phase and sign of life; a build takes minutes.
+        cache: folder for wheels and logs, by default `default_cache()`.
+
+    Returns:
+        The version installed, such as ``0.28.1+tf2.21.0``.
+    """
+    cache = default_cache() if cache is None else cache.absolute()
+    tensorflow = _tensorflow_with_pip()
+    settings = recipe.build_settings(os.environ, tensorflow)
+    folder = cache / recipe.cache_key(tensorflow, settings)
+    wheel = find_wheel(folder)
+    if wheel is None:
+        recipe.check_tools(os.environ)
+    try:
+        with ended_by_signal(), tempfile.TemporaryDirectory(prefix="stratbench-horovod-") as scratch:
+            job = _Job(LoggedRun(folder / ("build.log" if wheel is None else "install.log"), log))
+            job.pip("installing what Horovod needs", "install", *recipe.RUNTIME_REQUIREMENTS)
+            built = None if wheel else _build(job, Path(scratch), cache, settings)
+            job.pip("installing the wheel", "install", "--no-deps", "--force-reinstall", str(wheel or built))
+            job.run("checking that it loads", [sys.executable, "-P", "-c", "import horovod.tensorflow"])
+            if built:  # kept only now: one that doesn't load would be found again at every try
+                _keep(built, folder)
+    except OSError as error:
+        raise StratbenchError(
+            f"building needs to write to {cache} and the temporary folder. Received: {error}"
+        ) from None
+    return _checked_version()
+
+
+def default_cache() -> Path:
+    """Where wheels go unless the user says: ``~/.cache/stratbench``, or below ``XDG_CACHE_HOME``."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification: a relative path is to be ignored.
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "stratbench"
+
+
+def find_wheel(folder: Path) -> Path | None:
+    """The wheel kept there by an earlier build; None if there is none or it is damaged."""
+    return next((path for path in sorted(folder.glob("horovod-*.whl")) if zipfile.is_zipfile(path)), None)
+
+
+def _tensorflow_with_pip() -> str:
+    """The version of TensorFlow installed here; raises if it or pip is missing."""
+    tensorflow = installed_tensorflow()
+    if tensorflow is None:
+        raise StratbenchError(
+            "Horovod is built for the TensorFlow that is installed. Received: an environment without it; "
+            "run: pip install 'tensorflow>=2.21'"
+        )
+    if importlib.util.find_spec("pip") is None:
+        raise StratbenchError("pip does the installing. Received: none here; run: python -m ensurepip")
+    return tensorflow
+
+
+def _checked_version() -> str:
+    importlib.invalidate_caches()
+    build = status()
+    if build.problem or build.version is None:
+        raise StratbenchError(f"the Horovod just installed must be usable. Received: {build.problem}")
+    return build.version
+
+
+class _Job:
+    """The commands of one installation: one log file, one environment, an error that tells what to do."""
+
+    def __init__(self, run: LoggedRun) -> None:
+        self.logged = run
+        # Below `make setup`, MAKEFLAGS and its like are that make's: its -s, a jobserver that is not ours.
+        # HOROVOD_* come in only to compile: a HOROVOD_LOCAL_VERSION makes pip refuse the source it looks for.
+        unfit = ("HOROVOD_", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith(unfit)}
+        self.env["PIP_ROOT_USER_ACTION"] = "ignore"
+
+    def run(self, phase: str, command: list[str]) -> None:
+        """Run it; raise with the reason and the log's name if it fails."""
+        code = self.logged(phase, command, self.env)
+        if code:
+            reason = recipe.explain(self.logged.path.read_text("utf-8", "replace"))
+            raise StratbenchError(f"{phase} failed with exit code {code}: {reason}. Log: {self.logged.path}")
+
+    def pip(self, phase: str, *arguments: str) -> None:
+        """Run this environment's pip; ``-P``: no file of the current folder is taken for a module."""
+        options = ["--no-input", "--disable-pip-version-check"]
+        self.run(phase, [sys.executable, "-P", "-m", "pip", *options, *arguments])
+
+
+def _build(job: _Job, scratch: Path, cache: Path, settings: Mapping[str, str]) -> Path:
+    job.pip("installing build requirements", "install", *recipe.BUILD_REQUIREMENTS)
+    tree = recipe.unpack(_fetch(job, scratch, cache), scratch)
+    recipe.drop_xla_source(tree)
+    job.env.update(settings)
+    if recipe.find_cmake(job.env) is None:
+        job.pip("installing cmake", "install", "cmake >= 3.13")
+        job.env["HOROVOD_CMAKE"] = str(Path(sysconfig.get_path("scripts")) / "cmake")
+    # Horovod's Gloo asks for a CMake from before 3.5, which CMake 4 only accepts when told to.
+    job.env.setdefault("CMAKE_POLICY_VERSION_MINIMUM", "3.5")
+    count = recipe.compilers_at_once()
+    job.env["MAKEFLAGS"] = f"-j{count}"
+    job.logged.say(f"compiling takes about 6 minutes divided by {count}, the cores used")
+    options = ["-v", "--no-build-isolation", "--no-deps", "--wheel-dir", str(scratch)]
+    job.pip("compiling", "wheel", *options, str(tree))
+    wheel = find_wheel(scratch)
+    if wheel is None:
+        raise StratbenchError(f"compiling must give a wheel. Received: none. Log: {job.logged.path}")
+    return wheel
+
+
+def _fetch(job: _Job, scratch: Path, cache: Path) -> Path:
+    """The released source, from the cache or the package index."""
+    kept = cache / recipe.SDIST
+    if not kept.exists():
+        # pip runs the source's setup.py to learn its name. With the hash here it checks before it does.
+        wanted = scratch / "source.txt"
+        wanted.write_text(f"horovod=={recipe.VERSION} --hash=sha256:{recipe.SDIST_SHA256}\n")
+        options = ["--no-deps", "--no-binary", "horovod", "--no-build-isolation", "--dest", str(scratch)]
+        job.pip("downloading the source", "download", *options, "--requirement", str(wanted))
+        recipe.check_sdist(scratch / recipe.SDIST)
+        _keep(scratch / recipe.SDIST, cache)
+    recipe.check_sdist(kept)
+    return kept
+
+
+def _keep(file: Path, folder: Path) -> Path:
+    """Copy into the folder so that the name is there only once the whole file is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".part-{os.getpid()}"
+    try:
+        shutil.copyfile(file, part)
+        return part.replace(folder / file.name)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,68 @@
+"""``horovodrun -np 8 stratbench run -s horovod …``: inside such a job this process is one of its workers.
+
+Somebody else's launcher started the job and ends it, and may stop rank 0 without a chance to say anything. So rank 0
+starts a recorder, a process that waits for its word, or for its death, and writes the row: see `recorder`. Every rank
+makes the same spec from the same flags. The output folder must be one that all ranks see.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ...errors import RunError, UsageError
+from ...results.raw.record import Record
+from ...strategies.base import Task
+from ..launch.run import open_store
+from ..plan.spec import RunSpec
+from ..plan.task import Job
+from ..worker.main import redirect, run_task
+from . import recorder
+
+
+def joins(spec: RunSpec, job: Job) -> bool:
+    """Whether this process is a worker of ``job``, rather than a launcher that happens to run in one.
+
+    Raises UsageError for a strategy that starts its own processes, in a job of several, and for a wrong size.
+    """
+    strategy = spec.create_strategy()
+    if not any(task.command for task in strategy.tasks(spec.replicas, lambda port: "localhost:0")):
+        if job.size == 1:
+            return False
+        raise UsageError(
+            f"inside a job of {job.size} processes only a strategy like horovod, whose workers a job starts, can run. "
+            f"Received: {spec.strategy}."
+        )
+    if spec.replicas != job.size:
+        raise UsageError(f"--replicas must be the job's size, {job.size}, or left out. Received: {spec.replicas}.")
+    return True
+
+
+def run_in_job(spec: RunSpec, job: Job, output: Path) -> Record:
+    """Do this rank's part; only rank 0 returns, with the record. Raises RunError if no row could be written."""
+    folder = output / "runs" / spec.run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    task = Task(index=job.rank, first_replica=job.local_rank)
+    if job.rank:
+        redirect(folder / f"{task.label}.log")
+        os._exit(run_task(spec, task, folder))
+    open_store(output).close()
+    (folder / "spec.json").write_text(spec.model_dump_json(indent=2) + "\n")
+    (folder / "record.json").unlink(missing_ok=True)
+    writer = subprocess.Popen(
+        [sys.executable, "-m", recorder.__name__, str(output), str(folder)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    terminal = [os.dup(1), os.dup(2)]
+    redirect(folder / f"{task.label}.log")
+    reason = spec.skip()
+    word = f"skipped {reason}" if reason else "failed" if run_task(spec, task, folder) else "ok"
+    for saved, stream in zip(terminal, (1, 2), strict=True):
+        os.dup2(saved, stream)
+    writer.communicate(word.encode())
+    if writer.returncode:
+        raise RunError(f"the run was {word} but its row could not be written; see the line above")
+    return Record.load(folder / "record.json")

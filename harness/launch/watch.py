@@ -1,0 +1,145 @@
+"""What the launcher knows of a run's tasks while they work: their journals, their last steps, how they died."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ...results.raw.journal import Follower
+from ...strategies.base import Task
+from ..plan.task import task_labels
+from .processes import alive, describe_exit
+
+LAST_LINES = 3
+_CHATTER = re.compile(r"I\d{4} |E\d{4} .*(cuInit|CUDA)|WARNING: All log messages before absl|\[\d+\]<std")
+"""What TensorFlow logs before it can be told not to, and that it found no GPU."""
+
+Listener = Callable[[str, dict[str, Any]], None]
+"""Called with a task's label and each event of its journal, as they come."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Death:
+    """A process that ended too early: its task's label or its program's name, how it ended, its log."""
+
+    name: str
+    how: str
+    log: Path
+
+
+def program(task: Task) -> str:
+    """Name of what the launcher starts: the task's label, or the job launcher that stands before its workers."""
+    return Path(task.command[0]).name if task.command else task.label
+
+
+class Watch:
+    """Follows the journals of a run's tasks."""
+
+    def __init__(self, tasks: list[Task], folder: Path, listen: Listener):
+        self._folder = folder
+        self._listen = listen
+        self._followers = {label: Follower(folder / f"{label}.jsonl") for label in task_labels(tasks)}
+        self.members: dict[str, psutil.Process] = {}
+        self.failures: dict[str, str] = {}
+        self.ready: set[str] = set()
+        self.ended: set[str] = set()
+        self.last_step: dict[str, int] = {}
+
+    @property
+    def labels(self) -> list[str]:
+        """Of all tasks, in order."""
+        return list(self._followers)
+
+    def poll(self) -> bool:
+        """Read what is new; whether there was anything."""
+        news = [(label, event) for label, follower in self._followers.items() for event in follower.poll()]
+        for label, event in news:
+            self._take(label, event)
+            self._listen(label, event)
+        return bool(news)
+
+    def _take(self, label: str, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "start":
+                self._adopt(label, event["pid"])
+            case "ready" | "serving":
+                self.ready.add(label)
+            case "steps":
+                self.last_step[label] = event["rows"][-1][1]
+            case "failed":
+                self.failures.setdefault(label, event["error"])
+            case "end":
+                self.ended.add(label)
+
+    def _adopt(self, label: str, pid: int) -> None:
+        """Remember the process itself, so that its number can't come to mean another."""
+        try:
+            member = psutil.Process(pid)
+            if str(self._folder) in member.cmdline():
+                self.members[label] = member
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return
+
+    def forget(self, label: str) -> None:
+        """Its process is known to be dead; whoever comes in its place will be adopted anew."""
+        self.members.pop(label, None)
+        self.failures.pop(label, None)
+
+    def gone(self) -> list[str]:
+        """Tasks that have started and are no more, without having said that they ended."""
+        missing = [label for label, member in self.members.items() if not alive(member)]
+        if any(label not in self.ended for label in missing):
+            self.poll()
+        return [label for label in missing if label not in self.ended]
+
+    def reported(self, task: Task) -> list[Death]:
+        """Workers whose end a job's own launcher has printed, first death first."""
+        path = self._folder / f"{program(task)}.log"
+        if not task.exit_patterns or not path.exists():
+            return []
+        text = path.read_text(errors="replace")
+        found = [match for pattern in task.exit_patterns for match in re.finditer(pattern, text)]
+        ends = [(match["index"], _exit_code(match)) for match in sorted(found, key=re.Match.start)]
+        return [self.death(f"{task.role}-{index}", code) for index, code in ends if code]
+
+    def death(self, name: str, code: int | None) -> Death:
+        """How ``name`` ended; None for a code that nobody knows."""
+        how = "gone without a word" if code is None else describe_exit(code)
+        return Death(name, how, self._folder / f"{name}.log")
+
+    def explain(self, deaths: list[Death]) -> str:
+        """One line: the first that was killed; else the first failure that a task itself told; else the first death."""
+        killed = [death for death in deaths if death.how.startswith("killed") and death.name not in self.failures]
+        if not killed and self.failures:
+            label, why = next(iter(self.failures.items()))
+            return f"{label}: {why}"
+        death = (killed or deaths)[0]
+        verb = "ended with" if death.how.startswith("exit") else "was"
+        return f"{death.name} {verb} {death.how}{self._when(death.name)}; its log ends: {_last_words(death.log)}"
+
+    def progress(self) -> str:
+        """How far the run came, for the end of a sentence."""
+        return f" after step {max(self.last_step.values())}" if self.last_step else " before the first step"
+
+    def _when(self, label: str) -> str:
+        if not label.startswith("worker"):
+            return ""
+        step = self.last_step.get(label)
+        return f" after step {step}" if step is not None else " before its first step"
+
+
+def _exit_code(match: re.Match[str]) -> int:
+    """As subprocess counts: a signal is a negative code."""
+    groups = match.groupdict()
+    return -int(groups["signal"]) if "signal" in groups else int(groups["code"])
+
+
+def _last_words(log: Path) -> str:
+    text = log.read_text(errors="replace") if log.exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not _CHATTER.match(line)]
+    return " | ".join(lines[-LAST_LINES:]) or "(nothing but start-up messages)"

@@ -1,0 +1,115 @@
+"""Faults that a user asks for: ``--inject kill:worker=1,step=50``. What they are; `inject` makes them happen."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Mapping
+
+from ...errors import UsageError
+
+GRAMMAR = {
+    "slow": "slow:worker=I,factor=F or slow:worker=I,seconds=S[,probability=P]",
+    "kill": "kill:worker=I,step=N or kill:ps=I,step=N",
+    "pause": "pause:worker=I,step=N,seconds=S",
+}
+_KEYS = {
+    "slow": {"worker", "factor", "seconds", "probability"},
+    "kill": {"worker", "ps", "step"},
+    "pause": {"worker", "step", "seconds"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """One of them.
+
+    Attributes:
+        kind: ``slow``, ``kill`` or ``pause``.
+        role, index: the task that it strikes.
+        step: the step of worker ``index`` (for a ps task, of worker 0) that it strikes before, counted from 0.
+        factor: how many times as long a step becomes.
+        seconds: that a step, or the pause, takes longer.
+        probability: of each step to be hit.
+    """
+
+    kind: str
+    role: str
+    index: int
+    step: int | None = None
+    factor: float | None = None
+    seconds: float | None = None
+    probability: float = 1.0
+
+    @property
+    def label(self) -> str:
+        """``worker-1``: the task that it strikes."""
+        return f"{self.role}-{self.index}"
+
+    def __str__(self) -> str:
+        """As a user writes it, always in the same way: it is a part of the run's id."""
+        numbers = {"step": self.step, "factor": self.factor, "seconds": self.seconds}
+        if self.probability != 1:
+            numbers["probability"] = self.probability
+        words = [f"{self.role}={self.index}"]
+        words += [f"{name}={value:.15g}" for name, value in numbers.items() if value is not None]
+        return f"{self.kind}:{','.join(words)}"
+
+
+def parse(text: str) -> Fault:
+    """The fault of ``kind:key=value,…``. Raises UsageError, one line that gives the grammar."""
+    kind, _, rest = text.strip().partition(":")
+    if kind not in GRAMMAR:
+        near = difflib.get_close_matches(kind, GRAMMAR, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise UsageError(f"--inject must be {', or '.join(GRAMMAR.values())}. Received: '{text}'.{hint}")
+    values = _values(kind, rest, text)
+    roles = [role for role in ("worker", "ps") if role in values]
+    if len(roles) != 1:
+        raise _wrong(kind, text)
+    numbers = {name: _number(name, value) for name, value in values.items()}
+    if None in numbers.values():
+        raise _wrong(kind, text)
+    index, step = numbers.pop(roles[0]), numbers.pop("step", None)
+    fault = Fault(kind, roles[0], int(index or 0), None if step is None else int(step), **numbers)  # type: ignore[arg-type]
+    if not _whole(fault):
+        raise _wrong(kind, text)
+    return fault
+
+
+_LIMITS: Mapping[str, Callable[[float], bool]] = {
+    **dict.fromkeys(("worker", "ps", "step"), lambda value: value >= 0 and value == int(value)),
+    "factor": lambda value: value > 1,
+    "seconds": lambda value: value > 0,
+    "probability": lambda value: 0 < value <= 1,
+}
+
+
+def _whole(fault: Fault) -> bool:
+    """Whether all is there that its kind needs, and nothing that excludes it."""
+    if fault.kind == "slow":
+        return (fault.factor is None) != (fault.seconds is None) and (fault.probability == 1 or fault.factor is None)
+    return fault.step is not None and (fault.kind == "kill" or fault.seconds is not None)
+
+
+def _values(kind: str, rest: str, text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in rest.split(",")]
+    values = {key.strip(): value.strip() for key, _, value in pairs}
+    if len(values) != len(pairs) or not all(values.values()) or not values.keys() <= _KEYS[kind]:
+        raise _wrong(kind, text)
+    return values
+
+
+def _number(name: str, text: str) -> float | None:
+    """None for what is none, or out of its bounds."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and _LIMITS[name](value) else None
+
+
+def _wrong(kind: str, text: str) -> UsageError:
+    bounds = {"slow": "F > 1, S > 0, 0 < P ≤ 1", "kill": "N ≥ 0", "pause": "N ≥ 0, S > 0"}[kind]
+    return UsageError(f"--inject must be {GRAMMAR[kind]} with {bounds}. Received: '{text}'.")

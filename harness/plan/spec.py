@@ -1,0 +1,301 @@
+"""What to run: one frozen `RunSpec` a training, an `Experiment` for a grid of them.
+
+A RunSpec crosses to the workers as one JSON file in the run's folder; nothing rebuilds it from flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ...datasets import base as datasets
+from ...datasets.split import parse_split, split_rows
+from ...errors import UsageError
+from ...results.raw.record import run_id
+from ...strategies import registry as strategies
+from ...strategies.base import Strategy
+from . import cores
+from .faults import Fault, parse
+from .task import task_labels
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {"name": "sgd", "learning_rate": 0.1, "momentum": 0.0},
+    "momentum": {"name": "sgd", "learning_rate": 0.02, "momentum": 0.9},
+    "adam": {"name": "adam", "learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7},
+    "adagrad": {"name": "adagrad", "learning_rate": 0.01, "initial_accumulator_value": 0.1, "epsilon": 1e-7},
+}
+"""By the name that ``--optimizer`` takes: Keras's class, its settings, and the rate where the user gives none."""
+
+DEFAULT_EPOCHS = 3
+DEFAULT_TIMEOUT_SECONDS = 300.0
+
+
+class RunSpec(BaseModel):
+    """One training of one model by one strategy. Two specs that are equal but for ``timeout`` measure the same.
+
+    Batches are in examples: ``global_batch`` per update over all replicas, ``per_replica_batch`` its share.
+    Exactly one of ``epochs`` and ``steps`` is set. ``options`` holds what differs from the strategy's defaults.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    strategy: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    replicas: int
+    model: str
+    dataset: str
+    split: str
+    sharding: Literal["batch", "static"]
+    global_batch: int
+    per_replica_batch: int
+    last_batch: Literal["drop", "keep"] = "drop"
+    epochs: int | None
+    steps: int | None
+    optimizer: Literal["sgd", "momentum", "adam", "adagrad"]
+    learning_rate: float
+    lr_scaling: Literal["none", "linear", "sqrt"]
+    reference_batch: int
+    warmup_epochs: float
+    seed: int
+    cores_per_replica: int
+    inject: tuple[str, ...] = ()
+    repeat: int = 0
+    timeout: float = DEFAULT_TIMEOUT_SECONDS
+
+    @property
+    def run_id(self) -> str:
+        """Stable name of this run: see `stratbench.results.raw.record.run_id`."""
+        return run_id(self.model_dump())
+
+    @property
+    def title(self) -> str:
+        """``ps sync=True ×2``: for progress and messages."""
+        options = "".join(f" {key}={value}" for key, value in self.options.items())
+        faults = f" with {' '.join(self.inject)}" if self.inject else ""
+        repeat = f" #{self.repeat + 1}" if self.repeat else ""
+        return f"{self.strategy}{options} ×{self.replicas}{faults}{repeat}"
+
+    @property
+    def faults(self) -> list[Fault]:
+        """That are injected."""
+        return [parse(text) for text in self.inject]
+
+    def skip(self) -> str | None:
+        """Why this can't run here, in one sentence; None if it can."""
+        strategy = self.create_strategy()
+        for fault in self.faults:
+            if fault.label not in self.labels():
+                return f"there is no {fault.label} to inject {fault} into: its tasks are {', '.join(self.labels())}"
+        if self.last_batch == "keep" and self.replicas > 1 and not strategy.uneven:
+            exact = ", ".join(name for name, cls in strategies.available().items() if cls.uneven)
+            return (
+                f"{self.strategy} needs shards of one size, and those of an incomplete last batch differ; "
+                f"use --last-batch drop, or a strategy that weighs them by examples: {exact}"
+            )
+        return strategy.skip(self.replicas)
+
+    def labels(self) -> list[str]:
+        """``worker-0``, …: of the tasks that it will have."""
+        return task_labels(self.create_strategy().tasks(self.replicas, lambda port: "localhost:0"))
+
+    def create_strategy(self) -> Strategy:
+        """The strategy with this run's options."""
+        return strategies.create(self.strategy, self.options)
+
+
+class Experiment(BaseModel):
+    """A grid: every strategy at every number of replicas, ``repeats`` times each.
+
+    ``strategies`` are references ``NAME[:key=value,…]``. ``options`` go to every strategy that has them.
+    Raises UsageError, one line each, for what can't be.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    strategies: Sequence[str]
+    replicas: Sequence[int] = (1,)
+    repeats: int = 1
+    options: dict[str, str] = Field(default_factory=dict)
+    model: str = "cnn"
+    dataset: str = "mnist"
+    split: str = "default"
+    sharding: Literal["batch", "static"] | None = None
+    global_batch: int | None = None
+    per_replica_batch: int | None = None
+    last_batch: Literal["drop", "keep"] = "drop"
+    epochs: int | None = None
+    steps: int | None = None
+    optimizer: Literal["sgd", "momentum", "adam", "adagrad"] = "adam"
+    learning_rate: float | None = None
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    reference_batch: int | None = None
+    warmup_epochs: float = 0.0
+    seed: int = 1
+    cores_per_replica: int | None = None
+    inject: Sequence[str] = ()
+    timeout: float = DEFAULT_TIMEOUT_SECONDS
+
+    @model_validator(mode="after")
+    def _check(self) -> Experiment:
+        if (self.global_batch is None) == (self.per_replica_batch is None):
+            received = "both" if self.global_batch is not None else "neither"
+            raise UsageError(f"give exactly one of --global-batch and --per-replica-batch. Received: {received}.")
+        if self.epochs is not None and self.steps is not None:
+            raise UsageError("give --epochs or --steps, not both.")
+        if not self.strategies:
+            raise UsageError("give at least one --strategy; 'stratbench list strategies' shows them.")
+        positive = (
+            "global_batch",
+            "per_replica_batch",
+            "epochs",
+            "steps",
+            "learning_rate",
+            "reference_batch",
+        )
+        for name in (*positive, "repeats", "cores_per_replica", "timeout"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UsageError(f"--{name.replace('_', '-')} must be greater than 0. Received: {value}.")
+        if not 0 <= self.warmup_epochs < float("inf"):
+            raise UsageError(f"--warmup-epochs must be 0 or more. Received: {self.warmup_epochs}.")
+        if not 0 <= self.seed < 2**31:
+            raise UsageError(f"--seed must be from 0 to 2³¹ − 1. Received: {self.seed}.")
+        for count in self.replicas:
+            if count < 1:
+                raise UsageError(f"--replicas must be at least 1. Received: {count}.")
+        return self
+
+    def expand(self) -> list[RunSpec]:
+        """Every run of the grid, in order. A strategy that can't scale, as ``single``, runs at its one size only."""
+        variants = [self._variant(reference) for reference in self.strategies]
+        for key in self.options:
+            if not any(key in _fields(name) for name, _ in variants):
+                strategies.create(variants[0][0], {key: self.options[key]})
+        sizes = [size for name, _ in variants for size in self._sizes(name)]
+        per_replica = self.cores_per_replica or max(1, len(cores.usable()) // max(sizes))
+        common = self._common()
+        specs = [
+            self._spec(name, options, replicas, repeat, per_replica, common)
+            for repeat, (name, options) in itertools.product(range(self.repeats), variants)
+            for replicas in self._sizes(name)
+        ]
+        for fault in map(parse, self.inject):
+            if not any(fault.label in spec.labels() for spec in specs):
+                has = f"{specs[0].strategy} at {specs[0].replicas} has {', '.join(specs[0].labels())}"
+                raise UsageError(f"--inject must name a task that a run has; {has}. Received: '{fault}'.")
+        return list({spec.run_id: spec for spec in specs}.values())
+
+    def _variant(self, reference: str) -> tuple[str, dict[str, Any]]:
+        name, _, text = reference.partition(":")
+        given = parse_options([part for part in text.split(",") if part])
+        shared = {key: value for key, value in self.options.items() if key in _fields(name)}
+        strategy = strategies.create(name, shared | given)
+        changed = {
+            field.name: getattr(strategy, field.name)
+            for field in dataclasses.fields(strategy)
+            if getattr(strategy, field.name) != field.default
+        }
+        return name, changed
+
+    def _sizes(self, name: str) -> list[int]:
+        limit = strategies.find(name).max_replicas
+        if limit is None:
+            return list(dict.fromkeys(self.replicas))
+        if len(self.strategies) == 1 and min(self.replicas) > limit:
+            raise UsageError(f"strategy {name} runs at most {limit} replica. Received: {min(self.replicas)}.")
+        return list(dict.fromkeys(min(count, limit) for count in self.replicas))
+
+    @cached_property
+    def _examples(self) -> int:
+        """For training."""
+        return len(split_rows(datasets.parse(self.dataset).info(), self.split)["train"])
+
+    def _common(self) -> dict[str, Any]:
+        dataset = datasets.parse(self.dataset)
+        self._check_amount(self._examples)
+        return {
+            "model": self.model,
+            "dataset": self.dataset,
+            "split": parse_split(self.split),
+            "sharding": self.sharding or dataset.sharding,
+            "last_batch": self.last_batch,
+            "epochs": self.epochs or (None if self.steps else DEFAULT_EPOCHS),
+            "steps": self.steps,
+            "optimizer": self.optimizer,
+            "learning_rate": self.learning_rate or OPTIMIZERS[self.optimizer]["learning_rate"],
+            "lr_scaling": self.lr_scaling,
+            "reference_batch": self.reference_batch or self.global_batch or self.per_replica_batch,
+            "warmup_epochs": self.warmup_epochs,
+            "seed": self.seed,
+            "inject": tuple(sorted(str(parse(text)) for text in self.inject)),
+            "timeout": self.timeout,
+        }
+
+    def _check_amount(self, examples: int) -> None:
+        batch = self.global_batch or (self.per_replica_batch or 0) * max(self.replicas)
+        if batch > examples:
+            raise UsageError(
+                f"the global batch must not exceed the {examples} training examples of {self.dataset}. "
+                f"Received: {batch}."
+            )
+
+    def _spec(
+        self,
+        name: str,
+        options: dict[str, Any],
+        replicas: int,
+        repeat: int,
+        per_replica: int,
+        common: Mapping[str, Any],
+    ) -> RunSpec:
+        if self.global_batch is not None and self.global_batch % replicas:
+            lower = self.global_batch - self.global_batch % replicas
+            near = f"{lower} or {lower + replicas}" if lower else str(replicas)
+            raise UsageError(
+                f"--global-batch must be divisible by the replicas. Received: {self.global_batch} "
+                f"for {replicas} replicas; {near} would do."
+            )
+        asked = self.global_batch or (self.per_replica_batch or 0) * replicas
+        batch = strategies.create(name, options).global_batch(asked, self._examples)
+        return RunSpec(
+            strategy=name,
+            options=options,
+            replicas=replicas,
+            global_batch=batch,
+            per_replica_batch=batch // replicas,
+            cores_per_replica=per_replica,
+            repeat=repeat,
+            **common,
+        )
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, str]:
+    """``("sync=true", "ps=2")`` → a dict. Raises UsageError for what is no ``key=value``, or given twice."""
+    options: dict[str, str] = {}
+    for key, value in map(_pair, pairs):
+        if key in options:
+            raise UsageError(f"option {key} must be given once. Received: {key}={options[key]} and {key}={value}.")
+        options[key] = value
+    return options
+
+
+def read(path: Path) -> RunSpec:
+    """The spec of a run's folder, as the launcher wrote it."""
+    return RunSpec.model_validate_json(path.read_text())
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise UsageError(f"an option must be key=value. Received: '{text}'.")
+    return key.strip(), value.strip()
+
+
+def _fields(name: str) -> set[str]:
+    return {field.name for field in dataclasses.fields(strategies.find(name))}

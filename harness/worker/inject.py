@@ -1,0 +1,176 @@
+"""Makes a worker's faults happen, around its steps: no strategy knows of them.
+
+- A slow worker sleeps inside its forward pass, so that, as on a slow machine, its gradients are late *and* stale.
+- A killed one sends itself SIGKILL; a ps task gets it from worker 0. Neither has a last word.
+- A paused one is stopped with all its threads by SIGSTOP, and woken by a process that lives as long as the pause.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+import psutil
+
+from ...results.raw import journal as journals
+from ...results.raw.journal import Journal
+from ...strategies.base import StepResult, Task, Trainer
+from ..plan.faults import Fault
+from .train import WARMUP_STEPS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CALIBRATION_STEPS = 10
+"""Steps after the warm-up that are left alone, to learn how long one takes: what a factor is a factor of."""
+
+_WAKER = """
+import os, signal, sys, time
+pid, end = int(sys.argv[1]), time.monotonic() + float(sys.argv[2])
+while os.getppid() == pid:
+    if time.monotonic() > end:
+        os.kill(pid, signal.SIGCONT)
+    time.sleep(0.02)
+"""
+
+
+class Slowness:
+    """How long this worker sleeps in each step.
+
+    Attributes:
+        seconds: in the present step.
+        total_seconds: so far.
+    """
+
+    def __init__(self, faults: Sequence[Fault], seed: int):
+        import numpy as np
+
+        self._faults = faults
+        self._random = np.random.default_rng([seed, *(fault.index for fault in faults)])
+        self._alone: list[float] = []
+        self.seconds = self.total_seconds = 0.0
+
+    def begin(self) -> None:
+        """Draw the present step's."""
+        self.seconds = sum(map(self._draw, self._faults))
+        self.total_seconds += self.seconds
+
+    def end(self, step_seconds: float) -> None:
+        """Learn from the first steps how long one takes."""
+        if len(self._alone) < WARMUP_STEPS + CALIBRATION_STEPS:
+            self._alone.append(step_seconds)
+
+    def sleep(self) -> None:
+        """Called by the model's forward pass."""
+        time.sleep(self.seconds)
+
+    def _draw(self, fault: Fault) -> float:
+        if fault.seconds is not None:
+            return fault.seconds if self._random.random() < fault.probability else 0.0
+        if len(self._alone) < WARMUP_STEPS + CALIBRATION_STEPS:
+            return 0.0
+        return ((fault.factor or 1.0) - 1.0) * median(self._alone[WARMUP_STEPS:])
+
+
+class Injector:
+    """The faults of one worker.
+
+    Args:
+        faults: of the whole run.
+        first_step: the first that this process takes; later than 0 in a worker that was restarted.
+    """
+
+    def __init__(self, faults: Sequence[Fault], task: Task, seed: int, journal: Journal, first_step: int = 0):
+        mine = [fault for fault in faults if fault.label == task.label]
+        # Nobody counts steps in a ps task: worker 0 does it for them.
+        mine += [fault for fault in faults if fault.role == "ps" and task.label == "worker-0"]
+        slow = [fault for fault in mine if fault.kind == "slow"]
+        self.slowness = Slowness(slow, seed) if slow else None
+        due = [fault for fault in mine if fault.kind != "slow"]
+        # What killed the process before this one must not kill it again.
+        self._due = [fault for fault in due if not task.attempt or (fault.step or 0) > first_step]
+        self._journal = journal
+
+    @property
+    def delay(self) -> Callable[[], None] | None:
+        """What the forward pass is to call, if anything."""
+        return self.slowness.sleep if self.slowness else None
+
+    @property
+    def delayed_seconds(self) -> float | None:
+        """How long the steps so far were made, on purpose; None if that was not asked for."""
+        return self.slowness.total_seconds if self.slowness else None
+
+    def strike(self, step: int) -> None:
+        """What is due before ``step``."""
+        for fault in [fault for fault in self._due if fault.step == step]:
+            self._journal.event("injected", fault=str(fault), kind=fault.kind, task=fault.label, step=step)
+            if fault.kind == "pause":
+                _pause(fault.seconds or 0.0)
+            elif fault.role == "ps":
+                _kill(self._journal.path.with_name(f"{fault.label}.jsonl"))
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(self, trainer: Trainer, first_step: int = 0) -> Trainer:
+        """The trainer with the faults around its steps; itself if there are none."""
+        return Injected(trainer, self, first_step) if self.slowness or self._due else trainer
+
+
+class Injected(Trainer):
+    """Another trainer, struck before its steps."""
+
+    def __init__(self, inner: Trainer, injector: Injector, first_step: int):
+        self.rank, self.shard, self.shards, self.memory = inner.rank, inner.shard, inner.shards, inner.memory
+        self._inner, self._injector, self._step = inner, injector, first_step
+
+    def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
+        """See `Trainer.step`."""
+        self._injector.strike(self._step)
+        slowness = self._injector.slowness
+        if slowness:
+            slowness.begin()
+        begin = time.perf_counter()
+        result = self._inner.step(x, y, learning_rate)
+        if slowness:
+            slowness.end(time.perf_counter() - begin)
+        self._step += 1
+        self.finished = self._inner.finished
+        self._take_restored()
+        return result
+
+    def weights(self) -> list[np.ndarray]:
+        """See `Trainer.weights`."""
+        weights = self._inner.weights()
+        self._take_restored()
+        return weights
+
+    def _take_restored(self) -> None:
+        self.restored, self._inner.restored = [*self.restored, *self._inner.restored], ()
+
+
+def _pause(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    with subprocess.Popen([sys.executable, "-ISc", _WAKER, str(os.getpid()), str(seconds)]) as waker:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        # The signal may reach this thread a moment after.
+        while time.monotonic() < end:
+            time.sleep(0.01)
+        waker.kill()
+
+
+def _kill(journal: Path) -> None:
+    """The task of that journal, if it is a process of this run on this host."""
+    start = journals.read(journal).start
+    if start is None or not psutil.pid_exists(start["pid"]):
+        return
+    process = psutil.Process(start["pid"])
+    if str(journal.parent) in process.cmdline():
+        process.kill()

@@ -1,0 +1,186 @@
+"""One task of a run, in a process of its own: ``python -m stratbench.harness.worker RUN_FOLDER``.
+
+The only place that loads TensorFlow. The task journals what it does to ``RUN_FOLDER/<role>-<index>.jsonl``; the parent
+reads that, and nothing else, so a task that is killed has lost at most the last quarter of a second.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import StratbenchError
+from ...results.raw import journal as journals
+from ...results.raw.journal import Journal
+from ...strategies.base import Server
+from ..plan import cores, spec
+from ..plan.task import PARENT_VARIABLE, current_task
+from . import usage
+
+if TYPE_CHECKING:
+    from ...strategies.base import Task
+
+FAILED = 1
+KEEP_VARIABLE = "STRATBENCH_KEEP_WEIGHTS"
+"""Set, it leaves the weights of each epoch in the run's folder: the conformance suite compares them."""
+
+
+def main() -> None:
+    """Run the task that the environment names, and end the process with 0, or 1 after a failure that is journalled."""
+    folder = Path(sys.argv[1])
+    task, in_job = current_task()
+    if in_job:
+        redirect(folder / f"{task.label}.log")
+    code = run_task(spec.read(folder / "spec.json"), task, folder)
+    # TensorFlow's servers and Horovod's threads have no clean way to stop; what matters is on disk.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def run_task(run: spec.RunSpec, task: Task, folder: Path) -> int:
+    """Train or serve as ``task``; 0 if all went well, 1 after a failure. Errors go to the journal and the log."""
+    _watch_parent()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    mine = cores.share(cores.usable(), task.first_replica, task.replicas, run.cores_per_replica, run.replicas)
+    path = folder / f"{task.label}.jsonl"
+    first_step = _steps_done(path) if task.attempt else 0
+    journal = Journal(path, append=task.attempt > 0)
+    journal.event(
+        "start",
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        role=task.role,
+        index=task.index,
+        rank=task.index,
+        replicas=task.replicas,
+        cores=mine,
+        attempt=task.attempt,
+    )
+    try:
+        # Importing may use whatever is idle: only training is held to the task's share.
+        importlib.import_module("keras")
+        cores.pin(mine)
+        _work(run, task, folder, journal, first_step)
+    except BaseException as error:
+        _report(error, journal)
+        return FAILED
+    finally:
+        journal.close()
+    return 0
+
+
+def _steps_done(path: Path) -> int:
+    """By the process before this one, as far as its journal tells."""
+    steps = journals.read(path).steps
+    return int(steps["step"][-1]) + 1 if len(steps) else 0
+
+
+def redirect(log: Path) -> None:
+    """Send what this process and its libraries print to ``log``."""
+    with log.open("wb") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+
+
+def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_step: int) -> None:
+    # Imported here, as some of it needs TensorFlow and the rest of this module must not.
+    from .evaluate import evaluate
+    from .inject import Injector
+    from .serve import serve
+    from .train import train
+    from .workload import SpecWorkload
+
+    workload = SpecWorkload(run, folder, first_step)
+    injector = Injector(run.faults, task, run.seed, journal, first_step)
+    workload.delay = injector.delay
+    strategy = run.create_strategy()
+    with strategy.trainer(task, workload) as trainer:
+        if isinstance(trainer, Server):
+            serve(trainer, journal)
+            return
+        batches = workload.batches(trainer.shards, trainer.shard)
+        batches.load()
+        journal.event(
+            "ready",
+            parameters=workload.parameters,
+            total_steps=workload.total_steps,
+            versions=_versions(),
+            memory=trainer.memory and dataclasses.asdict(trainer.memory),
+            activation_bytes=workload.activation_bytes,
+            traffic_bytes=strategy.traffic_bytes(workload.trained_bytes, run.replicas),
+        )
+        struck = injector.around(trainer, first_step)
+        reports = functools.partial(workload.reports, trainer.rank)
+        schedule, steps = workload.schedule(), workload.total_steps
+        train(struck, batches, schedule, steps, journal, folder, first_step=first_step, reports=reports)
+        used = usage.totals()
+        workload.delay = None
+    if reports():
+        with _snapshots(folder):
+            evaluate(workload, folder, journal)
+    journal.event("end", **used, injected_seconds=injector.delayed_seconds)
+
+
+@contextmanager
+def _snapshots(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if not os.environ.get(KEEP_VARIABLE):
+            for path in folder.glob("epoch-*.npz"):
+                path.unlink()
+
+
+def _report(error: BaseException, journal: Journal) -> None:
+    known = isinstance(error, StratbenchError)
+    text = _telling_line(str(error))
+    journal.event("failed", error=text if known else f"{type(error).__name__}: {text}".rstrip(": "))
+    if not known:
+        traceback.print_exc()
+    else:
+        print(text, file=sys.stderr)
+
+
+def _telling_line(text: str) -> str:
+    """The first line that says something; TensorFlow's messages begin with lines that do not."""
+    noise = ("Graph execution error", "Detected at node", "<stack traces unavailable>", "[[", "File ")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in lines if not line.startswith(noise)), " ".join(lines[:1]))
+
+
+def _watch_parent() -> None:
+    """End this process when the launcher is gone, killed without a chance to end its tasks."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None:
+        return
+    import psutil
+
+    try:
+        launcher = psutil.Process(int(parent))
+    except psutil.NoSuchProcess:
+        os._exit(FAILED)
+
+    def watch() -> None:
+        while launcher.is_running():
+            time.sleep(1.0)
+        os._exit(FAILED)
+
+    threading.Thread(target=watch, daemon=True, name="watch-parent").start()
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("tensorflow", "keras", "numpy")}

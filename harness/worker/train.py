@@ -1,0 +1,111 @@
+"""The measured loop: the same for every strategy, and next to nothing beside its step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from ...datasets.batches import Batches
+from ...errors import RunError
+from ...results.raw.journal import Journal
+from ...strategies.base import Trainer, Update
+from ..plan.learning_rate import Schedule
+from .usage import tcp_bytes
+
+WARMUP_STEPS = 2
+"""Steps at the start of a run that trace, compile and fill caches: kept in the table, left out of rates."""
+
+
+def train(
+    trainer: Trainer,
+    batches: Batches,
+    schedule: Schedule,
+    total_steps: int,
+    journal: Journal,
+    snapshots: Path,
+    clock: Callable[[], float] = time.perf_counter,
+    first_step: int = 0,
+    reports: Callable[[], bool] = lambda: True,
+) -> None:
+    """Train from ``first_step`` up to ``total_steps`` updates and journal each.
+
+    A step's seconds run from the end of the step before to its own end, so that they add up to the whole time. Between
+    epochs the clock rests while a copy of the weights is taken, which a process that ``reports`` saves as
+    ``snapshots/epoch-N.npz``.
+
+    Raises:
+        RunError: the loss of a step is NaN or infinite.
+    """
+    step = first_step
+    for epoch, skipped, stop in _epochs(first_step, total_steps, batches.steps_per_epoch):
+        source = islice(batches.epoch(epoch), skipped, stop)
+        traffic = tcp_bytes()
+        first, whole = step, not skipped
+        begin = before = clock()
+        for x, y in source:
+            ready = clock()
+            result = trainer.step(x, y, schedule(step))
+            now = clock()
+            warmup = step < first_step + WARMUP_STEPS
+            journal.step(epoch, step, now - before, ready - before, result.examples, result.loss, warmup, now)
+            whole &= not _restored(trainer, journal)
+            if result.update:
+                _note(journal, step, result.update)
+            if not math.isfinite(result.loss):
+                raise RunError(f"the loss became {result.loss} at step {step}")
+            before = now
+            step += 1
+            if trainer.finished:
+                break
+        # Counts go with the connections to what died, and those of the process before this one are gone as well.
+        sent, received = _difference(traffic, tcp_bytes()) if whole else (None, None)
+        seconds = None if skipped else before - begin
+        journal.event(
+            "epoch", epoch=epoch, seconds=seconds, steps=step - first, sent_bytes=sent, received_bytes=received
+        )
+        weights = trainer.weights()
+        _restored(trainer, journal)
+        if reports():
+            np.savez(snapshots / f"epoch-{epoch}.npz", *weights)
+        if trainer.finished:
+            return
+
+
+def _restored(trainer: Trainer, journal: Journal) -> bool:
+    """Journal the deaths that the trainer got over; whether there were any."""
+    deaths, trainer.restored = trainer.restored, ()
+    for death in deaths:
+        journal.event("restored", **dataclasses.asdict(death))
+    return bool(deaths)
+
+
+def _note(journal: Journal, step: int, update: Update) -> None:
+    journal.update(
+        step,
+        update.number,
+        update.fetched,
+        update.staleness,
+        step,
+        math.nan if update.slowest_clock is None else update.slowest_clock,
+        update.blocked_seconds,
+        update.applied,
+    )
+
+
+def _difference(before: tuple[int, int] | None, after: tuple[int, int] | None) -> tuple[int, int] | tuple[None, None]:
+    if before is None or after is None:
+        return None, None
+    return after[0] - before[0], after[1] - before[1]
+
+
+def _epochs(first_step: int, total_steps: int, steps_per_epoch: int) -> Iterator[tuple[int, int, int]]:
+    """(epoch, steps of it to pass over, where in it to stop); the first and the last may be a part."""
+    for epoch in range(first_step // steps_per_epoch, -(-total_steps // steps_per_epoch)):
+        begin = epoch * steps_per_epoch
+        yield epoch, max(0, first_step - begin), min(total_steps - begin, steps_per_epoch)

@@ -1,0 +1,1 @@
+"""What the runs say about the strategies: repeats together, speed-ups, efficiencies."""

@@ -1,0 +1,1 @@
+"""What a run leaves behind: journals of its tasks, the environment, and the record made of these."""

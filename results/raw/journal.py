@@ -1,0 +1,265 @@
+"""A task's journal: one JSON line an event, written as the task goes and readable whenever it dies.
+
+Every task of a run writes its own file, ``<role>-<index>.jsonl``; nobody else writes to it. The events:
+
+==========  ====================================================================================
+start       pid, host, role, index, rank, cores (list of int), replicas, attempt
+ready       parameters, versions (dict), memory (dict or null), activation_bytes (or null),
+            traffic_bytes: expected of a step of all workers; written just before the first step
+serving     memory (dict or null); in place of ready, from a task that only serves
+steps       rows, each in the order of ``STEP_FIELDS``
+updates     rows, each in the order of ``UPDATE_FIELDS``
+epoch       epoch, seconds, sent_bytes, received_bytes (null where unknown); when its last step has ended
+evaluation  epoch, validation_loss, validation_accuracy; test_loss, test_accuracy on the last
+failed      error (one line), step (int or null)
+end         peak_rss_bytes, cpu_seconds; sent_bytes and received_bytes of the whole task, or null;
+            injected_seconds: how much longer its steps were made, or null
+injected    fault (as --inject has it), kind, task (whom it strikes: this one or a ps task), step
+restored    update, steps, seconds, by_this (bool): this worker got over a death, with weights of that
+            update, so that its last steps, so many, are undone; one worker's tells for all
+==========  ====================================================================================
+
+Every event also has ``time``, in Unix seconds, and may have more fields; ``read`` passes over other events,
+which are for those who follow the journal. Losses may be NaN or infinite: JSON as Python writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ResultsError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FLUSH_SECONDS = 0.25
+
+STEP_FIELDS = {
+    "epoch": "i8",
+    "step": "i8",
+    "step_seconds": "f8",
+    "input_seconds": "f8",
+    "examples": "i8",
+    "loss": "f8",
+    "warmup": "?",
+}
+
+UPDATE_FIELDS = {
+    "step": "i8",
+    "update": "i8",
+    "fetched": "i8",
+    "staleness": "i8",
+    "clock": "i8",
+    "slowest_clock": "f8",
+    "blocked_seconds": "f8",
+    "applied": "?",
+}
+"""Of what a step pushed to shared weights; the meaning of each as in the updates table's columns."""
+
+
+class Journal:
+    """Writes one task's journal; meant for use inside the measured loop.
+
+    A file left by an earlier attempt at the same run is replaced, unless the task goes on with it. Every line goes out
+    in one write, so a task that is killed leaves at most a torn last line.
+
+    Args:
+        path: the file, by convention ``<role>-<index>.jsonl`` in the run's folder.
+        append: whether this is a task that was started again in the same run.
+
+    Raises:
+        ResultsError: the file can't be created or, from any method, written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
+        self.path = Path(path)
+        self._rows: dict[str, list[tuple[Any, ...]]] = {"steps": [], "updates": []}
+        self._due = 0.0
+        try:
+            self._file = self.path.open("ab" if append else "wb", buffering=0)
+            if append:
+                # Ends a line that a kill has torn.
+                self._file.write(b"\n")
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def step(
+        self,
+        epoch: int,
+        step: int,
+        step_seconds: float,
+        input_seconds: float,
+        examples: int,
+        loss: float,
+        warmup: bool,
+        now: float,
+    ) -> None:
+        """Note one step; touches the file at most every ``FLUSH_SECONDS``.
+
+        Args:
+            epoch: counted from 0.
+            step: counted from 0 over the whole run, not anew in each epoch.
+            step_seconds: from the end of the previous step (or the epoch's start) to the end of this one.
+            input_seconds: the part of it that was spent waiting for data.
+            examples: how many examples this task used.
+            loss: their mean loss; numpy scalars will do, and are only converted when written.
+            warmup: whether rates and quantiles leave this step out.
+            now: seconds of a monotonic clock that the caller has read anyway.
+        """
+        self._rows["steps"].append((epoch, step, step_seconds, input_seconds, examples, loss, warmup))
+        if now >= self._due:
+            self._due = now + FLUSH_SECONDS
+            self._flush()
+
+    def update(
+        self,
+        step: int,
+        update: int,
+        fetched: int,
+        staleness: int,
+        clock: int,
+        slowest_clock: float,
+        blocked_seconds: float,
+        applied: bool,
+    ) -> None:
+        """Note what became of what a step pushed; written with the steps. Arguments as in ``UPDATE_FIELDS``."""
+        row = (step, update, fetched, staleness, clock, slowest_clock, blocked_seconds, applied)
+        self._rows["updates"].append(row)
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Write the pending steps, then one event with these fields and the time."""
+        self._flush()
+        self._write({"event": name, "time": time.time(), **fields})
+
+    def close(self) -> None:
+        """Write the pending steps and close the file."""
+        try:
+            self._flush()
+        finally:
+            self._file.close()
+
+    def _flush(self) -> None:
+        for name, rows in self._rows.items():
+            if rows:
+                self._rows[name] = []
+                self._write({"event": name, "time": time.time(), "rows": rows})
+
+    def _write(self, event: dict[str, Any]) -> None:
+        line = memoryview((json.dumps(event, default=operator.methodcaller("item")) + "\n").encode())
+        try:
+            # An unbuffered write may be cut short, as on a disk that is filling up.
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> ResultsError:
+        return ResultsError(f"A task's journal must be writable. Received: {self.path}: {error.strerror}")
+
+
+@dataclass
+class TaskLog:
+    """What one task journalled, as far as it came.
+
+    ``label`` is the file's stem, as in ``worker-0``. ``steps`` is a structured array with the fields of
+    ``STEP_FIELDS``, one element a step: ``len(log.steps)`` counts them, ``log.steps["loss"]`` is a column; so
+    is ``updates`` with those of ``UPDATE_FIELDS``, one element an update pushed.
+    The other attributes are the events as written, or None where the task never wrote one.
+    """
+
+    label: str
+    steps: np.ndarray
+    updates: np.ndarray
+    starts: list[dict[str, Any]] = field(default_factory=list)
+    readies: list[dict[str, Any]] = field(default_factory=list)
+    injected: list[dict[str, Any]] = field(default_factory=list)
+    restored: list[dict[str, Any]] = field(default_factory=list)
+    start: dict[str, Any] | None = None
+    ready: dict[str, Any] | None = None
+    serving: dict[str, Any] | None = None
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    failed: dict[str, Any] | None = None
+    end: dict[str, Any] | None = None
+    last_time: float | None = None
+
+
+def read(path: str | os.PathLike[str]) -> TaskLog:
+    """Read a journal whole; a missing file, or one torn by a kill, gives what there is."""
+    # numpy is only needed here, in the parent: the module stays free of imports for all others.
+    import numpy as np
+
+    path = Path(path)
+    kinds = {"steps": np.dtype(list(STEP_FIELDS.items())), "updates": np.dtype(list(UPDATE_FIELDS.items()))}
+    blocks = {name: [np.empty(0, kind)] for name, kind in kinds.items()}
+    log = TaskLog(path.stem, steps=blocks["steps"][0], updates=blocks["updates"][0])
+    for event in _events(path):
+        log.last_time = event["time"]
+        match event["event"]:
+            case "steps" | "updates" as name:
+                blocks[name].append(np.array([tuple(row) for row in event["rows"]], kinds[name]))
+            case "epoch":
+                log.epochs.append(event)
+            case "evaluation":
+                log.evaluations.append(event)
+            case "injected":
+                log.injected.append(event)
+            case "restored":
+                log.restored.append(event)
+            case "start" | "ready" | "serving" | "failed" | "end" as name:
+                setattr(log, name, event)
+                if name == "start":
+                    log.starts.append(event)
+                if name in ("ready", "serving"):
+                    log.readies.append(event)
+    log.steps, log.updates = (np.concatenate(blocks[name]) for name in kinds)
+    return log
+
+
+def _events(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if event := _parse(line):
+                    yield event
+    except FileNotFoundError:
+        return
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The event of a line; None for a torn one."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and {"event", "time"} <= event.keys() else None
+
+
+class Follower:
+    """Reads a journal while its task writes it, for live progress."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._offset = 0
+
+    def poll(self) -> list[dict[str, Any]]:
+        """The whole events written since the last call; none while the file isn't there yet."""
+        try:
+            with self.path.open("rb") as file:
+                # A file that became shorter is a new attempt's.
+                if file.seek(0, os.SEEK_END) < self._offset:
+                    self._offset = 0
+                file.seek(self._offset)
+                text = file.read()
+        except FileNotFoundError:
+            return []
+        whole = text[: text.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [event for line in whole.splitlines() if (event := _parse(line))]

@@ -1,0 +1,258 @@
+"""One run's record: its rows of all tables, as ``record.json`` keeps them in the run's folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ...errors import ResultsError
+from .. import schema
+from . import exchange, faults, measure
+from .files import Staging
+from .journal import STEP_FIELDS, UPDATE_FIELDS, TaskLog
+
+# Tables that may have a million rows a run are kept in columns, from the journals' arrays of the same name.
+_ARRAYS = {"steps": STEP_FIELDS, "updates": UPDATE_FIELDS}
+_ROWS = ("epochs", "staleness", "tasks")
+
+# What records from before these tables lack.
+_LATER: dict[str, Any] = {"updates": {"run_id": []}, "staleness": []}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run in rows: one of the runs table, any number of the others.
+
+    ``run`` is a row, ``epochs``, ``tasks`` and ``staleness`` are lists of rows, with every column of
+    ``schema.TABLES``. ``steps`` and ``updates`` may have a million rows and are kept in columns.
+    """
+
+    run: dict[str, Any]
+    epochs: list[dict[str, Any]]
+    tasks: list[dict[str, Any]]
+    staleness: list[dict[str, Any]]
+    steps: schema.Columns
+    updates: schema.Columns
+
+    @property
+    def run_id(self) -> str:
+        """Which run this is."""
+        return self.run["run_id"]
+
+    def columns(self, table: str) -> schema.Columns:
+        """The record's part of ``table``, in columns."""
+        if table in _ARRAYS:
+            return getattr(self, table)
+        return schema.columns(table, [self.run] if table == "runs" else getattr(self, table))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the record as JSON, whole or not at all.
+
+        Raises:
+            ResultsError: the file can't be written; what was there before still is.
+        """
+        path = Path(path)
+        try:
+            with Staging() as staging, staging.file(path) as file:
+                self._write(file)
+        except OSError as error:
+            raise ResultsError(
+                f"A run's record must be writable. Received: {path}: {error.strerror}. The run's journals "
+                "and logs stay; free the space or the folder and repeat the command."
+            ) from error
+
+    def _write(self, file: BinaryIO) -> None:
+        file.write(f'{{"schema_version": {schema.SCHEMA_VERSION}'.encode())
+        for name in ("run", *_ROWS):
+            file.write(f',\n"{name}": {_json(getattr(self, name))}'.encode())
+        for table in _ARRAYS:
+            # Column by column: the text of a million steps at once would not fit in memory nicely.
+            for i, (name, values) in enumerate(self.columns(table).items()):
+                file.write((f',\n"{table}": {{' if i == 0 else ",\n").encode())
+                file.write(f'"{name}": {_json(values.tolist())}'.encode())
+            file.write(b"}")
+        file.write(b"}\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Record:
+        """Read what ``save`` wrote; columns that it lacks are missing values.
+
+        Raises:
+            ResultsError: no such file, not a record, or written by a newer stratbench.
+        """
+        try:
+            content = _LATER | json.loads(Path(path).read_bytes())
+            if content["schema_version"] > schema.SCHEMA_VERSION:
+                raise ResultsError(
+                    f"A record's schema must be at most {schema.SCHEMA_VERSION}. "
+                    f"Received: {path} with schema {content['schema_version']}. Upgrade stratbench."
+                )
+            return cls(
+                run=schema.row("runs", content["run"]),
+                epochs=[schema.row("epochs", row) for row in content["epochs"]],
+                tasks=[schema.row("tasks", row) for row in content["tasks"]],
+                staleness=[schema.row("staleness", row) for row in content["staleness"]],
+                steps=_arrays_from_json("steps", content["steps"]),
+                updates=_arrays_from_json("updates", content["updates"]),
+            )
+        except OSError as error:
+            raise ResultsError(f"A record must be readable. Received: {path}: {error.strerror}") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ResultsError(f"A record must be as stratbench wrote it. Received: {path}: {error!r}") from error
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_plain(value), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return schema.plain(value)
+
+
+def _arrays_from_json(table: str, lists: Mapping[str, list[Any]]) -> schema.Columns:
+    count = len(lists["run_id"])
+    columns = {c.name: c.array(lists[c.name]) if c.name in lists else c.missing(count) for c in schema.TABLES[table]}
+    if any(len(values) != count for values in columns.values()):
+        raise ValueError("columns of different lengths")
+    return columns
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def run_id(spec: Mapping[str, Any]) -> str:
+    """The name of a run, the same for the same spec on any machine and in any version.
+
+    It is ``<strategy>-n<replicas>-<digest>-r<repeat>``; the digest is the first ten hexadecimal digits of the
+    SHA-256 of the spec without ``repeat`` and ``timeout``, as JSON with sorted keys, no spaces and ASCII
+    only. So the repeats of a spec differ in nothing but the ending.
+    """
+    content = {name: value for name, value in spec.items() if name not in ("repeat", "timeout")}
+    digest = hashlib.sha256(_canonical(content).encode()).hexdigest()[:10]
+    return f"{spec['strategy']}-n{spec['replicas']}-{digest}-r{spec['repeat']}"
+
+
+def build(
+    *,
+    spec: Mapping[str, Any],
+    run_id: str,
+    status: str,
+    reason: str,
+    logs: Sequence[TaskLog],
+    outcomes: Mapping[str, str],
+    started: float,
+    finished: float,
+    environment: Mapping[str, Any],
+    losses: Sequence[faults.Loss] = (),
+) -> Record:
+    """Turn what a run left behind into its record; definitions of the figures in ``measure``.
+
+    Args:
+        spec: the run's spec, as plain JSON values.
+        run_id: as ``run_id`` names it.
+        status: one of ``schema.STATUSES``.
+        reason: why the status isn't ok; empty if it is.
+        logs: the tasks' journals; none for a skipped run.
+        outcomes: task label (``worker-0``) to how the task ended; tasks without one get what their journal
+            says.
+        started: launch, in Unix seconds.
+        finished: when the last task had ended, in Unix seconds.
+        environment: as ``environment.capture`` gives it; versions that rank 0 reported go before.
+        losses: the tasks that died, as the launcher noticed it.
+
+    Raises:
+        ValueError: the status isn't one of ``schema.STATUSES``.
+    """
+    if status not in schema.STATUSES:
+        raise ValueError(f"A run's status must be one of {schema.STATUSES}. Received: {status!r}")
+    tasks = _tasks(run_id, logs, outcomes)
+    run = schema.row(
+        "runs",
+        {
+            "run_id": run_id,
+            "status": status,
+            "reason": reason,
+            **_spec_columns(spec),
+            "started_at": datetime.fromtimestamp(started, UTC).isoformat(timespec="milliseconds"),
+            "total_seconds": finished - started,
+            "tasks": len(tasks),
+            **measure.run(logs, started),
+            **faults.run(spec.get("inject", ()), status, logs, losses),
+            "oversubscribed": measure.oversubscribed(logs, spec["cores_per_replica"]),
+            **environment,
+            **_versions(logs),
+        },
+    )
+    return Record(
+        run=run,
+        epochs=[schema.row("epochs", {"run_id": run_id, **row}) for row in measure.epochs(logs)],
+        tasks=tasks,
+        staleness=_staleness(run_id, logs),
+        steps=_arrays("steps", run_id, logs),
+        updates=_arrays("updates", run_id, logs),
+    )
+
+
+def _spec_columns(spec: Mapping[str, Any]) -> dict[str, Any]:
+    names = {column.name for column in schema.TABLES["runs"]}
+    columns = {name: value for name, value in spec.items() if name in names and name != "inject"}
+    return columns | {"options": _canonical(spec["options"]), "spec": _canonical(spec)}
+
+
+def _versions(logs: Sequence[TaskLog]) -> dict[str, Any]:
+    """What the workers really loaded, which the parent can only look up."""
+    first = measure.rank_zero(logs)
+    versions = (first.ready or {}).get("versions", {}) if first else {}
+    names = {column.name for column in schema.ENVIRONMENT}
+    return {name: version for name, version in versions.items() if name in names}
+
+
+def _split(label: str) -> tuple[str, int]:
+    role, _, index = label.rpartition("-")
+    return role, int(index)
+
+
+def _tasks(run_id: str, logs: Sequence[TaskLog], outcomes: Mapping[str, str]) -> list[dict[str, Any]]:
+    rows = {log.label: measure.task(log) for log in logs}
+    for label, outcome in outcomes.items():
+        rows.setdefault(label, {})["outcome"] = outcome
+    return [
+        schema.row("tasks", {"run_id": run_id, "role": role, "task": index, **rows[label]})
+        for label, (role, index) in sorted(((label, _split(label)) for label in rows), key=lambda pair: pair[1])
+    ]
+
+
+def _staleness(run_id: str, logs: Sequence[TaskLog]) -> list[dict[str, Any]]:
+    return [
+        schema.row("staleness", {"run_id": run_id, "role": role, "task": index, **row})
+        for log, (role, index) in ((log, _split(log.label)) for log in logs)
+        for row in exchange.staleness(log)
+    ]
+
+
+def _arrays(table: str, run_id: str, logs: Sequence[TaskLog]) -> schema.Columns:
+    arrays = [getattr(log, table) for log in logs]
+    counts = [len(array) for array in arrays]
+    roles, indices = zip(*(_split(log.label) for log in logs), strict=True) if logs else ((), ())
+    return {
+        "run_id": np.full(sum(counts), run_id, dtype=object),
+        "role": np.repeat(np.array(roles, dtype=object), counts),
+        "task": np.repeat(np.array(indices, dtype=np.int64), counts),
+        **{
+            name: np.concatenate([np.empty(0, kind), *(array[name] for array in arrays)])
+            for name, kind in _ARRAYS[table].items()
+        },
+    }

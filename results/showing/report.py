@@ -1,0 +1,210 @@
+"""Results for people, as tables on a terminal or in a pipe, and for programs, as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from .. import schema
+from ..analysis.comparison import Row, compare
+
+_PIPE_WIDTH = 120
+_WIDE = 100
+_NOTHING = "–"
+
+
+class _PipeConsole(Console):
+    """Leaves it to the caller what the end of a pipe means; rich would end the program with 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def make_console(stream: TextIO) -> Console:
+    """A console that fits the terminal ``stream`` is, or is 120 columns of plain text where it is none."""
+    console = _PipeConsole(file=stream, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _PIPE_WIDTH)
+    return console
+
+
+def render(runs: pd.DataFrame, console: Console, across_faults: bool = False) -> None:
+    """Print the comparison of ``runs`` (the runs table): a table for each workload, what went wrong below it.
+
+    Rates of several repeats are medians ± half their range. Fewer than 100 columns get fewer figures,
+    so that what is there stays readable. Runs with injected faults have tables of their own, unless
+    ``across_faults`` is asked for: then their bases are runs without.
+    """
+    workloads: dict[str, list[Row]] = {}
+    for record in compare(runs, across_faults).to_dict("records"):
+        row = {str(name): value for name, value in record.items()}
+        faults = f" · with {row['inject']}" if row["inject"] and not across_faults else ""
+        workloads.setdefault(_title(row) + faults, []).append(row)
+    for title, rows in workloads.items():
+        console.print(title, style="bold", markup=False, emoji=False)
+        console.print(_table(rows, console.width >= _WIDE, across_faults), markup=False)
+        for line in _captions(rows):
+            console.print(line, style="dim", markup=False, emoji=False)
+        for line in _remarks(rows):
+            # A reason stays one line, for those who search the output.
+            console.print(line, style="dim", markup=False, emoji=False, soft_wrap=True)
+        console.print()
+
+
+def to_json(runs: pd.DataFrame) -> str:
+    """The runs table as a JSON list of objects, a key a column; NaN is null, an infinite loss is "inf"."""
+    rows = [_plain(row) for row in runs.to_dict("records")]
+    return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def row_to_json(run: Mapping[str, Any]) -> str:
+    """One row of the runs table as a JSON object, as in `to_json`."""
+    return json.dumps(_plain(run), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(name): schema.plain(value) for name, value in row.items()}
+
+
+def _title(row: Row) -> str:
+    """The workload in words: rows with the same title belong in one table."""
+    amount = _count(row["steps"], "step") if math.isnan(row["epochs"]) else _count(row["epochs"], "epoch")
+    rate = f"{row['optimizer']}, learning rate {row['learning_rate']:g}"
+    if row["lr_scaling"] != "none":
+        rate += f", {row['lr_scaling']} from batch {row['reference_batch']:g}"
+    if row["warmup_epochs"] > 0:
+        rate += f", warm-up of {_count(row['warmup_epochs'], 'epoch')}"
+    parts = (
+        f"{row['model']} on {row['dataset']}",
+        f"split {row['split']}",
+        f"sharding {row['sharding']}",
+        amount,
+        rate,
+        f"seed {row['seed']}",
+        f"{_count(row['cores_per_replica'], 'core')} per replica",
+        *(("last batch kept",) if row["last_batch"] == "keep" else ()),
+    )
+    return " · ".join(parts)
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
+
+
+def _table(rows: Sequence[Row], wide: bool, with_faults: bool) -> Table:
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("strategy", overflow="fold", min_width=12)
+    numbers = {header: cell for header, cell in _NUMBERS.items() if wide or header not in _WIDE_ONLY}
+    for header in numbers:
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    for row in rows:
+        faults = f" with {row['inject']}" if with_faults and row["inject"] else ""
+        table.add_row(_strategy(row) + faults, *(cell(row) for cell in numbers.values()), _status(row))
+    return table
+
+
+def _strategy(row: Row) -> str:
+    options = json.loads(row["options"] or "{}")
+    words = [f"{name}={json.dumps(value).strip(chr(34))}" for name, value in options.items()]
+    return " ".join([row["strategy"], *words])
+
+
+def _number(value: float, form: str) -> str:
+    return _NOTHING if math.isnan(value) else format(value, form)
+
+
+def _rate(row: Row) -> str:
+    form = ",.0f" if row["examples_per_second"] >= 100 else ".3g"
+    text = _number(row["examples_per_second"], form)
+    if row["ok"] > 1:
+        text += f" ±{(row['examples_per_second_max'] - row['examples_per_second_min']) / 2:{form}}"
+    return text
+
+
+def _status(row: Row) -> str:
+    return f"ok {row['ok']}/{row['repeats']}" if 0 < row["ok"] < row["repeats"] else row["status"]
+
+
+_NUMBERS: dict[str, Callable[[Row], str]] = {
+    "repli-\ncas": lambda row: str(row["replicas"]),
+    "global\nbatch": lambda row: str(row["global_batch"]),
+    "examples\nper second": _rate,
+    "speed-\nup": lambda row: _number(row["speedup"], ".2f"),
+    "effi-\nciency": lambda row: _number(row["efficiency"], ".0%"),
+    "step\nms": lambda row: _number(row["step_seconds_median"] * 1000, ".1f"),
+    "valid.\nacc.": lambda row: _number(row["validation_accuracy"], ".4f"),
+    "test\nacc.": lambda row: _number(row["test_accuracy"], ".4f"),
+    "train\ns": lambda row: _number(row["train_seconds"], ".1f"),
+}
+_WIDE_ONLY = ("step\nms", "valid.\nacc.", "train\ns")
+
+
+def _captions(rows: Sequence[Row]) -> list[str]:
+    """What the speed-ups are against; with more than one base, which strategies each is the base of."""
+    bases: dict[str, list[Row]] = {}
+    for row in rows:
+        if not math.isnan(row["speedup"]):
+            bases.setdefault(row["base"], []).append(row)
+    lines = []
+    for base, measured in bases.items():
+        words = {"strong": "same global batch", "weak": "same per-replica batch"}
+        others = [row for row in measured if f"{row['strategy']}×{row['replicas']}" != base]
+        kinds = ", ".join(dict.fromkeys(words[row["scaling"]] for row in others))
+        whose = ", ".join(dict.fromkeys(_strategy(row) for row in measured)) + ": " if len(bases) > 1 else ""
+        lines.append(f"{whose}speed-up and efficiency against {base}" + (f" ({kinds})" if kinds else ""))
+    return lines
+
+
+def _remarks(rows: Sequence[Row]) -> list[str]:
+    lines = []
+    for row in rows:
+        name = f"{_strategy(row)} ×{row['replicas']}"
+        if row["status"] != "ok":
+            lines.append(f"{name} {row['status']}: {row['reason']}")
+        if row["oversubscribed"]:
+            lines.append(f"{name} oversubscribed: its replicas got fewer cores than the spec gives them")
+        if row["fault"]:
+            lines.append(f"{name} faults: {row['fault']}{_share_lost(row)}")
+        if exchanged := _exchanged(row):
+            lines.append(f"{name}: {exchanged}")
+    return lines
+
+
+def _share_lost(row: Row) -> str:
+    if math.isnan(row["lost_steps"]):
+        return ""
+    down = "" if math.isnan(row["down_seconds"]) else f", {row['down_seconds']:.1f} s down"
+    return f"; {row['lost_steps']:,.0f} steps lost ({row['lost_share']:.1%}){down}"
+
+
+def _exchanged(row: Row) -> str:
+    """Updates and traffic of its workers, as far as they were counted."""
+    parts = []
+    if not math.isnan(row["staleness_mean"]):
+        parts.append(f"staleness {row['staleness_mean']:.2f} mean, {row['staleness_max']:g} max")
+    if row["updates_dropped"] > 0:
+        pushed = row["updates_applied"] + row["updates_dropped"]
+        parts.append(f"{row['updates_dropped']:,.0f} of {pushed:,.0f} updates dropped")
+    if row["blocked_seconds"] > 0:
+        parts.append(f"blocked {row['blocked_seconds']:.1f} s")
+    if row["traffic_bytes_expected"] > 0 and not math.isnan(row["traffic_bytes_measured"]):
+        count, noun = (row["steps"], "a step") if math.isnan(row["epochs"]) else (row["epochs"], "an epoch")
+        measured, expected = (_megabytes(row[f"traffic_bytes_{kind}"] / count) for kind in ("measured", "expected"))
+        if row["traffic_bytes_measured"]:
+            parts.append(f"{measured} MB {noun} sent and received ({expected} expected)")
+        else:
+            parts.append(f"nothing sent over TCP, as through shared memory ({expected} MB {noun} expected)")
+    return "; ".join(parts)
+
+
+def _megabytes(size_bytes: float) -> str:
+    megabytes = size_bytes / 1e6
+    return format(megabytes, ",.0f" if megabytes >= 100 else ".3g")

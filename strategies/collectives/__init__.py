@@ -1,0 +1,1 @@
+"""Strategies whose processes exchange tensors by Horovod's collectives. Files with ``_`` are shared."""

@@ -1,0 +1,177 @@
+"""What the strategies share whose N processes ``horovodrun`` starts and Horovod's collectives join.
+
+Source: Sergeev & Del Balso, *Horovod: fast and easy distributed deep learning in TensorFlow*, arXiv 1802.05799;
+https://horovod.readthedocs.io/en/stable/tensorflow.html
+
+Limits: upstream has no release for TensorFlow ≥ 2.16, so Horovod comes by ``stratbench install-horovod``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Gt
+
+from ...errors import RunError
+from ..base import Address, Strategy, Task, Workload, option, skip_for_gpus
+from ._build import status
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+
+_ENDS = (
+    r"Process (?P<index>\d+) exit with status code (?P<code>\d+)",
+    r"process rank (?P<index>\d+) with PID \d+ on node \S+ exited on signal (?P<signal>\d+)",
+    r"Process name: \[\[\d+,\d+\],(?P<index>\d+)\]\s+Exit code: +(?P<code>\d+)",
+)
+"""What horovodrun prints of a worker's end with Gloo, and Open MPI's mpirun of the first that ended."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective(Strategy):
+    """One process a replica, whose tensors meet in Horovod's background thread."""
+
+    needs = "Horovod built for this TensorFlow (stratbench install-horovod)"
+
+    controller: Literal["auto", "gloo", "mpi"] = option("auto", "who coordinates; auto is Gloo if built, else MPI")
+    cycle_ms: Annotated[float, Gt(0)] = option(1.0, "how often the background thread looks for tensors, in ms")
+
+    def skip(self, replicas: int) -> str | None:
+        """Horovod missing or built for another TensorFlow; a controller that was not built."""
+        build = status()
+        if build.problem:
+            return build.problem
+        if self.controller != "auto" and self.controller not in build.controllers:
+            return f"this Horovod was built with {', '.join(build.controllers)}, not {self.controller}"
+        return skip_for_gpus(replicas)
+
+    def tasks(self, replicas: int, address: Address) -> list[Task]:
+        """One ``horovodrun`` that starts N workers; they learn their rank from it."""
+        launcher = (_horovodrun(), "-np", str(replicas), *self._hosts(replicas), "--disable-cache")
+        return [
+            Task(
+                command=(*launcher, f"--{self._controller()}"),
+                starts=replicas,
+                exit_patterns=_ENDS,
+            )
+        ]
+
+    def _hosts(self, replicas: int) -> tuple[str, ...]:
+        """Where ``horovodrun`` is to start them."""
+        return ("-H", f"localhost:{replicas}")
+
+    def environment(self) -> dict[str, str]:
+        """Horovod's own variables, as the options say."""
+        return {"HOROVOD_CYCLE_TIME": str(self.cycle_ms)}
+
+    @contextmanager
+    def joined(self, workload: Workload) -> Iterator[ModuleType]:
+        """``horovod.tensorflow``, initialised with all processes; shut down at the end.
+
+        Raises RunError if the job that this process is in has not one process a replica.
+        """
+        import horovod.tensorflow as hvd
+
+        from .._replica import set_threads, use_gpu
+
+        set_threads(1, workload.cores_per_replica)
+        # Read by init, and set here so that they hold in a job that somebody else's horovodrun started.
+        os.environ.update(self.environment())
+        hvd.init()
+        try:
+            if hvd.size() != workload.replicas:
+                raise RunError(
+                    f"Horovod's job must have as many processes as replicas. Received: {hvd.size()} processes "
+                    f"for {workload.replicas} replicas. Start it with horovodrun -np {workload.replicas}."
+                )
+            use_gpu(hvd.local_rank())
+            yield hvd
+        finally:
+            hvd.shutdown()
+
+    def _controller(self) -> str:
+        """Which one to use. Gloo's horovodrun tells more of a job's end, and is the same wherever it was built."""
+        if self.controller != "auto":
+            return self.controller
+        return "gloo" if "gloo" in status().controllers else "mpi"
+
+
+def replicate(hvd: ModuleType, workload: Workload) -> tuple[keras.Model, keras.optimizers.Optimizer]:
+    """The workload's model, with rank 0's weights on every rank, and its optimizer, built."""
+    model, optimizer = workload.model(), workload.optimizer()
+    optimizer.build(model.trainable_variables)
+    broadcast(hvd, model.variables + optimizer.variables)
+    return model, optimizer
+
+
+def broadcast(hvd: ModuleType, variables: Sequence[keras.Variable], root: int = 0) -> None:
+    """Give every rank the values of the variables of rank ``root``.
+
+    Horovod's own ``broadcast_variables`` has AutoGraph write its code to a temporary file, which stays after a kill.
+    """
+    for variable in variables:
+        variable.assign(hvd.broadcast(variable.value.read_value(), root_rank=root))
+
+
+def weighted_gradients(
+    workload: Workload, model: keras.Model, x: tf.Tensor, y: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean loss, and what one process adds to the mean over all: n_i·g_i flat with n_i behind it, (1, parameters + 1).
+
+    Without examples all is 0, and the model is not run: means over nothing would make its moving statistics NaN.
+    """
+    import tensorflow as tf
+
+    from .._replica import loss_and_gradients
+
+    variables = [variable.value for variable in model.trainable_variables]
+    count = tf.cast(tf.shape(y)[0], variables[0].dtype)
+
+    def some() -> tuple[tf.Tensor, list[tf.Tensor]]:
+        loss, gradients = loss_and_gradients(workload, model, x, y)
+        return loss, [gradient * count for gradient in map(tf.convert_to_tensor, gradients)]
+
+    def none() -> tuple[tf.Tensor, list[tf.Tensor]]:
+        return tf.zeros_like(count), list(map(tf.zeros_like, variables))
+
+    loss, gradients = tf.cond(count > 0, some, none)
+    return loss, flat([*gradients, count])[tf.newaxis]
+
+
+def weighted_mean(rows: tf.Tensor, model: keras.Model) -> list[tf.Tensor]:
+    """Σ n_i g_i / Σ n_i, a tensor for each trained weight, of every process's row of `weighted_gradients`."""
+    import tensorflow as tf
+
+    total = tf.reduce_sum(rows, axis=0)
+    return parts(total[:-1] / total[-1], [variable.value for variable in model.trainable_variables])
+
+
+def flat(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """All of them, one behind the other, as one vector."""
+    import tensorflow as tf
+
+    return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
+
+
+def parts(vector: tf.Tensor, like: Sequence[tf.Variable]) -> list[tf.Tensor]:
+    """What `flat` made, in the shapes of ``like`` again."""
+    import tensorflow as tf
+
+    pieces = tf.split(vector, [math.prod(variable.shape) for variable in like])
+    return [tf.reshape(piece, variable.shape) for piece, variable in zip(pieces, like, strict=True)]
+
+
+def _horovodrun() -> str:
+    beside = Path(sys.executable).with_name("horovodrun")
+    return str(beside) if beside.exists() else shutil.which("horovodrun") or "horovodrun"

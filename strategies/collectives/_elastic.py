@@ -1,0 +1,74 @@
+"""Goes on with fewer processes when one dies: Horovod's elastic mode, whose launcher lets the others meet again.
+
+After a collective that failed, the processes left form a new job, take the weights of whoever came furthest, and repeat
+the step. Source: https://horovod.readthedocs.io/en/stable/elastic_include.html
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tensorflow as tf
+
+from ..base import Restored, StepResult, Trainer
+from ._collective import broadcast
+
+if TYPE_CHECKING:
+    import keras
+
+    from .._replica import KerasTrainer
+
+FAILED = (tf.errors.UnknownError, tf.errors.InternalError, tf.errors.AbortedError, tf.errors.FailedPreconditionError)
+"""What a Horovod operation raises in TensorFlow when another process is gone."""
+
+
+class ElasticTrainer(Trainer):
+    """Steps of ``inner``, which no death but its own ends.
+
+    Args:
+        variables: that all processes hold the same of.
+    """
+
+    def __init__(
+        self,
+        inner: KerasTrainer,
+        hvd: ModuleType,
+        variables: Sequence[keras.Variable],
+    ):
+        self.rank, self.shard, self.shards, self.memory = inner.rank, inner.shard, inner.shards, inner.memory
+        self._inner, self._hvd, self._variables = inner, hvd, variables
+        self._updates, self._last = 0, StepResult(0.0, 0)
+
+    def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
+        """See `Trainer.step`."""
+        failed: float | None = None
+        while True:
+            try:
+                done = failed is not None and self._meet_again()
+                # Of a step that others had finished without this process the loss is not known: the last one stands.
+                result = self._last if done else self._inner.step(x, y, learning_rate)
+            except FAILED:
+                failed = failed or time.monotonic()
+                continue
+            self._updates += 1
+            self._last = result
+            if failed is not None:
+                first = self._hvd.rank() == 0
+                self.restored = [*self.restored, Restored(self._updates - 1, 0, time.monotonic() - failed, first)]
+            return result
+
+    def _meet_again(self) -> bool:
+        """Whether the step that failed here is in the weights already, as another process had finished it."""
+        self._hvd.shutdown()
+        self._hvd.init()
+        updates = self._hvd.allgather(tf.constant([self._updates], tf.int64)).numpy()
+        broadcast(self._hvd, self._variables, root=int(np.argmax(updates)))
+        return self._updates < updates.max()
+
+    def weights(self) -> list[np.ndarray]:
+        """See `Trainer.weights`."""
+        return self._inner.weights()

@@ -1,0 +1,173 @@
+"""Horovod: N processes started by ``horovodrun``, gradients averaged by all-reduce.
+
+g = (1/N) Σ g_i over Gloo, MPI or NCCL, as Horovod was built; rank 0's initial weights are broadcast.
+``op=adasum``: (1 − g₁·g₂/2‖g₁‖²) g₁ + (1 − g₁·g₂/2‖g₂‖²) g₂ up a tree of pairs, each weight's gradient by itself.
+``backward_passes_per_step=k`` adds up k steps' gradients locally and all-reduces their mean once: k steps of global
+batch B make one update of k·B.
+``elastic=true``: when a process dies, the others meet again, take the weights of whoever came furthest, repeat the step
+and go on as N − 1, each with its own share of the global batch; the share of the dead one is left out of the mean.
+Source: Sergeev & Del Balso, *Horovod: fast and easy distributed deep learning in TensorFlow*, arXiv 1802.05799;
+Maleki et al., *Scaling Distributed Training with Adaptive Summation*, arXiv 2006.02924;
+https://horovod.readthedocs.io/en/stable/tensorflow.html
+
+Limits: upstream has no release for TensorFlow ≥ 2.16, so Horovod comes by ``stratbench install-horovod``. Adasum is of
+gradients, its authors' way for plain SGD; for other optimizers they combine updates. With k backward passes the steps
+left over at a run's end, up to k − 1, are not applied. An elastic job may need Gloo's time-out of 30 s to see a death.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge
+
+from ...errors import RunError
+from ..base import Memory, Reaction, Task, Trainer, Traits, Workload, gpus, option, ring_bytes
+from ._build import HorovodStatus, status
+from ._collective import Collective, replicate
+from ._elastic_hosts import MOST, elastic_hosts
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Gradients = Sequence["tf.Tensor"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Horovod(Collective):
+    """One process a replica, all-reduce by Horovod's background thread."""
+
+    name = "horovod"
+    summary = "Horovod: N processes under horovodrun, ring all-reduce of fused gradients"
+    traits = Traits("yes", "yes", "2(N−1)/N·W/k each way", "W + S; k > 1: 2W + S", "ends; elastic: others go on")
+
+    compression: Literal["none", "fp16"] = option("none", "fp16 sends gradients as half floats")
+    fusion_mib: Annotated[float, Ge(0)] = option(128.0, "tensor fusion buffer in MiB; 0 turns fusion off")
+    grouped: bool = option(True, "all gradients in one group; false: each when ready, left to tensor fusion")
+    op: Literal["average", "adasum"] = option(
+        "average", "how gradients are combined; adasum needs MPI and grouped=false"
+    )
+    hierarchical: bool = option(False, "all-reduce within hosts, then between: NCCL and MPI on several hosts")
+    elastic: bool = option(False, "go on without processes that die (Gloo)")
+    min_replicas: Annotated[int, Ge(1)] = option(1, "elastic: end when fewer are left")
+    backward_passes_per_step: Annotated[int, Ge(1)] = option(1, "steps k whose gradients are added up for one update")
+
+    def skip(self, replicas: int) -> str | None:
+        """Also what Horovod would refuse halfway, or ignore without a word."""
+        return super().skip(replicas) or _unable(self, status(), replicas)
+
+    def after_death(self, task: Task, left: Sequence[Task], everyone: Sequence[Task]) -> Reaction:
+        """Elastic jobs shrink, but not below their minimum."""
+        return Reaction.GO_ON if self.elastic and len(left) >= self.min_replicas else Reaction.END
+
+    def _hosts(self, replicas: int) -> tuple[str, ...]:
+        if not self.elastic:
+            return super()._hosts(replicas)
+        return elastic_hosts(self.min_replicas, replicas)
+
+    def _controller(self) -> str:
+        """Adasum is MPI's alone."""
+        return "mpi" if self.op == "adasum" else super()._controller()
+
+    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
+        """One ring all-reduce every k steps, of half as many bytes with fp16. Adasum's tree moves as many."""
+        size = 0.5 if self.compression == "fp16" else 1.0
+        return ring_bytes(weights_bytes, replicas) * size / self.backward_passes_per_step
+
+    def environment(self) -> dict[str, str]:
+        """The size of the fusion buffer and the hierarchy too."""
+        if self.elastic:
+            # Horovod 0.28.1 crashes when it starts for the second time in a process and these are set.
+            return {}
+        return super().environment() | {
+            "HOROVOD_FUSION_THRESHOLD": str(int(self.fusion_mib * 2**20)),
+            "HOROVOD_HIERARCHICAL_ALLREDUCE": str(int(self.hierarchical)),
+        }
+
+    @contextmanager
+    def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
+        """Combines gradients by one all-reduce every k steps, inside the ``tf.function``."""
+        with self.joined(workload) as hvd:
+            from .._replica import KerasTrainer, loss_and_gradients, size_bytes
+            from ._local_sums import every
+
+            if self.hierarchical and hvd.size() == hvd.local_size():
+                raise RunError(f"hierarchical=true needs several hosts. Received: {hvd.size()} processes on this one.")
+            model, optimizer = replicate(hvd, workload)
+            passes = self.backward_passes_per_step
+
+            def update(gradients: Gradients) -> None:
+                optimizer.apply(self._combine(hvd, gradients), model.trainable_variables)
+
+            apply = every(passes, model, update) if passes > 1 else update
+
+            def body(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+                loss, gradients = loss_and_gradients(workload, model, x, y, scale=1 / passes)
+                apply(gradients)
+                return loss
+
+            trainer = KerasTrainer(model, optimizer, body, rank=hvd.rank(), shards=hvd.size())
+            if passes > 1:
+                # The sums outlive a step, as the optimizer's state does.
+                state = size_bytes(optimizer.variables) + size_bytes(model.trainable_variables)
+                trainer.memory = Memory(size_bytes(model.variables), state)
+            if not self.elastic:
+                yield trainer
+                return
+            from ._elastic import ElasticTrainer
+
+            yield ElasticTrainer(trainer, hvd, model.variables + optimizer.variables)
+
+    def _combine(self, hvd: ModuleType, gradients: Gradients) -> Gradients:
+        compression = getattr(hvd.Compression, self.compression)
+        op = hvd.Adasum if self.op == "adasum" else hvd.Average
+        small, contexts = zip(*map(compression.compress, gradients), strict=True)
+        if self.grouped:
+            means = hvd.grouped_allreduce(list(small), op=op)
+        else:
+            means = [hvd.allreduce(gradient, op=op) for gradient in small]
+        return list(map(compression.decompress, means, contexts))
+
+
+def _unable(options: Horovod, build: HorovodStatus, replicas: int) -> str | None:
+    """The first reason that these options can't run so here, in one sentence that names the fix."""
+    return (
+        (_not_elastic(options, build, replicas) if options.elastic else None)
+        or (_no_adasum(options, build, replicas) if options.op == "adasum" else None)
+        or (_no_hierarchy(build) if options.hierarchical else None)
+    )
+
+
+def _not_elastic(options: Horovod, build: HorovodStatus, replicas: int) -> str | None:
+    if "gloo" not in build.controllers or options.controller == "mpi" or options.op == "adasum":
+        return "elastic=true needs Horovod built with Gloo, controller=gloo or auto, and op=average"
+    if (options.fusion_mib, options.cycle_ms) != (128.0, 1.0):
+        return "elastic=true crashes in Horovod with another fusion_mib or cycle_ms than the defaults; leave them out"
+    if options.backward_passes_per_step > 1:
+        return "elastic=true can't give back half-summed gradients; leave backward_passes_per_step out"
+    if not options.min_replicas <= replicas <= MOST:
+        return f"elastic=true needs from min_replicas={options.min_replicas} to {MOST} replicas, not {replicas}"
+    return None
+
+
+def _no_adasum(options: Horovod, build: HorovodStatus, replicas: int) -> str | None:
+    if "mpi" not in build.controllers or options.controller == "gloo":
+        return "op=adasum needs Horovod built with MPI, and controller=mpi or auto; use op=average"
+    if options.grouped:
+        return "op=adasum combines each gradient by itself; add grouped=false"
+    if replicas & (replicas - 1):
+        return f"op=adasum needs a power of two of replicas, not {replicas}"
+    return None
+
+
+def _no_hierarchy(build: HorovodStatus) -> str | None:
+    if not build.nccl or "mpi" not in build.controllers or not gpus():
+        return "hierarchical=true has an effect only on GPUs with Horovod built for NCCL and MPI; leave it out"
+    if not os.environ.keys() & {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}:
+        return "hierarchical=true has an effect only in a job that mpirun started on several hosts; leave it out"
+    return None

@@ -1,0 +1,114 @@
+"""Periodic model averaging: each process trains alone, and every τ steps all take the mean of their weights.
+
+θ_i ← θ_i − η·g_i(θ_i) on every process i; after each τ-th step θ_i ← (1/N) Σ θ_j by one grouped all-reduce.
+``period=1`` is parallel SGD for plain SGD, as the mean of the steps is the step of the mean, and for momentum if that
+is averaged as well. ``period=end`` is one-shot averaging, after the last step only.
+Source: Zinkevich et al., *Parallelized Stochastic Gradient Descent*, NIPS 2010 (one-shot); Zhang et al., *Parallel SGD:
+When does averaging help?*, 2016; Stich, *Local SGD Converges Fast and Communicates Little*, ICLR 2019.
+
+Limits: other optimizers' states, as Adam's, are averaged or kept, but no period makes that the sequence of one replica.
+Weights evaluated between two averagings are the mean at that step, which no process trains with. Averaging for them is
+not in the steps' time. `traffic_bytes` leaves the averaged optimizer state out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge
+
+from ..base import StepResult, Task, Trainer, Traits, Workload, option, ring_bytes
+from ._collective import Collective, replicate
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from .._replica import KerasTrainer
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalSgd(Collective):
+    """One process a replica, on its own between two averagings."""
+
+    name = "local-sgd"
+    summary = "local SGD: every process trains alone, weights are averaged every period steps (Horovod's collectives)"
+    synchronous = False
+    traits = Traits("every τ steps", "after averaging", "2(N−1)/N·W/τ each way", "W + S", "the run ends")
+
+    period: Annotated[int, Ge(1)] | Literal["end"] = option(
+        10, "steps τ from one averaging to the next; end averages once, after the last"
+    )
+    average_momentum: bool = option(False, "average the optimizer's state too, such as momentum")
+
+    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
+        """One ring all-reduce every τ steps, on average; one-shot averaging is next to none in each step of a run."""
+        return 0.0 if self.period == "end" else ring_bytes(weights_bytes, replicas) / self.period
+
+    @contextmanager
+    def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
+        """Two ``tf.function``: the local step, and the averaging."""
+        with self.joined(workload) as hvd:
+            import tensorflow as tf
+
+            from .._replica import KerasTrainer, loss_and_gradients
+
+            model, optimizer = replicate(hvd, workload)
+            averaged = [v.value for v in model.weights if v.value.dtype.is_floating]
+            if self.average_momentum:
+                averaged += [v.value for v in _state(optimizer)]
+
+            def step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+                loss, gradients = loss_and_gradients(workload, model, x, y)
+                optimizer.apply(gradients, model.trainable_variables)
+                return loss
+
+            @tf.function(autograph=False)
+            def means() -> list[tf.Tensor]:
+                return hvd.grouped_allreduce(averaged, op=hvd.Average)
+
+            local = KerasTrainer(model, optimizer, step, rank=hvd.rank(), shards=hvd.size())
+            period = workload.total_steps if self.period == "end" else self.period
+            # Traced now: the first averaging comes after the warm-up, and its time would count.
+            yield LocalTrainer(local, averaged, means.get_concrete_function(), period)
+
+
+class LocalTrainer(Trainer):
+    """Steps of ``local``; the mean of ``averaged`` over all processes, by ``means``, after each ``period`` of them."""
+
+    def __init__(
+        self, local: KerasTrainer, averaged: list[tf.Variable], means: Callable[[], list[tf.Tensor]], period: int
+    ):
+        self.rank, self.shard, self.shards = local.rank, local.shard, local.shards
+        self.memory = local.memory
+        self._local = local
+        self._averaged = averaged
+        self._means = means
+        self._period = period
+        self._steps = 0
+
+    def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
+        """See `Trainer.step`. The averaging belongs to the step that it follows."""
+        result = self._local.step(x, y, learning_rate)
+        self._steps += 1
+        if self._steps % self._period == 0:
+            for variable, mean in zip(self._averaged, self._means(), strict=True):
+                variable.assign(mean)
+        return result
+
+    def weights(self) -> list[np.ndarray]:
+        """See `Trainer.weights`: the mean over all processes, which between two averagings no process takes on."""
+        model = self._local.model
+        if self._steps % self._period == 0:
+            return self._local.weights()
+        means = {variable.ref(): mean for variable, mean in zip(self._averaged, self._means(), strict=True)}
+        return [means.get(weight.value.ref(), weight.value).numpy() for weight in model.weights]
+
+
+def _state(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """Moments and the like; the learning rate and the count of steps are variables as well, and equal on all ranks."""
+    return [v for v in optimizer.variables if v.value.dtype.is_floating and v is not optimizer.learning_rate]

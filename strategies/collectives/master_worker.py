@@ -1,0 +1,73 @@
+"""Centralised data parallelism: a master gathers the gradients, updates the weights and broadcasts them.
+
+g = Σ n_i g_i / Σ n_i over each process's mean gradient g_i of its n_i examples; θ ← θ − η·g on rank 0, then θ to all.
+Rank 0 is the master and computes a replica too. A gather proper: an all-to-all in which each sends to rank 0 alone.
+Source: Ben-Nun & Hoefler, *Demystifying Parallel and Distributed Deep Learning: An In-depth Concurrency Analysis*,
+ACM Computing Surveys 52(4), 2019.
+
+Limits: rank 0 receives N−1 gradients one behind the other and holds N of them at once, so that its link and its memory
+bound N. Horovod's gather over MPI counts elements in 32 bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ..base import Memory, Task, Trainer, Traits, Workload
+from ._collective import Collective, broadcast, flat, parts, weighted_gradients, weighted_mean
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class MasterWorker(Collective):
+    """One process a replica; the first one is the master too."""
+
+    name = "master-worker"
+    summary = "centralised: rank 0 gathers all gradients, updates, broadcasts the weights (Horovod's collectives)"
+    traits = Traits("yes", "yes", "W each way; the master (N−1)·W each way", "W; the master W + S", "the run ends")
+    uneven = True
+
+    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
+        """N−1 gradients sent to the master and received by it, and N−1 copies of the weights on their way back."""
+        return 4.0 * (replicas - 1) * weights_bytes
+
+    @contextmanager
+    def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
+        """Ranks run different graphs, so that names are given to what they do together."""
+        with self.joined(workload) as hvd:
+            import tensorflow as tf
+
+            from .._replica import KerasTrainer, size_bytes
+
+            master = hvd.rank() == 0
+            model, optimizer = workload.model(), workload.optimizer()
+            broadcast(hvd, model.variables)
+            if master:
+                optimizer.build(model.trainable_variables)
+            weights = [v.value for v in model.trainable_variables]
+
+            def body(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+                loss, row = weighted_gradients(workload, model, x, y)
+                to_master = tf.one_hot(0, hvd.size(), dtype=tf.int32)
+                rows, _ = hvd.alltoall(row, to_master, name="gradients", ignore_name_scope=True)
+                if master:
+                    optimizer.apply(weighted_mean(rows, model), model.trainable_variables)
+                    mine = flat(weights)
+                else:
+                    # No row came. Only the shape counts, but TensorFlow drops what nothing depends on: the gather.
+                    mine = tf.reduce_sum(rows, axis=0)[:-1]
+                updated = hvd.broadcast(mine, 0, name="weights", ignore_name_scope=True)
+                # On the master too, where it changes nothing, lest its part of the broadcast be dropped.
+                for variable, value in zip(weights, parts(updated, weights), strict=True):
+                    variable.assign(value)
+                return loss
+
+            trainer = KerasTrainer(model, optimizer, body, rank=hvd.rank(), shards=hvd.size())
+            in_transit = size_bytes(model.trainable_variables) * (hvd.size() if master else 1)
+            trainer.memory = Memory(size_bytes(model.variables), size_bytes(optimizer.variables), in_transit)
+            yield trainer

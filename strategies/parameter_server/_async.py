@@ -1,0 +1,118 @@
+"""Asynchronous updates, with or without a bound on how far workers drift apart (stale synchronous parallel)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import tensorflow as tf
+
+from ..base import Update, Workload
+from ._count import Counter, Section, at_servers
+from ._graph import FIRST, compute, share, shared_variable
+from ._session import Node, PsTrainer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class AsyncTrainer(PsTrainer):
+    """Fetches θ, computes g, pushes it; the servers apply it at once. All in one ``Session.run``.
+
+    Args:
+        servers: how many ps tasks hold weights.
+        lock: see `Counter`.
+        bound: steps that a worker may be ahead of the slowest one; None for no bound.
+        checkpoint_every: see `PsTrainer`.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        workload: Workload,
+        servers: int,
+        lock: bool,
+        bound: int | None,
+        checkpoint_every: int,
+    ):
+        with tf.device(node.device):
+            shared = share(workload, node.source, range(servers), worker=node.task.index, lock=lock)
+            super().__init__(node, workload, shared, checkpoint_every=checkpoint_every)
+            counter = Counter(lock)
+            fetched, values, fetch = counter.fetch(shared.weights)
+            work = compute(workload, node.source, values)
+            gradients = at_servers(work.gradients, shared.trained)
+            number, push = counter.push(gradients, lambda: [*shared.apply(gradients), *work.move(shared.weights)])
+            counts = [fetched, number]
+            if bound is not None:
+                with tf.control_dependencies([push]):
+                    counts += Clocks(self.rank, self.shards).tick(bound)
+            with tf.device(FIRST):
+                # One tensor, as each that travels costs a step the same, however small.
+                told = tf.stack([tf.cast(count, tf.float64) for count in counts])
+        self._fetches, self._inputs = [work.loss, told, tf.group(fetch, push, work.local)], [work.x, work.y]
+        self.connect()
+        self._let_on = (0, 0.0) if bound is not None else (None, 0.0)
+
+    def bind(self) -> None:
+        """See `PsTrainer`."""
+        super().bind()
+        self._run = self.session.make_callable(self._fetches, self._inputs)
+
+    def advance(self, x: np.ndarray, y: np.ndarray) -> tuple[float, Update]:
+        """See `PsTrainer`. That this step might begin was found out at the end of the one before."""
+        loss, (fetched, number, *let_on), _ = self._run(x, y)
+        slowest, blocked = self._let_on
+        if let_on:
+            self._let_on = int(let_on[0]), float(let_on[1])
+        return float(loss), Update(
+            number=int(number),
+            fetched=int(fetched),
+            staleness=int(number - fetched),
+            slowest_clock=slowest,
+            blocked_seconds=blocked,
+        )
+
+
+class Clocks:
+    """Every worker's clock, the number of steps that it has ended, and who may go on.
+
+    The slowest clock rises by one at a time, and with each rise every worker gets a token. So a worker at clock c that
+    has taken c − s tokens knows that no clock is below c − s.
+    """
+
+    def __init__(self, worker: int, workers: int):
+        self._worker = worker
+        self._section = Section("clocks")
+        self._clocks = shared_variable("clocks", 0, (workers,), tf.int64)
+        with tf.device(FIRST):
+            self._tokens = [
+                tf.queue.FIFOQueue(-1, [tf.int64], [()], shared_name=f"tokens_{worker}") for worker in range(workers)
+            ]
+
+    def tick(self, bound: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """Advance this worker's clock, and wait while it is more than ``bound`` ahead of the slowest.
+
+        Returns:
+            The slowest clock when the worker was let go on, and the seconds that it waited.
+        """
+        with tf.device(FIRST):
+            (own, *told), leave = self._section.run(self._advance)
+            with tf.control_dependencies([leave, *told]):
+                begin = tf.timestamp()
+            with tf.control_dependencies([begin]):
+                tokens = self._tokens[self._worker].dequeue_many(tf.cast(own > bound, tf.int32))
+            with tf.control_dependencies([tokens]):
+                return tf.reduce_min(self._clocks.read_value()), tf.timestamp() - begin
+
+    def _advance(self) -> list[tf.Tensor | tf.Operation]:
+        """[own clock, operations that hand out the tokens]."""
+        before = tf.reduce_min(self._clocks.read_value())
+        with tf.control_dependencies([before]):
+            ticked = tf.raw_ops.ResourceScatterAdd(
+                resource=self._clocks.handle, indices=self._worker, updates=tf.constant(1, tf.int64)
+            )
+        with tf.control_dependencies([ticked]):
+            clocks = self._clocks.read_value()
+        # One token for a rise, none for no rise.
+        rise = tf.fill([tf.reduce_min(clocks) - before], before + 1)
+        return [clocks[self._worker], *[tokens.enqueue_many([rise]) for tokens in self._tokens]]

@@ -1,0 +1,246 @@
+"""A Keras 3 model as a TensorFlow graph whose variables live on parameter servers.
+
+The model is called as a pure function (``stateless_call``) on tensors, wherever they were read from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from ..base import Memory, Workload
+from ._rules import Update, update_of
+
+if TYPE_CHECKING:
+    import keras
+
+v1 = tf.compat.v1
+FIRST = "/job:ps/task:0/cpu:0"
+"""The ps task that counts updates and keeps clocks."""
+
+
+def on_server(server: int) -> str:
+    """Device of that ps task."""
+    return f"/job:ps/task:{server}/cpu:0"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The Keras model and its state's values, which can only be read outside of a graph.
+
+    Attributes:
+        weights: in the order of ``model.weights``.
+        state: by the id of each non-trainable Keras variable.
+    """
+
+    model: keras.Model
+    weights: list[np.ndarray]
+    state: dict[int, np.ndarray]
+
+    @classmethod
+    def of(cls, model: keras.Model) -> Source:
+        """Read the values; call it eagerly."""
+        return cls(model, model.get_weights(), {id(v): v.numpy() for v in model.non_trainable_variables})
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """The model's weights on ps tasks, what updates them, and the learning rate that it updates them by.
+
+    Attributes:
+        weights: in the order of ``model.weights``.
+        trained: of these, the trained ones, in the order of ``model.trainable_variables``.
+        places: where each of `trained` is in `weights`.
+        updates: one a trained weight.
+        learning_rate: placeholder of `set_learning_rate`, which keeps it on the ps tasks: a step need not send it.
+    """
+
+    weights: list[tf.Variable]
+    trained: list[tf.Variable]
+    places: list[int]
+    updates: list[Update]
+    learning_rate: tf.Tensor
+    set_learning_rate: tf.Operation
+
+    def apply(self, gradients: Sequence[tf.Tensor]) -> list[tf.Operation]:
+        """Update every trained weight by its gradient."""
+        return [update(gradient) for update, gradient in zip(self.updates, gradients, strict=True)]
+
+
+def share(
+    workload: Workload, source: Source, servers: Sequence[int], worker: int | None = None, lock: bool = False
+) -> Shared:
+    """Make the variables on the ps tasks ``servers``, balanced by size; the same in every task's graph.
+
+    Args:
+        worker: whose updates these are, by a learning rate of its own; None for one that all workers share.
+        lock: whether an update locks its variable; without, two may lose a part of each other's (Hogwild).
+    """
+    placement = _balance(source.model.weights, servers)
+    by_id = {
+        id(weight): shared_variable(weight.path, server, weight.shape, weight.dtype, weight.trainable)
+        for weight, server in zip(source.model.weights, placement, strict=True)
+    }
+    server_of = {id(weight): server for weight, server in zip(source.model.weights, placement, strict=True)}
+    rates = {server: _rate(worker, server) for server in servers}
+    learning_rate = v1.placeholder(tf.float32, (), name="learning_rate")
+    trained = source.model.trainable_variables
+    place_of = {id(weight): place for place, weight in enumerate(source.model.weights)}
+    return Shared(
+        weights=[by_id[id(weight)] for weight in source.model.weights],
+        trained=[by_id[id(weight)] for weight in trained],
+        places=[place_of[id(weight)] for weight in trained],
+        updates=[
+            update_of(by_id[id(weight)], rates[server_of[id(weight)]], workload.optimizer_settings, lock)
+            for weight in trained
+        ],
+        learning_rate=learning_rate,
+        set_learning_rate=tf.group(*[each.assign(learning_rate, read_value=False) for each in rates.values()]),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """One forward and backward pass on a worker.
+
+    Attributes:
+        x, y: placeholders to feed.
+        loss: scalar, mean over the examples fed.
+        gradients: dense, in the order of ``model.trainable_variables``.
+        moved: new values of the model's non-trained weights, such as moving statistics, by their place in its weights.
+        local: assigns what each worker keeps for itself, such as random seeds.
+    """
+
+    x: tf.Tensor
+    y: tf.Tensor
+    loss: tf.Tensor
+    gradients: list[tf.Tensor]
+    moved: dict[int, tf.Tensor]
+    local: tf.Operation
+
+    def move(self, weights: Sequence[tf.Variable]) -> list[tf.Operation]:
+        """Assign the moved values to ``weights``, in the order of ``model.weights``."""
+        return [weights[place].assign(value, read_value=False) for place, value in self.moved.items()]
+
+
+def compute(workload: Workload, source: Source, values: Sequence[tf.Tensor]) -> Pass:
+    """Loss and gradients of the model with the weights ``values``, in the order of ``model.weights``."""
+    model = source.model
+    by_id = {id(weight): value for weight, value in zip(model.weights, values, strict=True)}
+    places = {id(weight): place for place, weight in enumerate(model.weights)}
+    own = {id(state): _local(state, source) for state in model.non_trainable_variables if id(state) not in by_id}
+    x = v1.placeholder(tf.as_dtype(workload.input_dtype), (None, *workload.input_shape), name="x")
+    y = v1.placeholder(tf.int32, (None,), name="y")
+    trained = [by_id[id(weight)] for weight in model.trainable_variables]
+    fixed = [
+        own[id(state)].read_value() if id(state) in own else by_id[id(state)] for state in model.non_trainable_variables
+    ]
+    predictions, moved, losses = model.stateless_call(
+        trained, fixed, workload.inputs(x), training=True, return_losses=True
+    )
+    loss = workload.loss(y, predictions)
+    if losses:
+        loss += tf.add_n(losses)
+    states = list(zip(model.non_trainable_variables, moved, strict=True))
+    return Pass(
+        x=x,
+        y=y,
+        loss=loss,
+        gradients=[
+            tf.zeros_like(value) if gradient is None else tf.convert_to_tensor(gradient)
+            for value, gradient in zip(trained, tf.gradients(loss, trained), strict=True)
+        ],
+        moved={places[id(state)]: value for state, value in states if id(state) in places},
+        local=tf.group(
+            *[own[id(state)].assign(value, read_value=False) for state, value in states if id(state) in own]
+        ),
+    )
+
+
+def memory_of(server: int, weights: Sequence[tf.Variable]) -> Memory:
+    """What a ps task holds in the default graph: of ``weights``, and of other variables, the optimizer's state."""
+    here = [variable for variable in v1.global_variables() if variable.device == _full(server)]
+    known = {id(variable) for variable in weights}
+    return Memory(
+        weights_bytes=size_bytes([variable for variable in here if id(variable) in known]),
+        optimizer_bytes=size_bytes([variable for variable in here if id(variable) not in known]),
+    )
+
+
+def size_bytes(variables: Sequence[tf.Variable]) -> int:
+    """Of all of them together."""
+    return sum(math.prod(variable.shape) * variable.dtype.size for variable in variables)
+
+
+def _full(server: int) -> str:
+    return f"/job:ps/task:{server}/device:CPU:0"
+
+
+def _balance(weights: Sequence[Any], servers: Sequence[int]) -> list[int]:
+    """The ps task of each weight: largest first, each to the task with the fewest bytes so far."""
+    sizes = [math.prod(weight.shape) for weight in weights]
+    loads = dict.fromkeys(servers, 0)
+    placement = [0] * len(sizes)
+    for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        server = min(loads, key=lambda task: loads[task])
+        loads[server] += sizes[index]
+        placement[index] = server
+    return placement
+
+
+def shared_variable(name: str, server: int, shape: Any, dtype: Any, trainable: bool = False) -> tf.Variable:
+    """A variable on a ps task, known by its name to every task; starts from zeros unless it is given other values."""
+    with tf.device(on_server(server)):
+        return v1.get_variable(
+            name.replace("/", "_"),
+            shape,
+            tf.as_dtype(dtype),
+            v1.zeros_initializer(),
+            use_resource=True,
+            trainable=trainable,
+        )
+
+
+def own_variable(name: str, like: tf.Variable) -> tf.Variable:
+    """A worker's own, of the shape of a shared one; starts from zeros."""
+    return v1.get_variable(
+        f"{name}_{like.op.name}",
+        like.shape,
+        like.dtype,
+        v1.zeros_initializer(),
+        use_resource=True,
+        trainable=False,
+        collections=[v1.GraphKeys.LOCAL_VARIABLES],
+    )
+
+
+def _rate(worker: int | None, server: int) -> tf.Variable:
+    if worker is None:
+        return shared_variable(f"learning_rate_{server}", server, (), tf.float32)
+    with tf.device(on_server(server)):
+        return v1.get_variable(
+            f"learning_rate_{server}_of_{worker}",
+            (),
+            tf.float32,
+            v1.zeros_initializer(),
+            use_resource=True,
+            trainable=False,
+            # Of this worker alone: no other one initialises it, or waits for it.
+            collections=[v1.GraphKeys.LOCAL_VARIABLES],
+        )
+
+
+def _local(state: Any, source: Source) -> tf.Variable:
+    """State that is no weight, such as a dropout layer's seed: each worker keeps its own."""
+    return v1.get_variable(
+        state.path.replace("/", "_"),
+        initializer=tf.constant(source.state[id(state)]),
+        use_resource=True,
+        trainable=False,
+        collections=[v1.GraphKeys.LOCAL_VARIABLES],
+    )

@@ -1,0 +1,63 @@
+"""What a leaf of a tree of parameter servers repeats: take its workers' mean, push it to the root, fetch θ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from ._count import Counter, at_servers
+from ._graph import Shared
+from ._sync import Barrier
+
+
+def combine(
+    leaf: Barrier,
+    root: Barrier,
+    share_of_all: float,
+    index: int,
+    shared: Shared,
+    copies: list[tf.Variable],
+    told: tf.Variable,
+) -> tf.Operation:
+    """One step of a leaf: its workers' mean, weighted, goes to the root; the root's θ comes back.
+
+    Args:
+        share_of_all: n_l L / N, so that the root's plain mean over L leaves is that over all workers.
+    """
+    clock = leaf.begin()
+    _, _, pushed = root.push([mean * share_of_all for mean in leaf.take()], clock)
+    with tf.control_dependencies(pushed):
+        token = root.wait(index)
+    with tf.control_dependencies([token]):
+        taken = [copy.assign(weight.read_value(), read_value=False) for copy, weight in _pairs(copies, shared)]
+        taken.append(told.assign(tf.stack([clock, clock, clock]), read_value=False))
+    with tf.control_dependencies(taken):
+        return leaf.open()
+
+
+def push_at_once(
+    leaf: Barrier, counter: Counter, shared: Shared, copies: list[tf.Variable], told: tf.Variable
+) -> tf.Operation:
+    """One step of a leaf that waits for no other: its workers' mean is applied, and θ taken, each in one go.
+
+    Args:
+        told: what the workers may know: the number of their update, how many had been applied when the θ that it was
+            computed with was taken, and how many when the θ was taken that they compute with now.
+    """
+    with tf.device(told.device):
+        fetched = tf.identity(told.read_value()[2])
+    means = at_servers(leaf.take(), shared.trained)
+    with tf.control_dependencies([fetched]):
+        number, pushed = counter.push(means, lambda: shared.apply(means))
+    with tf.control_dependencies([pushed]):
+        now, values, left = counter.fetch(shared.weights)
+    taken = [copy.assign(value, read_value=False) for copy, value in zip(copies, values, strict=True)]
+    with tf.control_dependencies([left, *taken]):
+        kept = told.assign(tf.stack([number, fetched, now]), read_value=False)
+    with tf.control_dependencies([kept]):
+        return leaf.open()
+
+
+def _pairs(copies: list[tf.Variable], shared: Shared) -> Iterator[tuple[tf.Variable, tf.Variable]]:
+    return zip(copies, shared.weights, strict=True)

@@ -1,0 +1,163 @@
+"""Legacy ps/worker training: ``tf.train.ClusterSpec``, ``tf.distribute.Server``, between-graph replication.
+
+A worker reads θ, computes g over its part of the global batch and pushes it. What the servers do with it is ``mode``:
+
+- ``async``: θ ← θ − η·g at once, nobody waits (Recht et al., *Hogwild!*, NIPS 2011; with ``lock=true`` one at a time).
+- ``sync``: bulk-synchronous; once all N gradients of a step are there, θ ← θ − η·(1/N) Σ g_i. With ``backup=k`` once
+  the first N − k are there; later ones are dropped and counted (Chen et al., *Revisiting Distributed Synchronous SGD*,
+  2016; Li et al., *Scaling Distributed Machine Learning with the Parameter Server*, OSDI 2014).
+- ``ssp``: as async, but a worker at clock c goes on only while c − min(clocks) ≤ ``staleness``; 0 is ``sync``
+  (Ho et al., *More Effective Distributed ML via a Stale Synchronous Parallel Parameter Server*, NIPS 2013).
+- ``downpour``: a worker fetches θ every ``fetch`` steps and pushes the sum of its gradients every ``push`` steps; in
+  between it goes on by its own gradients. ``warm_start``: worker 0 alone takes so many steps first. Adagrad on the
+  servers is ``--optimizer adagrad`` (Dean et al., *Large Scale Distributed Deep Networks*, NIPS 2012).
+
+When a worker dies, async and downpour go on without it, sync without as many as ``backup``; ``restart=true`` starts it
+again.
+``checkpoint_every=k``: worker 0 saves what the servers hold, and a ps task that dies comes back with it.
+
+Limits: the gRPC servers listen on every interface and authenticate nobody. Only mode=sync applies one update a global
+batch: the others apply one a worker, at the same learning rate, and their weights depend on timing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
+
+from ...errors import UsageError
+from ..base import Address, Reaction, Server, Strategy, Task, Trainer, Traits, Workload, option, skip_for_gpus
+from ._tasks import ps_tasks
+
+_ONLY = {
+    "backup": "sync",
+    "staleness": "ssp",
+    "fetch": "downpour",
+    "push": "downpour",
+    "warm_start": "downpour",
+    "restart": "async",
+    "checkpoint_every": "async",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterServer(Strategy):
+    """Parameter servers and workers as separate processes."""
+
+    name = "ps"
+    summary = "parameter servers: ClusterSpec, workers push gradients; asynchronous, sync, ssp or downpour"
+    needs = "one free TCP port a worker and a ps task"
+    synchronous = False
+    traits = Traits(
+        synchronous="async, downpour: no; ssp: up to s steps; sync: yes",
+        consistent="only mode=sync",
+        traffic="W each way; downpour: W/n_fetch in, W/n_push out",
+        memory="W in transit; W + S over the ps tasks",
+        failure="async, downpour: others go on; sync: up to backup may die; ssp: ends",
+    )
+
+    ps: Annotated[int, Ge(1)] = option(1, "parameter servers; variables are spread over them by size")
+    mode: Literal["async", "sync", "ssp", "downpour"] = option("async", "when the servers apply what workers push")
+    sync: bool = option(False, "short for mode=sync")
+    lock: bool = option(False, "async, ssp, downpour: fetch and update all weights in one go, one worker at a time")
+    backup: Annotated[int, Ge(0)] = option(0, "sync: a step ends without the last so many gradients")
+    staleness: Annotated[int, Ge(0)] | Literal["inf"] = option(0, "ssp: steps a worker may be ahead of the slowest")
+    fetch: Annotated[int, Ge(1)] = option(1, "downpour: steps between fetches of the weights")
+    push: Annotated[int, Ge(1)] = option(1, "downpour: steps between pushes of the summed gradients")
+    warm_start: Annotated[int, Ge(0)] = option(0, "downpour: steps of worker 0 before the others begin")
+    restart: bool = option(False, "async: a worker that died is started again")
+    checkpoint_every: Annotated[int, Ge(0)] = option(
+        0, "async: steps of worker 0 between checkpoints, from which a ps task that died comes back; 0 for none"
+    )
+    port: Annotated[int, Ge(0), Le(65535)] = option(0, "first TCP port, ps tasks first; 0 takes free ones")
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for options that go with another mode."""
+        if self.sync and self.mode not in ("async", "sync"):
+            raise UsageError(f"ps takes sync=true or mode={self.mode}, not both.")
+        for field in dataclasses.fields(self):
+            mode = _ONLY.get(field.name)
+            if mode and mode != self._mode and getattr(self, field.name) != field.default:
+                raise UsageError(f"option {field.name} of strategy ps is for mode={mode}. Received: mode={self._mode}.")
+        if self.lock and self._rule == "sync":
+            raise UsageError("option lock of strategy ps is for mode=async, ssp or downpour: sync updates once a step.")
+
+    @property
+    def _mode(self) -> str:
+        return "sync" if self.sync else self.mode
+
+    @property
+    def _rule(self) -> str:
+        """The mode, or sync where nobody may be ahead."""
+        return "sync" if self.mode == "ssp" and not self.staleness else self._mode
+
+    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
+        """Each worker fetches the weights and pushes a gradient, or a sum of some."""
+        return replicas * weights_bytes * (1 / self.fetch + 1 / self.push)
+
+    def skip(self, replicas: int) -> str | None:
+        """Replicas need a GPU each where there are any; some gradient must be waited for."""
+        if self.backup >= replicas:
+            return f"backup={self.backup} leaves none of {replicas} gradients to wait for; ask for less"
+        return skip_for_gpus(replicas)
+
+    def after_death(self, task: Task, left: Sequence[Task], everyone: Sequence[Task]) -> Reaction:
+        """A ps task comes back if there are checkpoints. A worker does, or the others do without it."""
+        workers, had = ([each for each in tasks if each.role == "worker"] for tasks in (left, everyone))
+        if task.role == "ps":
+            # Worker 0 has saved, and restores.
+            mends = self.checkpoint_every and any(worker.index == 0 for worker in workers)
+            return Reaction.RESTART if mends else Reaction.END
+        if not workers:
+            return Reaction.END
+        if self.restart:
+            return Reaction.RESTART
+        if self._rule in ("async", "downpour") and not self.warm_start:
+            return Reaction.GO_ON
+        # With backup workers the last of a step's gradients aren't waited for, so neither is one that never comes.
+        # Worker 0 sets the learning rate of all, or has the warm start.
+        spare = len(had) if self.warm_start else self.backup
+        return Reaction.GO_ON if task.index and len(had) - len(workers) <= spare else Reaction.END
+
+    def tasks(self, replicas: int, address: Address) -> list[Task]:
+        """The ps tasks, then the workers; ``TF_CONFIG`` tells each of all."""
+        return ps_tasks(self.ps, replicas, self.port, address)
+
+    @contextmanager
+    def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer | Server]:
+        """A ps task serves; a worker builds its graph against the ps tasks' variables."""
+        import tensorflow as tf
+
+        from . import _sync
+        from ._async import AsyncTrainer
+        from ._downpour import DownpourTrainer
+        from ._graph import share
+        from ._session import join
+
+        with join(task, workload) as node, tf.device(node.device):
+            if task.role == "worker" and self._rule == "downpour":
+                yield DownpourTrainer(node, workload, self.ps, self.lock, self.fetch, self.push, self.warm_start)
+                return
+            if task.role == "worker" and self._rule != "sync":
+                yield AsyncTrainer(node, workload, self.ps, self.lock, self._bound(workload), self.checkpoint_every)
+                return
+            shared = share(workload, node.source, range(self.ps))
+            if self._rule != "sync":
+                yield node.server(shared.weights, None)
+                return
+            barrier = _sync.meet(workload, shared, self.backup)
+            if task.role == "worker":
+                yield _sync.SyncTrainer(node, workload, shared, barrier, shared.weights)
+            else:
+                loop = _sync.update_forever(barrier, shared) if task.index == 0 else None
+                yield node.server(shared.weights, loop)
+
+    def _bound(self, workload: Workload) -> int | None:
+        """Steps; None where nobody keeps clocks."""
+        if self.mode != "ssp":
+            return None
+        return workload.total_steps if self.staleness == "inf" else self.staleness

@@ -1,0 +1,91 @@
+"""``tf.distribute.MirroredStrategy``: N replicas in one process, on all GPUs or on logical CPU devices.
+
+Synchronous data parallelism: g = (1/N) Σ g_i by all-reduce over the devices, every replica applies the same update.
+Source: https://www.tensorflow.org/api_docs/python/tf/distribute/MirroredStrategy
+
+Limits: one process, one host. On a CPU all replicas share one thread pool of N × cores-per-replica threads, so a
+replica may use a core that another leaves idle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+from ..base import Address, Strategy, Task, Trainer, Traits, Workload, gpus, option, skip_for_gpus
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Mirrored(Strategy):
+    """All replicas in one process."""
+
+    name = "mirrored"
+    summary = "tf.distribute.MirroredStrategy: one process, all-reduce between its devices"
+    traits = Traits("yes", "yes", "between devices, in one process", "N·(W + S) in one process", "the run ends")
+
+    cross_device_ops: Literal["auto", "nccl", "hierarchical_copy", "reduction_to_one_device"] = option(
+        "auto", "how gradients meet; auto is NCCL on GPUs, reduction to one device on CPUs"
+    )
+
+    def skip(self, replicas: int) -> str | None:
+        """NCCL and hierarchical copy need GPUs; replicas need a GPU each where there are any."""
+        if self.cross_device_ops in ("nccl", "hierarchical_copy") and not gpus():
+            return f"cross_device_ops={self.cross_device_ops} needs GPUs and there are none; use auto"
+        return skip_for_gpus(replicas)
+
+    def tasks(self, replicas: int, address: Address) -> list[Task]:
+        """One worker that computes all replicas."""
+        return [Task(replicas=replicas)]
+
+    @contextmanager
+    def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
+        """Reads whole global batches; each replica slices its part out of them."""
+        import tensorflow as tf
+
+        from .._replica import KerasTrainer, loss_and_gradients, set_threads
+
+        replicas = task.replicas
+        set_threads(replicas, workload.cores_per_replica)
+        strategy = tf.distribute.MirroredStrategy(_devices(replicas), self._cross_device_ops())
+        with strategy.scope():
+            model, optimizer = workload.model(), workload.optimizer()
+            optimizer.build(model.trainable_variables)
+        share = workload.global_batch // replicas
+
+        def replica_step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+            start = tf.distribute.get_replica_context().replica_id_in_sync_group * share
+            x, y = x[start : start + share], y[start : start + share]
+            # Keras's optimizer sums gradients over the replicas; 1/N makes that the mean.
+            loss, gradients = loss_and_gradients(workload, model, x, y, scale=1 / replicas)
+            optimizer.apply(gradients, model.trainable_variables)
+            return loss
+
+        def body(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+            return strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(replica_step, (x, y)), axis=None)
+
+        yield KerasTrainer(model, optimizer, body, copies=replicas)
+
+    def _cross_device_ops(self) -> tf.distribute.CrossDeviceOps | None:
+        import tensorflow as tf
+
+        makers = {
+            "nccl": tf.distribute.NcclAllReduce,
+            "hierarchical_copy": tf.distribute.HierarchicalCopyAllReduce,
+            "reduction_to_one_device": tf.distribute.ReductionToOneDevice,
+        }
+        return makers[self.cross_device_ops]() if self.cross_device_ops in makers else None
+
+
+def _devices(replicas: int) -> list[str]:
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return [f"/gpu:{index}" for index in range(replicas)]
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
+    return [f"/cpu:{index}" for index in range(replicas)]

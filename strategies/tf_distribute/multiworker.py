@@ -1,0 +1,89 @@
+"""``tf.distribute.MultiWorkerMirroredStrategy``: N processes that all-reduce over TensorFlow's gRPC servers.
+
+Synchronous data parallelism: g = (1/N) Σ g_i by ring all-reduce or NCCL, every process applies the same update.
+Source: https://www.tensorflow.org/api_docs/python/tf/distribute/MultiWorkerMirroredStrategy
+
+Limits: the gRPC servers listen on every interface and authenticate nobody.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge, Le
+
+from ..base import Address, Strategy, Task, Trainer, Traits, Workload, gpus, option, ring_bytes, skip_for_gpus
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiWorker(Strategy):
+    """One process a replica, joined by ``TF_CONFIG``."""
+
+    name = "multiworker"
+    summary = "tf.distribute.MultiWorkerMirroredStrategy: N processes, collective all-reduce over gRPC"
+    needs = "one free TCP port a replica"
+    traits = Traits("yes", "yes", "2(N−1)/N·W each way", "W + S", "the run ends")
+
+    communication: Literal["auto", "ring", "nccl"] = option("auto", "all-reduce by ring (gRPC) or NCCL (GPUs)")
+    port: Annotated[int, Ge(0), Le(65535)] = option(0, "first TCP port; 0 takes free ones")
+
+    def skip(self, replicas: int) -> str | None:
+        """NCCL needs GPUs; replicas need a GPU each where there are any."""
+        if self.communication == "nccl" and not gpus():
+            return "communication=nccl needs GPUs and there are none; use auto or ring"
+        return skip_for_gpus(replicas)
+
+    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
+        """One ring all-reduce."""
+        return ring_bytes(weights_bytes, replicas)
+
+    def tasks(self, replicas: int, address: Address) -> list[Task]:
+        """N workers, each told of the others by ``TF_CONFIG``."""
+        workers = [address(self.port + index if self.port else None) for index in range(replicas)]
+        return [
+            Task(
+                index=index,
+                first_replica=index,
+                env={
+                    "TF_CONFIG": json.dumps(
+                        {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+                    )
+                },
+            )
+            for index in range(replicas)
+        ]
+
+    @contextmanager
+    def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
+        """Keras 3's ``fit`` fails here, a ``strategy.run`` step in a ``tf.function`` does not."""
+        import tensorflow as tf
+
+        from .._replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
+
+        set_threads(1, workload.cores_per_replica)
+        use_gpu(task.index)
+        communication = getattr(tf.distribute.experimental.CommunicationImplementation, self.communication.upper())
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(
+            communication_options=tf.distribute.experimental.CommunicationOptions(implementation=communication)
+        )
+        with strategy.scope():
+            model, optimizer = workload.model(), workload.optimizer()
+            optimizer.build(model.trainable_variables)
+
+        def replica_step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+            # Keras's optimizer sums gradients over the replicas; 1/N makes that the mean.
+            loss, gradients = loss_and_gradients(workload, model, x, y, scale=1 / workload.replicas)
+            optimizer.apply(gradients, model.trainable_variables)
+            return loss
+
+        def body(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+            return strategy.experimental_local_results(strategy.run(replica_step, (x, y)))[0]
+
+        yield KerasTrainer(model, optimizer, body, rank=task.index, shards=workload.replicas)
