@@ -146,6 +146,9 @@ _SPEC = (
     Column("replicas", "int", "replicas", "Copies of the model that compute gradients"),
     Column("model", "text", "", "The model as it was asked for"),
     Column("dataset", "text", "", "The data set as it was asked for"),
+    Column(
+        "input", "text", "", "Type of the examples as stored, and the factor that they are scaled by before the model"
+    ),
     Column("split", "text", "", "How its examples are divided into training, validation and test"),
     Column("sharding", "text", "", "How the training examples are dealt out to the replicas"),
     Column("global_batch", "int", "examples", "Examples per update over all replicas"),
@@ -191,6 +194,7 @@ _MEASURES = (
     Column("test_accuracy", "float", "1", "Accuracy on the test examples after training"),
     Column("parameters", "float", "", "How many numbers the model's weights are"),
     Column("tasks", "int", "processes", "Processes of the run"),
+    Column("unused", "text", "", "What the model was compiled with and the run did not use"),
     Column("oversubscribed", "bool", "", "Whether the replicas got fewer cores than the spec gives them"),
 )
 

@@ -27,10 +27,21 @@ def loss_and_gradients(
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(variables)
         loss = workload.loss(y, model(workload.inputs(x), training=True))
-        if model.losses:
-            loss += tf.add_n(model.losses)
+        loss = add_to(loss, model.losses)
         scaled = loss * scale if scale != 1.0 else loss
     return loss, tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+
+def add_to(loss: tf.Tensor, others: Iterable[tf.Tensor]) -> tf.Tensor:
+    """The loss with those of regularisers and ``add_loss``, each summed up and in the loss's type, as Keras does."""
+    for other in others:
+        loss += tf.cast(tf.reduce_sum(other), loss.dtype)
+    return loss
+
+
+def extra_loss(model: keras.Model) -> tf.Tensor:
+    """What regularisers and ``add_loss`` added in the model's last call."""
+    return add_to(tf.zeros([]), model.losses)
 
 
 class KerasTrainer(Trainer):

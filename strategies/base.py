@@ -102,7 +102,7 @@ class Workload(Protocol):
         """Which workers the run still counts on: all but those that died without being started again."""
 
     def inputs(self, x: tf.Tensor) -> tf.Tensor:
-        """Examples as stored → float32; unsigned bytes are scaled to [0, 1]."""
+        """Examples as stored → as the model takes them: the same, or scaled as the data set says, in float32."""
 
     def loss(self, y: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
         """Scalar: the mean over the examples given. ``y`` int32 (n,), ``predictions`` (n, classes)."""

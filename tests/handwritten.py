@@ -21,6 +21,7 @@ import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from stratbench.datasets import mnist_12k  # noqa: E402
 from stratbench.harness.plan import models  # noqa: E402
+from stratbench.harness.worker.compiled import loss_function  # noqa: E402
 
 tf.config.threading.set_intra_op_parallelism_threads(len(cores))
 tf.config.threading.set_inter_op_parallelism_threads(len(cores))
@@ -43,10 +44,10 @@ def timed(step):
 
 def make():
     keras.utils.set_random_seed(1)
-    model = models.build(model_name, (28, 28, 1), 10)
+    model = models.BUILDERS[model_name]((28, 28, 1), 10)
     optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
     optimizer.build(model.trainable_variables)
-    return model, optimizer, models.loss_function(model, 10)
+    return model, optimizer, loss_function(model, 10)
 
 
 def gradients(model, loss, x, y, scale=1.0):

@@ -141,7 +141,8 @@ class TestLight:
         program = (
             "from stratbench.harness.cli import commands, doctor, listing, progress, session\n"
             "from stratbench.harness.launch import launcher, run\n"
-            "from stratbench.harness.plan import check_model, spec\n"
+            "from stratbench.harness.plan import spec\n"
+            "from stratbench.harness.worker import trial\n"
             "from stratbench.results import load\n"
             "from stratbench.results.tables import store\n"
             "from stratbench.strategies import registry\n"

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import make_spec
+from stratbench.datasets.base import Info
 from stratbench.errors import UsageError
-from stratbench.harness.plan import check_model, models
+from stratbench.harness.plan import models
+from stratbench.harness.worker import building, compiled, trial
 
 # TensorFlow takes seconds to load, and the suite in which this is the first to do so says so.
 pytestmark = pytest.mark.slow
@@ -50,6 +52,10 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     return module
 
 
+def build(reference: str, shape: tuple[int, ...], classes: int) -> Any:
+    return building.build(reference, Info(None, None, 100, shape, classes))
+
+
 def workload(**changes: Any) -> Any:
     from stratbench.harness.worker.workload import SpecWorkload
 
@@ -60,8 +66,8 @@ def loss_of(reference: str, predictions: np.ndarray = SCORES) -> float:
     """The loss of `LABELS` by the loss that the model's reference leads to."""
     import tensorflow as tf
 
-    model = models.build(reference, (2, 2, 1), 3)
-    value = models.loss_function(model, 3)(tf.constant(LABELS), tf.constant(predictions))
+    model = build(reference, (2, 2, 1), 3)
+    value = compiled.loss_function(model, 3)(tf.constant(LABELS), tf.constant(predictions))
     assert value.shape == ()
     return float(value)
 
@@ -75,20 +81,20 @@ def loss_of(reference: str, predictions: np.ndarray = SCORES) -> float:
     ],
 )
 def test_built_in_models_have_their_size_and_shape(name: str, parameters: int) -> None:
-    model = models.build(name, (28, 28, 1), 10)
+    model = build(name, (28, 28, 1), 10)
     assert model.count_params() == parameters
     assert model.output_shape == (None, 10)
     assert name in models.summaries()
 
 
 def test_the_documented_sizes() -> None:
-    assert models.build("mlp", (28, 28, 1), 10).count_params() == 13_002
-    assert models.build("mlp-wide", (28, 28, 1), 10).count_params() == pytest.approx(1.9e6, rel=0.05)
+    assert build("mlp", (28, 28, 1), 10).count_params() == 13_002
+    assert build("mlp-wide", (28, 28, 1), 10).count_params() == pytest.approx(1.9e6, rel=0.05)
 
 
 def test_the_width_of_mlp_wide_is_an_option() -> None:
     models.check_reference("mlp-wide:units=8")
-    assert models.build("mlp-wide:units=8", (5,), 3).count_params() == (5 * 8 + 8) + (8 * 8 + 8) + (8 * 3 + 3)
+    assert build("mlp-wide:units=8", (5,), 3).count_params() == (5 * 8 + 8) + (8 * 8 + 8) + (8 * 3 + 3)
     assert "units=1024" in models.summaries()["mlp-wide"]
 
 
@@ -106,7 +112,7 @@ def test_the_width_of_mlp_wide_is_an_option() -> None:
     ],
 )
 def test_unfit_options_of_a_built_in_model_are_refused_in_one_line(reference: str, message: str) -> None:
-    for refuse in (models.check_reference, lambda name: models.build(name, (5,), 3)):
+    for refuse in (models.check_reference, lambda name: build(name, (5,), 3)):
         with pytest.raises(UsageError) as caught:
             refuse(reference)
         assert message in str(caught.value) and len(str(caught.value).splitlines()) == 1
@@ -119,13 +125,13 @@ def test_a_users_module_may_be_called_as_a_model() -> None:
 @pytest.mark.parametrize("name", ["mlp", "mlp-wide"])
 def test_built_in_models_take_examples_of_any_shape(name: str) -> None:
     for shape in ((5,), (3, 4), (8, 8, 3)):
-        assert models.build(name, shape, 4).output_shape == (None, 4)
+        assert build(name, shape, 4).output_shape == (None, 4)
 
 
 @pytest.mark.parametrize("shape", [(20,), (4, 4, 1)])
 def test_a_data_set_that_does_not_fit_cnn_is_a_usage_error(shape: tuple[int, ...]) -> None:
     with pytest.raises(UsageError) as caught:
-        models.build("cnn", shape, 3)
+        build("cnn", shape, 3)
     assert "cnn" in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
@@ -229,7 +235,7 @@ def make():
     return Mine()
 """)
     for reference in (fixed, optional, offered, functional, unbuilt, subclass):
-        assert models.build(reference, (2, 2, 1), 3).count_params() >= 15, reference
+        assert build(reference, (2, 2, 1), 3).count_params() >= 15, reference
         assert loss_of(reference) == pytest.approx(CROSS_ENTROPY, rel=1e-5), reference
 
 
@@ -246,7 +252,7 @@ REFUSED = {
     "two outputs": (
         "def make(shape, classes):\n    x = keras.Input(shape)\n    y = layers.Dense(classes)(layers.Flatten()(x))\n"
         "    return keras.Model(x, [y, y])",
-        "output shape (None, 10). Received: list",
+        "one input and one output: more are not supported yet. Received: 2 outputs",
     ),
     "no model": ("def make(): return 7", "must return a Keras model. Received: int"),
     "nothing": ("def make(shape, classes): layered(shape, classes)", "Received: NoneType"),
@@ -264,14 +270,14 @@ def test_a_model_that_will_not_do_is_refused_in_one_line(case: str, write: Write
     text, message = REFUSED[case]
     reference = write(text)
     with pytest.raises(UsageError) as caught:
-        models.build(reference, (28, 28, 1), 10)
+        build(reference, (28, 28, 1), 10)
     assert message in str(caught.value) and reference in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_module_that_is_not_there_is_refused(write: Write) -> None:
     with pytest.raises(UsageError, match="No module named 'nowhere'"):
-        models.build("nowhere:make", (2,), 2)
+        build("nowhere:make", (2,), 2)
 
 
 @pytest.mark.parametrize("reference", ["", "cn", "cnn:", ":make", "package.module", "mlp_wide"])
@@ -281,32 +287,31 @@ def test_references_are_checked_without_tensorflow(reference: str) -> None:
 
 
 class TestTrial:
-    """`check_model.check` tries the model in a process of its own."""
+    """`trial.check` tries the model in a process of its own."""
 
     def test_a_good_model_passes(self, write: Write) -> None:
-        check_model.check(
-            write("print('noise')\ndef make(shape, classes): return layered(shape, classes)"), "synthetic"
-        )
+        good = write("print('noise')\ndef make(shape, classes): return layered(shape, classes)")
+        assert trial.check(make_spec(model=good)) == ""
 
     def test_a_built_in_model_needs_no_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(check_model.subprocess, "run", None)
-        check_model.check("cnn", "synthetic")
+        monkeypatch.setattr(trial.subprocess, "run", None)
+        trial.check(make_spec(model="cnn"))
 
     @pytest.mark.parametrize("code", [0, 2])
     def test_a_module_that_exits_is_refused(self, code: int, write: Write) -> None:
         reference = write(f"import sys\nsys.exit({code})")
         with pytest.raises(UsageError, match=reference):
-            check_model.check(reference, "synthetic")
+            trial.check(make_spec(model=reference))
 
     @pytest.mark.parametrize("case", ["too few outputs", "it raises"])
     def test_a_bad_one_is_refused_in_one_line(self, case: str, write: Write) -> None:
         text, message = REFUSED[case]
         with pytest.raises(UsageError) as caught:
-            check_model.check(write(text), "synthetic")
+            trial.check(make_spec(model=write(text)))
         assert message in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
     def test_a_process_that_dies_is_refused_too(self, write: Write) -> None:
         reference = write("import os\nos.abort()")
         with pytest.raises(UsageError, match=f"{reference} can't be tried") as caught:
-            check_model.check(reference, "synthetic")
+            trial.check(make_spec(model=reference))
         assert len(str(caught.value).splitlines()) == 1

@@ -203,8 +203,8 @@ def show(path: Path, across_faults: bool, as_json: bool) -> None:
 
 def _specs(strategies: list[str], replicas: list[int], repeats: int, flags: dict[str, Any]) -> list[RunSpec]:
     """Every run that the flags ask for, checked as far as it can be before anything runs."""
-    from ..plan.check_model import check
     from ..plan.spec import Experiment, parse_options
+    from ..worker.trial import check
 
     specs = Experiment(
         strategies=strategies,
@@ -213,8 +213,9 @@ def _specs(strategies: list[str], replicas: list[int], repeats: int, flags: dict
         options=parse_options(flags["option"]),
         **work(flags),
     ).expand()
-    if not (job := current_job()) or not job.rank:
-        check(flags["model"], flags["dataset"])
+    job = current_job()
+    if (not job or not job.rank) and (unused := check(specs[0])):
+        click.echo(f"stratbench: not used of what {specs[0].model} is compiled with: {unused}", err=True)
     return specs
 
 

@@ -89,6 +89,7 @@ def collect(spec: RunSpec, folder: Path, outcome: Outcome) -> record.Record:
         started=outcome.started,
         finished=outcome.finished,
         environment=capture(),
+        input=spec.input,
     )
     made.save(folder / "record.json")
     return made

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,6 +72,11 @@ class RunSpec(BaseModel):
     def run_id(self) -> str:
         """Stable name of this run: see `stratbench.results.raw.record.run_id`."""
         return run_id(self.model_dump())
+
+    @property
+    def input(self) -> str:
+        """What the model sees of the data set's examples: ``uint8 × 1/255``, or ``float32`` as stored."""
+        return _input(self.dataset)
 
     @property
     def title(self) -> str:
@@ -283,6 +288,13 @@ def parse_options(pairs: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"option {key} must be given once. Received: {key}={options[key]} and {key}={value}.")
         options[key] = value
     return options
+
+
+@cache
+def _input(dataset: str) -> str:
+    # Kept, as a file's labels may be read for it.
+    info = datasets.parse(dataset).info()
+    return info.dtype if info.scale == 1 else f"{info.dtype} × {info.scale}"
 
 
 def read(path: Path) -> RunSpec:

@@ -13,7 +13,10 @@ from ...results.raw.journal import Journal
 from .workload import SpecWorkload
 
 if TYPE_CHECKING:
+    import keras
     import tensorflow as tf
+
+    Totals = tuple[tf.Tensor, tf.Tensor]
 
 EVALUATION_BATCH = 1000
 
@@ -39,15 +42,22 @@ def _epoch(snapshot: Path) -> int:
     return int(snapshot.stem.split("-")[1])
 
 
-def _measure(workload: SpecWorkload, model: object) -> Measure:
+def batch_measure(workload: SpecWorkload, model: keras.Model) -> Callable[[tf.Tensor, tf.Tensor], Totals]:
+    """A compiled function of a batch, (x, y) → its sum of losses and its number of right answers, as float32."""
     import tensorflow as tf
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def batch_totals(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        predictions = model(workload.inputs(x), training=False)  # type: ignore[operator]
+    def batch_totals(x: tf.Tensor, y: tf.Tensor) -> Totals:
+        predictions = model(workload.inputs(x), training=False)
         hits = tf.equal(tf.argmax(predictions, -1, output_type=tf.int32), y)
-        count = tf.cast(tf.size(y), tf.float32)
-        return workload.loss(y, predictions) * count, tf.reduce_sum(tf.cast(hits, tf.float32))
+        loss = tf.cast(workload.loss(y, predictions), tf.float32)
+        return loss * tf.cast(tf.size(y), tf.float32), tf.reduce_sum(tf.cast(hits, tf.float32))
+
+    return batch_totals
+
+
+def _measure(workload: SpecWorkload, model: keras.Model) -> Measure:
+    batch_totals = batch_measure(workload, model)
 
     def measure(rows: np.ndarray) -> tuple[float, float]:
         totals = np.zeros(2)

@@ -117,6 +117,7 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
         journal.event(
             "ready",
             parameters=workload.parameters,
+            unused=workload.unused,
             total_steps=workload.total_steps,
             versions=_versions(),
             memory=trainer.memory and dataclasses.asdict(trainer.memory),

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 from ...datasets import base as datasets
 from ...datasets.batches import Batches, steps_per_epoch
 from ...datasets.split import split_rows
-from ..plan import learning_rate, models
+from ..plan import learning_rate
 from ..plan.spec import OPTIMIZERS, RunSpec
 from ..plan.task import LOST_SUFFIX, SCRATCH
+from . import compiled
+from .building import build
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
-
-
-_ITEM_BYTES = 4
 
 
 class SpecWorkload:
@@ -31,6 +30,7 @@ class SpecWorkload:
 
     Attributes:
         delay: called in every forward pass that is traced after it is set.
+        unused: what the model was compiled with and this run does not use, in words.
     """
 
     def __init__(self, spec: RunSpec, folder: Path | None = None, first_step: int = 0):
@@ -45,28 +45,31 @@ class SpecWorkload:
         self.global_batch = spec.global_batch
         self.cores_per_replica = spec.cores_per_replica
         self.input_shape = self.info.shape
-        self.input_dtype = str(self.dataset.read(self.rows["train"][:1])[0].dtype)
+        self.input_dtype = self.info.dtype
         self.optimizer_settings: Mapping[str, Any] = OPTIMIZERS[spec.optimizer] | {"learning_rate": spec.learning_rate}
         self.steps_per_epoch = steps_per_epoch(len(self.rows["train"]), spec.global_batch, spec.last_batch)
         self.total_steps = spec.steps or (spec.epochs or 0) * self.steps_per_epoch
         self.parameters = 0
         self.trained_bytes = 0
         self.activation_bytes: int | None = None
-        self._loss: models.Loss | None = None
+        self.unused = ""
+        self._loss: compiled.Loss | None = None
 
     def model(self) -> keras.Model:
         """See the protocol. The seed is set anew, so that every call draws the same initial weights."""
         import keras
 
         keras.utils.set_random_seed(self.spec.seed)
-        model = models.build(self.spec.model, self.info.shape, self.info.classes)
+        model = build(self.spec.model, self.info)
         if not model.built:
             model.build((None, *self.info.shape))
         self.parameters = model.count_params()
-        self.trained_bytes = sum(math.prod(v.shape) * _ITEM_BYTES for v in model.trainable_variables)
-        self.activation_bytes = models.activation_bytes(model, self.spec.per_replica_batch)
+        self.trained_bytes = sum(math.prod(v.shape) * _item_bytes(v) for v in model.trainable_variables)
+        self.activation_bytes = _activation_bytes(model, self.spec.per_replica_batch)
         if self._loss is None:
-            self._loss = models.loss_function(model, self.info.classes)
+            compiled.check(self.spec.model, model, scaled=self.info.scale != 1)
+            self._loss = compiled.loss_function(model, self.info.classes)
+            self.unused = compiled.unused(model, self.optimizer())
         return model
 
     def optimizer(self) -> keras.optimizers.Optimizer:
@@ -83,8 +86,12 @@ class SpecWorkload:
         if self.delay:
             with tf.control_dependencies([tf.numpy_function(self.delay, [], [])]):
                 x = tf.identity(x)
-        scaled = tf.cast(x, tf.float32)
-        return scaled / 255.0 if x.dtype == tf.uint8 else scaled
+        scale = self.info.scale
+        if scale == 1:
+            return x
+        x = tf.cast(x, tf.float32)
+        x = x if scale.numerator == 1 else x * float(scale.numerator)
+        return x if scale.denominator == 1 else x / float(scale.denominator)
 
     def scratch(self) -> Path:
         """See the protocol."""
@@ -128,3 +135,20 @@ class SpecWorkload:
         return learning_rate.Schedule(
             start=spec.learning_rate, peak=peak, warmup_steps=round(spec.warmup_epochs * self.steps_per_epoch)
         )
+
+
+def _item_bytes(variable: keras.Variable) -> int:
+    import tensorflow as tf
+
+    return tf.as_dtype(variable.dtype).size
+
+
+def _activation_bytes(model: keras.Model, examples: int) -> int | None:
+    """Bytes of the outputs of all layers for so many examples, as float32; None where a shape is not known."""
+    try:
+        shapes = [tuple(layer.output.shape)[1:] for layer in model.layers]
+    except (AttributeError, ValueError):
+        return None
+    if any(size is None for shape in shapes for size in shape):
+        return None
+    return 4 * examples * sum(math.prod(shape) for shape in shapes)

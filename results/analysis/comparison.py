@@ -19,6 +19,7 @@ _SPEC = (
     "replicas",
     "model",
     "dataset",
+    "input",
     "split",
     "sharding",
     "global_batch",
@@ -85,6 +86,7 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
         - the spec's columns, as in the runs table;
         - ``repeats`` and ``ok``: how many runs there are and how many of them are ok;
         - ``status`` and ``reason``: of the first run that isn't ok, else ``ok`` and ""; ``fault``: of the first run;
+        - ``unused``: what the model was compiled with and the runs did not use;
         - ``oversubscribed``: whether any run was;
         - ``examples_per_second``, with ``examples_per_second_min`` and ``_max``, and other figures of the
           runs table (``train_seconds``, ``test_accuracy``, …): medians over the ok runs, NaN without any;
@@ -109,7 +111,7 @@ def _columns() -> list[str]:
     rate = "examples_per_second"
     return [
         *_SPEC,
-        *("repeats", "ok", "status", "reason", "fault", "oversubscribed"),
+        *("repeats", "ok", "status", "reason", "fault", "unused", "oversubscribed"),
         *(rate, f"{rate}_min", f"{rate}_max"),
         *_MEDIANS,
         *("base", "base_replicas", "scaling", "speedup", "efficiency"),
@@ -132,6 +134,7 @@ def _summary(repeats: Sequence[Row]) -> Row:
         "status": bad[0]["status"] if bad else "ok",
         "reason": bad[0]["reason"] if bad else "",
         "fault": repeats[0]["fault"],
+        "unused": next(filter(None, (run["unused"] for run in repeats)), ""),
         "oversubscribed": any(run["oversubscribed"] for run in repeats),
         "examples_per_second": median(rates) if rates else math.nan,
         "examples_per_second_min": min(rates, default=math.nan),

@@ -4,7 +4,7 @@ Every task of a run writes its own file, ``<role>-<index>.jsonl``; nobody else w
 
 ==========  ====================================================================================
 start       pid, host, role, index, rank, cores (list of int), replicas, attempt
-ready       parameters, versions (dict), memory (dict or null), activation_bytes (or null),
+ready       parameters, unused (text), versions (dict), memory (dict or null), activation_bytes (or null),
             traffic_bytes: expected of a step of all workers; written just before the first step
 serving     memory (dict or null); in place of ready, from a task that only serves
 steps       rows, each in the order of ``STEP_FIELDS``

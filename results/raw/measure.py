@@ -156,6 +156,7 @@ def _reported(log: TaskLog, started: float) -> dict[str, Any]:
         "evaluation_seconds": log.end["time"] - log.epochs[-1]["time"] if log.end and log.epochs else math.nan,
         "steps_done": len(steps),
         "parameters": ready.get("parameters"),
+        "unused": ready.get("unused", ""),
         **{name: last.get(name) for name in ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")},
     }
 

@@ -157,6 +157,7 @@ def build(
     finished: float,
     environment: Mapping[str, Any],
     losses: Sequence[faults.Loss] = (),
+    input: str = "",
 ) -> Record:
     """Turn what a run left behind into its record; definitions of the figures in ``measure``.
 
@@ -172,6 +173,7 @@ def build(
         finished: when the last task had ended, in Unix seconds.
         environment: as ``environment.capture`` gives it; versions that rank 0 reported go before.
         losses: the tasks that died, as the launcher noticed it.
+        input: type and scale of the examples that the model sees.
 
     Raises:
         ValueError: the status isn't one of ``schema.STATUSES``.
@@ -186,6 +188,7 @@ def build(
             "status": status,
             "reason": reason,
             **_spec_columns(spec),
+            "input": input,
             "started_at": datetime.fromtimestamp(started, UTC).isoformat(timespec="milliseconds"),
             "total_seconds": finished - started,
             "tasks": len(tasks),

@@ -82,7 +82,7 @@ def _title(row: Row) -> str:
     if row["warmup_epochs"] > 0:
         rate += f", warm-up of {_count(row['warmup_epochs'], 'epoch')}"
     parts = (
-        f"{row['model']} on {row['dataset']}",
+        f"{row['model']} on {row['dataset']}" + (f" ({row['input']})" if row["input"] else ""),
         f"split {row['split']}",
         f"sharding {row['sharding']}",
         amount,
@@ -160,6 +160,8 @@ def _captions(rows: Sequence[Row]) -> list[str]:
         kinds = ", ".join(dict.fromkeys(words[row["scaling"]] for row in others))
         whose = ", ".join(dict.fromkeys(_strategy(row) for row in measured)) + ": " if len(bases) > 1 else ""
         lines.append(f"{whose}speed-up and efficiency against {base}" + (f" ({kinds})" if kinds else ""))
+    for unused in dict.fromkeys(row["unused"] for row in rows if row["unused"]):
+        lines.append(f"not used of what the model is compiled with: {unused}")
     return lines
 
 

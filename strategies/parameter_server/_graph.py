@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from .._replica import add_to
 from ..base import Memory, Workload
 from ._rules import Update, update_of
 
@@ -143,9 +144,7 @@ def compute(workload: Workload, source: Source, values: Sequence[tf.Tensor]) -> 
     predictions, moved, losses = model.stateless_call(
         trained, fixed, workload.inputs(x), training=True, return_losses=True
     )
-    loss = workload.loss(y, predictions)
-    if losses:
-        loss += tf.add_n(losses)
+    loss = add_to(workload.loss(y, predictions), losses)
     states = list(zip(model.non_trainable_variables, moved, strict=True))
     return Pass(
         x=x,

@@ -1,0 +1,248 @@
+"""What a user's model says beside its layers: used, named as unused, or refused before anything runs."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import make_spec
+from stratbench.errors import UsageError
+from stratbench.harness.worker import trial
+
+# TensorFlow takes seconds to load, and the suite in which this is the first to do so says so.
+pytestmark = pytest.mark.slow
+
+Write = Callable[[str], str]
+NUMBERS = itertools.count()
+
+HEAD = """
+import keras
+from keras import layers, losses, metrics, optimizers
+
+def layered(shape, classes, **last):
+    return keras.Sequential([layers.Input(shape), layers.Flatten(), layers.Dense(classes, **last)])
+
+class Base(keras.Model):
+    def __init__(self, classes):
+        super().__init__()
+        self.flatten, self.dense = layers.Flatten(), layers.Dense(classes)
+
+    def call(self, x):
+        return self.dense(self.flatten(x))
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Makes a module of the user's in the current folder and gives the reference of its ``make``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def module(text: str) -> str:
+        name = f"user_compiled_{next(NUMBERS)}"
+        (tmp_path / f"{name}.py").write_text(HEAD + text)
+        importlib.invalidate_caches()
+        return f"{name}:make"
+
+    return module
+
+
+def compiled(arguments: str) -> str:
+    return (
+        "def make(shape, classes):\n    model = layered(shape, classes)\n"
+        f"    model.compile({arguments})\n    return model"
+    )
+
+
+UNUSED = {
+    "loss='sparse_categorical_crossentropy'": "",
+    "metrics=['accuracy']": "",
+    "'adam', metrics=['acc', metrics.SparseCategoricalAccuracy()]": "",
+    "optimizer=optimizers.Adam(0.001)": "",
+    "optimizer=optimizers.Adam(0.0001)": "optimizer Adam(learning_rate=0.0001)",
+    "optimizers.Adam(clipnorm=1.0)": "optimizer Adam(learning_rate=0.001, clipnorm=1.0)",
+    "'rmsprop'": "optimizer RMSprop(learning_rate=0.001)",
+    "optimizers.SGD(optimizers.schedules.CosineDecay(0.1, 10))": "optimizer SGD(learning_rate=CosineDecay)",
+    "optimizers.AdamW(weight_decay=0.5)": "optimizer AdamW(learning_rate=0.001, weight_decay=0.5)",
+    "'adam', metrics=['accuracy', 'top_k_categorical_accuracy']": "metrics top_k_categorical_accuracy",
+    "'adam', weighted_metrics=[metrics.AUC(name='area')]": "weighted_metrics area",
+    "'adam', loss=losses.SparseCategoricalCrossentropy(reduction='sum')": "loss reduction sum (the mean is used)",
+    "'adam', jit_compile=True": "jit_compile=True",
+    "'adam', run_eagerly=True": "run_eagerly=True",
+    "'adam', steps_per_execution=4": "steps_per_execution=4",
+    "'sgd', metrics=['mae'], jit_compile=True": "optimizer SGD(learning_rate=0.01); metrics mae; jit_compile=True",
+}
+
+
+@pytest.mark.parametrize("arguments", UNUSED)
+def test_what_compile_says_and_is_not_used_is_named(arguments: str, write: Write) -> None:
+    assert trial.attempt(make_spec(model=write(compiled(arguments)))) == UNUSED[arguments]
+
+
+def test_the_optimizer_that_the_run_uses_is_no_difference(write: Write) -> None:
+    reference = write(compiled("optimizers.SGD(0.05, momentum=0.9)"))
+    assert trial.attempt(make_spec(model=reference, optimizer="momentum", learning_rate=0.05)) == ""
+    assert trial.attempt(make_spec(model=reference, optimizer="momentum")) != ""
+
+
+def method(name: str, parameters: str) -> str:
+    return (
+        f"class Mine(Base):\n    def {name}({parameters}):\n        return super().{name}(*args, **kwargs)\n"
+        "def make(shape, classes):\n    model = Mine(classes)\n    model.compile('adam')\n    return model"
+    )
+
+
+REFUSED = {
+    "train_step": (method("train_step", "self, *args, **kwargs"), "train_step to Keras"),
+    "test_step": (method("test_step", "self, *args, **kwargs"), "Mine.test_step"),
+    "compute_loss": (method("compute_loss", "self, *args, **kwargs"), "Mine.compute_loss"),
+    "fit": (method("fit", "self, *args, **kwargs"), "Mine.fit"),
+    "train_step of the object": (
+        "def make(shape, classes):\n    model = Base(classes)\n    model.train_step = lambda data: {}\n"
+        "    return model",
+        "train_step to Keras",
+    ),
+    "loss scaling": (
+        "def make(shape, classes):\n    return layered(shape, classes, dtype='mixed_float16')",
+        "must not need loss scaling",
+    ),
+    "loss scaling by the optimizer": (
+        compiled("optimizers.LossScaleOptimizer(optimizers.SGD())"),
+        "must not need loss scaling",
+    ),
+    "loss weights": (compiled("loss='mse', loss_weights=[2.0]"), "compiled without loss_weights"),
+    "several losses": (compiled("loss=['mse']"), "must have one loss. Received: a list"),
+    "add_loss by the sum": (
+        "class Add(layers.Layer):\n    def call(self, x):\n        self.add_loss(keras.ops.sum(keras.ops.abs(x)))\n"
+        "        return x\n"
+        "def make(shape, classes):\n"
+        "    return keras.Sequential([layers.Input(shape), Add(), layers.Flatten(), layers.Dense(classes)])",
+        "must give add_loss a mean over its examples",
+    ),
+    "two inputs": (
+        "def make(shape, classes):\n    a, b = keras.Input(shape), keras.Input(shape)\n"
+        "    return keras.Model([a, b], layers.Dense(classes)(layers.Flatten()(layers.Add()([a, b]))))",
+        "one input and one output: more are not supported yet. Received: 2 inputs",
+    ),
+    "two outputs": (
+        "def make(shape, classes):\n    a = keras.Input(shape)\n    b = layers.Dense(classes)(layers.Flatten()(a))\n"
+        "    return keras.Model(a, {'one': b, 'two': b})",
+        "Received: 2 outputs",
+    ),
+    "two outputs of a subclass": (
+        "class Mine(Base):\n    def call(self, x):\n        return {'one': super().call(x), 'two': x}\n"
+        "def make(shape, classes): return Mine(classes)",
+        "Received: 2 outputs",
+    ),
+    "regression": (
+        "def make(shape, classes): return layered(shape, 1)",
+        "regression and a single output for two classes are not supported yet",
+    ),
+    "a loss that fails": (
+        "def bad(y, predictions): raise ValueError('no such loss')\n" + compiled("loss=bad"),
+        "can't be trained: ValueError: no such loss",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_would_change_the_work_is_refused_by_name(case: str, write: Write) -> None:
+    text, message = REFUSED[case]
+    reference = write(text)
+    with pytest.raises(UsageError) as caught:
+        trial.attempt(make_spec(model=reference))
+    assert message in str(caught.value) and reference in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_mask_that_reaches_the_loss_is_refused(write: Write, tmp_path: Path) -> None:
+    reference = write(
+        "class Masked(layers.Layer):\n    supports_masking = True\n    def compute_mask(self, x, mask=None):\n"
+        "        return keras.ops.any(x != 0, axis=-1)\n    def call(self, x):\n        return x\n"
+        "def make(shape, classes): return keras.Sequential([layered(shape, classes), Masked()])"
+    )
+    with pytest.raises(UsageError, match="must not give its loss a mask"):
+        trial.attempt(make_spec(model=reference))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def make(shape, classes): return layered(shape, classes, kernel_regularizer='l2')",
+        "def make(shape, classes): return layered(shape, classes, activity_regularizer='l2')",
+        "class Add(layers.Layer):\n    def call(self, x):\n        self.add_loss(keras.ops.mean(x))\n        return x\n"
+        "def make(shape, classes):\n"
+        "    return keras.Sequential([layers.Input(shape), Add(), layers.Flatten(), layers.Dense(classes)])",
+        "def make(shape, classes): return layered(shape, classes, dtype='mixed_bfloat16')",
+        "def make(shape, classes): return layered(shape, classes, dtype='float16')",
+        "def make(shape, classes): return layered(shape, classes, dtype='float64')",
+    ],
+)
+def test_regularisers_losses_that_are_means_and_other_float_types_are_taken(text: str, write: Write) -> None:
+    assert trial.attempt(make_spec(model=write(text))) == ""
+
+
+class TestInput:
+    """Examples reach the model as they are stored, or scaled as the data set says."""
+
+    def file(self, folder: Path, x: np.ndarray) -> str:
+        with h5py.File(folder / "data.h5", "w") as file:
+            file["x"], file["y"] = x, np.arange(len(x)) % 2
+        return f"hdf5:{folder / 'data.h5'}"
+
+    def seen(self, dataset: str) -> np.ndarray:
+        from stratbench.harness.worker.workload import SpecWorkload
+
+        workload = SpecWorkload(make_spec(dataset=dataset, global_batch=8))
+        x, _ = next(workload.batches(1, 0).epoch(0))
+        return np.asarray(workload.inputs(x))
+
+    @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int32", "uint32", "int64", "float32", "float64"])
+    def test_as_stored(self, dtype: str, tmp_path: Path) -> None:
+        values = np.arange(400).reshape(100, 4) % 100
+        seen = self.seen(self.file(tmp_path, values.astype(dtype)))
+        assert seen.dtype == dtype and seen.max() > 90
+
+    def test_ids_above_the_integers_of_float32_are_exact(self, tmp_path: Path) -> None:
+        ids = np.full((100, 3), 2**24 + 1, "uint32")
+        assert (self.seen(self.file(tmp_path, ids)) == 2**24 + 1).all()
+
+    @pytest.mark.parametrize(("scale", "factor"), [("1/255", 1 / 255), ("0.5", 0.5), ("2/3", 2 / 3)])
+    def test_scaled_as_asked_for(self, scale: str, factor: float, tmp_path: Path) -> None:
+        values = np.full((100, 4), 51, "uint8")
+        seen = self.seen(self.file(tmp_path, values) + f",scale={scale}")
+        assert seen.dtype == np.float32
+        np.testing.assert_allclose(seen, 51 * factor, rtol=1e-6)
+
+    def test_mnist_is_scaled_to_one_unless_asked_not_to_be(self) -> None:
+        assert self.seen("mnist-12k").max() == 1.0
+        as_stored = self.seen("mnist-12k:scale=1")
+        assert as_stored.dtype == np.uint8 and as_stored.max() == 255
+
+    def test_the_spec_says_what_the_model_sees(self, tmp_path: Path) -> None:
+        assert make_spec(dataset="mnist-12k").input == "uint8 × 1/255"
+        assert make_spec(dataset="mnist-12k:scale=1").input == "uint8"
+        assert make_spec(dataset=self.file(tmp_path, np.zeros((100, 4), "int32")), global_batch=8).input == "int32"
+
+    def test_bytes_are_not_scaled_twice(self, write: Write) -> None:
+        reference = write(
+            "def make(shape, classes):\n"
+            "    return keras.Sequential([layers.Input(shape), layers.Rescaling(1 / 255), layered(shape, classes)])"
+        )
+        with pytest.raises(UsageError, match=r"scales its examples itself.*scale=1"):
+            trial.attempt(make_spec(model=reference, dataset="mnist-12k"))
+        assert trial.attempt(make_spec(model=reference, dataset="mnist-12k:scale=1")) == ""
+
+    def test_token_ids_reach_an_embedding(self, write: Write, tmp_path: Path) -> None:
+        reference = write(
+            "def make(shape, classes):\n    return keras.Sequential([layers.Input(shape, dtype='uint8'), "
+            "layers.Embedding(200, 3), layers.GlobalAveragePooling1D(), layers.Dense(classes)])"
+        )
+        dataset = self.file(tmp_path, (np.arange(400).reshape(100, 4) % 200).astype("uint8"))
+        assert trial.attempt(make_spec(model=reference, dataset=dataset, global_batch=8)) == ""
