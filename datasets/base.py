@@ -15,6 +15,7 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import MISSING, Field, dataclass, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -29,9 +30,11 @@ Sharding = Literal["batch", "static"]
 class Info:
     """What is known of a data set without reading it in full.
 
-    ``examples`` counts all rows. Where the data set has its own test set, rows ``[0, train_examples)`` are
-    for training and the other ``test_examples`` are the test set; both are None otherwise. ``shape`` is one
-    example's shape. ``block_rows`` is how many consecutive rows are cheap to read together.
+    ``examples`` counts all rows. Where the data set has sets of its own, rows ``[0, train_examples)`` are for
+    training, the next ``validation_examples`` for validation and the last ``test_examples`` are the test set;
+    each is None where there is no such set. ``shape`` is one example's shape. ``block_rows`` is how many
+    consecutive rows are cheap to read together. ``dtype`` is NumPy's name of the type of ``x`` as ``read``
+    gives it; examples are to be multiplied by ``scale`` before a model sees them (1: as stored).
     """
 
     train_examples: int | None
@@ -40,6 +43,9 @@ class Info:
     shape: tuple[int, ...]
     classes: int
     block_rows: int = 1
+    dtype: str = "float32"
+    scale: Fraction = Fraction(1)
+    validation_examples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,18 @@ def _shape(text: str) -> tuple[int, ...]:
     return tuple(int(size) for size in text.split("x"))
 
 
+def _factor(text: str) -> Fraction:
+    # Bounded before it is a number: Fraction("1e999999999") would never end.
+    if not _FACTOR.fullmatch(text):
+        raise ValueError
+    factor = Fraction(text)
+    if not factor:
+        raise ValueError
+    return factor
+
+
+# Any of the second form can be written in the first, which is how references spell it.
+_FACTOR = re.compile(r"[0-9]{1,18}(/[1-9][0-9]{0,17})?|[0-9]{1,9}\.[0-9]{1,9}")
 _REFERENCE = re.compile(r"([^:,]*)([:,]?)(.*)", re.DOTALL)
 _KEY = re.compile(r"[a-z_]+=")
 # How an option's text is named in messages and turned into its value; converters raise ValueError.
@@ -148,6 +166,7 @@ _TYPES: dict[Any, tuple[str, Callable[[str], Any]]] = {
     int: ("an integer", int),
     float: ("a number", float),
     str: ("text", str),
+    Fraction: ("a factor such as 1/255", _factor),
     tuple[int, ...]: ("a shape such as 28x28x1", _shape),
 }
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,15 @@ class Hdf5(Dataset):
     name = "hdf5"
     summary = "Your own HDF5 file, read by pieces: numeric examples and their labels"
     licence = "that of your file"
-    sharding = "static"
 
     path: str = field(metadata={"help": "the file, as in hdf5:PATH", "positional": True})
     x: str = field(default="x", metadata={"help": "name of the dataset with the examples, shape (n, ...)"})
     y: str = field(default="y", metadata={"help": "name of the dataset with the labels, integers or one-hot"})
     classes: int | None = field(
         default=None, metadata={"help": "number of classes; else the largest label + 1, or one-hot's width"}
+    )
+    scale: Fraction = field(
+        default=Fraction(1), metadata={"help": "factor on the stored examples, as 1/255 for images of bytes"}
     )
 
     def info(self) -> Info:
@@ -70,7 +73,9 @@ class Hdf5(Dataset):
             x[:1], y[:1]
             classes = self._count_classes(y)
             block_rows = x.chunks[0] if x.chunks else _piece_rows(x)
-            return Info(None, None, len(x), x.shape[1:], classes, max(1, min(block_rows, len(x) // 100)))
+            block_rows = max(1, min(block_rows, len(x) // 100))
+            dtype = x.dtype.newbyteorder("=").name
+            return Info(None, None, len(x), x.shape[1:], classes, block_rows, dtype, self.scale)
 
     @contextmanager
     def _open(self, failure: type[StratbenchError]) -> Iterator[tuple[Any, Any]]:

@@ -8,7 +8,8 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,13 @@ class Mnist(Dataset):
     summary = "MNIST: 60 000 training and 10 000 test images of handwritten digits, 28x28x1, 10 classes"
     licence = "CC BY-SA 3.0; MNIST is by Yann LeCun and Corinna Cortes"
 
+    scale: Fraction = field(
+        default=Fraction(1, 255), metadata={"help": "factor on the stored bytes; 1 leaves them as they are"}
+    )
+
     def info(self) -> Info:
         """Return constants: the file isn't looked for before the first read."""
-        return Info(_TRAIN, _TEST, _TRAIN + _TEST, _SHAPE, 10)
+        return Info(_TRAIN, _TEST, _TRAIN + _TEST, _SHAPE, 10, dtype="uint8", scale=self.scale)
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`Dataset.read`; ``x`` is uint8.

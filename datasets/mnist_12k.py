@@ -1,7 +1,8 @@
 """A sample of MNIST that is shipped with stratbench: real images, nothing to download."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,13 @@ class Mnist12k(Dataset):
     summary = "A sample of MNIST, shipped: 10 000 training and 2 000 test images, 28x28x1, 10 classes"
     licence = "CC BY-SA 3.0; MNIST is by Yann LeCun and Corinna Cortes"
 
+    scale: Fraction = field(
+        default=Fraction(1, 255), metadata={"help": "factor on the stored bytes; 1 leaves them as they are"}
+    )
+
     def info(self) -> Info:
         """Return constants."""
-        return Info(_TRAIN, _TEST, _TRAIN + _TEST, (28, 28, 1), 10)
+        return Info(_TRAIN, _TEST, _TRAIN + _TEST, (28, 28, 1), 10, dtype="uint8", scale=self.scale)
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`Dataset.read`; ``x`` is uint8. The first read keeps all 9 MB for the process."""

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -76,12 +77,17 @@ def test_shortest_reference():
         ),
         ("synthetic:seed=", "options of data set synthetic must be key=value. Received: 'seed='"),
         ("synthetic:28x28", "options of data set synthetic must be key=value. Received: '28x28'"),
-        ("mnist,seed=1", "data set mnist must be given without options. Received: 'mnist,seed=1'"),
-        ("mnist:", "data set mnist must be given without options. Received: 'mnist:'"),
+        ("mnist,seed=1", "option of mnist must be one of scale. Received: 'seed'"),
+        ("mnist:", "options of data set mnist must be key=value. Received: ''"),
+        ("mnist:scale=0", "scale of mnist must be a factor such as 1/255. Received: '0'"),
+        ("mnist:scale=1/0", "scale of mnist must be a factor such as 1/255. Received: '1/0'"),
+        ("mnist:scale=-1/255", "scale of mnist must be a factor such as 1/255. Received: '-1/255'"),
+        ("mnist:scale=inf", "scale of mnist must be a factor such as 1/255. Received: 'inf'"),
+        ("mnist:scale=1e999999999", "scale of mnist must be a factor such as 1/255. Received: '1e999999999'"),
         ("hdf5", "data set hdf5 must have its path, as in hdf5:PATH. Received: 'hdf5'"),
         ("hdf5:", "data set hdf5 must have its path, as in hdf5:PATH. Received: 'hdf5:'"),
         ("hdf5,x=a", "data set hdf5 must have its path, as in hdf5:PATH. Received: 'hdf5,x=a'"),
-        ("hdf5:a.h5,z=1", "option of hdf5 must be one of path, x, y, classes. Received: 'z'"),
+        ("hdf5:a.h5,z=1", "option of hdf5 must be one of path, x, y, classes, scale. Received: 'z'"),
         ("hdf5:a.h5,classes=many", "classes of hdf5 must be an integer. Received: 'many'"),
         (
             "synthetic:shape=0x2",
@@ -112,8 +118,20 @@ def test_describe():
         "x": ("text", "x"),
         "y": ("text", "y"),
         "classes": ("an integer", None),
+        "scale": ("a factor such as 1/255", "1"),
     }
-    assert describe(mnist.Mnist)["options"] == []
+    (scale,) = describe(mnist.Mnist)["options"]
+    assert (scale["name"], scale["default"]) == ("scale", "1/255")
+
+
+def test_scale_and_dtype():
+    assert (parse("mnist").info().dtype, parse("mnist").info().scale) == ("uint8", Fraction(1, 255))
+    assert parse("mnist-12k:scale=1/255").reference == "mnist-12k"
+    for text, scale in (("1", 1), ("0.5", "1/2"), ("2/510", "1/255"), ("000000001.000000001", "1000000001/1000000000")):
+        dataset = parse(f"mnist:scale={text}")
+        assert dataset.info().scale == Fraction(scale)
+        assert parse(dataset.reference) == dataset
+    assert (Synthetic().info().dtype, Synthetic().info().scale) == ("float32", 1)
 
 
 def test_import_is_cheap():

@@ -32,7 +32,7 @@ def test_hdf5_info(tmp_path):
     assert Hdf5(str(write(tmp_path / "c.h5"))).info().block_rows == 3
     assert Hdf5(str(write(tmp_path / "d.h5", x=np.zeros((20, 3))))).info().block_rows == 1
     assert Hdf5(str(tmp_path / "a.h5"), classes=9).info().classes == 9
-    assert Hdf5.sharding == "static"
+    assert Hdf5.sharding == "batch"
     large = write(tmp_path / "e.h5", x=np.zeros((2000, 2048), np.uint8), y=np.zeros(2000, int) + 1)
     assert Hdf5(str(large)).info().block_rows == 20
 

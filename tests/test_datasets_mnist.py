@@ -1,6 +1,7 @@
 import os
 import sys
 import types
+from fractions import Fraction
 from pathlib import Path
 
 import h5py
@@ -18,7 +19,7 @@ def test_mnist_12k_is_real_and_small():
     assert file.stat().st_size <= 3_000_000
     dataset = parse("mnist-12k")
     info = dataset.info()
-    assert info == Info(10_000, 2_000, 12_000, (28, 28, 1), 10)
+    assert info == Info(10_000, 2_000, 12_000, (28, 28, 1), 10, dtype="uint8", scale=Fraction(1, 255))
     x, y = dataset.read(np.arange(12_000))
     assert (x.dtype, x.shape, y.dtype) == (np.uint8, (12_000, 28, 28, 1), np.int64)
     # MNIST's shares of digits: 6742 ones and 5421 fives of 60 000.
@@ -98,7 +99,8 @@ def test_mnist_downloads_through_keras(empty_home):
 
 
 def test_mnist_without_file_or_network(empty_home):
-    assert parse("mnist").info() == Info(60_000, 10_000, 70_000, (28, 28, 1), 10)
+    expected = Info(60_000, 10_000, 70_000, (28, 28, 1), 10, dtype="uint8", scale=Fraction(1, 255))
+    assert parse("mnist").info() == expected
     text = message(lambda: parse("mnist").read(np.arange(2)))
     assert "Put mnist.npz in the folder that STRATBENCH_DATA names, or use mnist-12k." in text
 
