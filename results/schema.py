@@ -194,7 +194,7 @@ _MEASURES = (
     Column("test_accuracy", "float", "1", "Accuracy on the test examples after training"),
     Column("parameters", "float", "", "How many numbers the model's weights are"),
     Column("tasks", "int", "processes", "Processes of the run"),
-    Column("unused", "text", "", "What the model was compiled with and the run did not use"),
+    Column("unused", "text", "", "What the model says, as by compile(), and the run did not use"),
     Column("oversubscribed", "bool", "", "Whether the replicas got fewer cores than the spec gives them"),
 )
 

@@ -20,6 +20,9 @@ def loss_and_gradients(
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Mean loss over (x, y), with the model's own regularisers, and its gradients.
 
+    Gradients are dense, those of an `Embedding` too. Keras's optimizers take a sparse one whose indices repeat for
+    several gradients (Σg² in Adam where (Σg)² is meant), so that its update would depend on how it was exchanged.
+
     Args:
         scale: factor on the gradients alone; 1/N where what follows sums over N replicas.
     """
@@ -29,7 +32,8 @@ def loss_and_gradients(
         loss = workload.loss(y, model(workload.inputs(x), training=True))
         loss = add_to(loss, model.losses)
         scaled = loss * scale if scale != 1.0 else loss
-    return loss, tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
 
 
 def add_to(loss: tf.Tensor, others: Iterable[tf.Tensor]) -> tf.Tensor:

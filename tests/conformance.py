@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from conftest import launch, make_spec
@@ -59,14 +60,16 @@ ASYNCHRONOUS = [name for name, cls in available().items() if not cls.synchronous
 DATASET = "mnist-12k"
 
 
-def weights(strategy: str, replicas: int, model: str, optimizer: str, folder: Path) -> list[np.ndarray]:
+def weights(
+    strategy: str, replicas: int, model: str, optimizer: str, folder: Path, dataset: str = DATASET
+) -> list[np.ndarray]:
     """A real run's weights after STEPS steps."""
     spec = make_spec(
         strategy,
         replicas,
         model=model,
         optimizer=optimizer,
-        dataset=DATASET,
+        dataset=dataset,
         steps=STEPS,
         learning_rate=RATE[optimizer],
     )
@@ -116,6 +119,39 @@ def test_synchronous_equals_single(
         pytest.skip(problem)
     expected = single(model, optimizer)
     assert_same(weights(strategy, replicas, model, optimizer, tmp_path / "run"), expected, TOLERANCE[optimizer])
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Work on bytes that are token ids, many of them several times in an example, and `single`'s weights after it."""
+    folder = tmp_path_factory.mktemp("tokens")
+    path = folder / "tokens.h5"
+    random = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        file["y"] = random.integers(4, size=1200)
+        file["x"] = (random.integers(30, size=(1200, 12)) + 50 * file["y"][()][:, None]).astype("uint8")
+    work = {"model": "token_model:model", "optimizer": "adam", "dataset": f"hdf5:{path}"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(Path(__file__).parent)
+        return {"work": work, "expected": weights("single", 1, folder=folder / "run", **work)}
+
+
+def embedded() -> list[Any]:
+    usual = ("mirrored", "horovod", "ps:sync=true")
+    marks = {name: [] if name in usual else [pytest.mark.exhaustive] for name in SYNCHRONOUS}
+    return [pytest.param(name, marks=marks[name]) for name in SYNCHRONOUS if "adam" in SYNCHRONOUS[name]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", embedded())
+def test_an_embedding_of_token_ids_equals_single(
+    strategy: str, tokens: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_strays: None
+) -> None:
+    if (problem := available()[strategy.partition(":")[0]]().skip(2)) is not None:
+        pytest.skip(problem)
+    monkeypatch.chdir(Path(__file__).parent)
+    found = weights(strategy, 2, folder=tmp_path / "run", **tokens["work"])
+    assert_same(found, tokens["expected"], TOLERANCE["adam"])
 
 
 @pytest.mark.slow

@@ -215,7 +215,7 @@ def _specs(strategies: list[str], replicas: list[int], repeats: int, flags: dict
     ).expand()
     job = current_job()
     if (not job or not job.rank) and (unused := check(specs[0])):
-        click.echo(f"stratbench: not used of what {specs[0].model} is compiled with: {unused}", err=True)
+        click.echo(f"stratbench: not used of model {specs[0].model}: {unused}", err=True)
     return specs
 
 

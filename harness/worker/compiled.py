@@ -54,6 +54,10 @@ def check(reference: str, model: keras.Model, scaled: bool) -> None:
             f"model {reference} must not need loss scaling: it is not supported yet. "
             f"Received: the dtype policies {', '.join(policies)}. Use float32 or mixed_bfloat16."
         )
+    if other := [f"{v.path} ({v.dtype})" for v in model.trainable_variables if v.dtype != "float32"]:
+        raise UsageError(
+            f"model {reference} must have float32 weights: others are not supported yet. Received: {', '.join(other)}."
+        )
     config = _arguments(model)
     if config.get("loss_weights") is not None:
         raise UsageError(
@@ -71,7 +75,7 @@ def check(reference: str, model: keras.Model, scaled: bool) -> None:
 
 
 def unused(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> str:
-    """What ``compile()`` was told that this run does not use, in words; empty if there is nothing.
+    """What the model says, mostly by ``compile()``, and this run does not use, in words; empty if there is nothing.
 
     Args:
         optimizer: that the run trains with.
@@ -95,6 +99,8 @@ def unused(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> str:
         words.append("run_eagerly=True")
     if (config.get("steps_per_execution") or 1) > 1:
         words.append(f"steps_per_execution={config['steps_per_execution']}")
+    if sparse := [layer.name for layer in _layers(model) if type(layer).__name__ == "Embedding"]:
+        words.append(f"sparse gradients of {', '.join(sparse)} (dense ones are used)")
     return "; ".join(words)
 
 

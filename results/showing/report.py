@@ -161,7 +161,7 @@ def _captions(rows: Sequence[Row]) -> list[str]:
         whose = ", ".join(dict.fromkeys(_strategy(row) for row in measured)) + ": " if len(bases) > 1 else ""
         lines.append(f"{whose}speed-up and efficiency against {base}" + (f" ({kinds})" if kinds else ""))
     for unused in dict.fromkeys(row["unused"] for row in rows if row["unused"]):
-        lines.append(f"not used of what the model is compiled with: {unused}")
+        lines.append(f"not used of the model: {unused}")
     return lines
 
 

@@ -140,7 +140,7 @@ def weighted_gradients(
 
     def some() -> tuple[tf.Tensor, list[tf.Tensor]]:
         loss, gradients = loss_and_gradients(workload, model, x, y)
-        return loss, [gradient * count for gradient in map(tf.convert_to_tensor, gradients)]
+        return loss, [gradient * count for gradient in gradients]
 
     def none() -> tuple[tf.Tensor, list[tf.Tensor]]:
         return tf.zeros_like(count), list(map(tf.zeros_like, variables))

@@ -28,7 +28,7 @@ def every(passes: int, model: keras.Model, update: Callable[[Gradients], None]) 
 
     def add(gradients: Gradients) -> None:
         for total, gradient in zip(sums, gradients, strict=True):
-            total.assign_add(tf.convert_to_tensor(gradient))
+            total.assign_add(gradient)
         calls.assign_add(1)
         tf.cond(calls % passes == 0, flush, lambda: None)
 
