@@ -119,6 +119,38 @@ def test_windows_drop_only_the_last_incomplete_batch(monkeypatch):
     assert len(set(flat(step for number in range(50) for step in rows_of(whole.epoch(number))))) == 97
 
 
+@pytest.mark.parametrize("sharding", ["batch", "static"])
+@pytest.mark.parametrize("last", ["drop", "keep"])
+@pytest.mark.parametrize("examples", [72, 80, 83])
+@pytest.mark.parametrize("window_rows", [1000, 24])
+def test_shards_in_one_process_are_those_of_several(monkeypatch, window_rows, examples, last, sharding):
+    """Mirrored reads all replicas' shards in one process: exactly what as many processes read."""
+    windows_of(monkeypatch, window_rows)
+    rows = np.random.default_rng(0).permutation(100)[:examples]
+
+    def epoch(shard, count):
+        settings = {"global_batch": 12, "seed": 5, "shards": 4, "sharding": sharding, "last": last}
+        return list(Batches(Table(), rows, shard=shard, count=count, **settings).epoch(2))
+
+    alone = [epoch(shard, 1) for shard in range(4)]
+    for shard in range(4):
+        for count in range(1, 5 - shard):
+            for step, (x, y) in enumerate(epoch(shard, count)):
+                parts = [alone[shard + at][step] for at in range(count)]
+                for found, side in ((x, 0), (y, 1)):
+                    expected = np.concatenate([part[side] for part in parts])
+                    assert (found.dtype, found.tobytes()) == (expected.dtype, expected.tobytes())
+
+
+def test_static_shards_in_one_process_are_loaded_once():
+    table = Table()
+    source = Batches(table, np.arange(80), global_batch=8, seed=1, shards=2, count=2, sharding="static")
+    source.load()
+    loaded = len(table.reads)
+    assert [sorted(flat(rows_of(source.epoch(number)))) for number in (0, 1)] == [list(range(80))] * 2
+    assert len(table.reads) == loaded
+
+
 class TestKeep:
     """An incomplete global batch is dealt out."""
 
