@@ -44,7 +44,7 @@ def one_line(call: Callable[[], Any]) -> Any:
 
 NASTY = st.sampled_from(
     ["", "\0", "\n", "\r", "\x85", "\u2028", "\udc80", "٣", "²", "½", "-0", "1e999999999", "0x10", "nan", "inf", "1_0",
-     "9" * 5000, "9" * 4000, "-" + "9" * 30, "1/0", "1/3", "0/1", "true", "None", "=", ",", ":", "x", "/", "..", "~", "~a"]
+     "9" * 5000, "9" * 4000, "-" + "9" * 30, "1/0", "1/3", "0/1", "true", "None", "=", ",", ":", "x", "/", "..", "~"]
 )  # fmt: skip
 SIZE = st.integers(-2, 2**70) | st.sampled_from([0, 1, 2, 28])
 SIZES = st.lists(SIZE, max_size=40).map(lambda sizes: "x".join(map(str, sizes)))
@@ -87,7 +87,7 @@ def check_reference(reference: str) -> None:
 @example("synthetic:shape=" + "x".join(["9" * 60] * 60))
 @example("hdf5:" + "a" * 300)
 @example("hdf5:\0")
-@few(400)
+@few(250)
 def test_references(reference: str) -> None:
     check_reference(reference)
 
@@ -236,12 +236,19 @@ def check_members(folder: Path, parts: list[Callable[[h5py.File, str], None]], o
     check_file(path, **{name: name for name in names}, **options)
 
 
-MEMBERS = st.lists(members(), min_size=2, max_size=2) | st.lists(members(), min_size=4, max_size=4)
+def holding(values: np.ndarray) -> Callable[[h5py.File, str], None]:
+    return lambda file, name: file.create_dataset(name, data=values) and None
+
+
+X = st.sampled_from([holding(np.ones((20, 3), kind)) for kind in ("u1", ">i4", "f2", "?")])
+Y = st.sampled_from([holding(values) for values in (np.arange(20) % 3, np.eye(3)[np.arange(20) % 3])])
+PAIR = st.tuples(X, Y) | st.tuples(X, members()) | st.tuples(members(), Y) | st.tuples(members(), members())
+MEMBERS = PAIR | st.tuples(PAIR, PAIR).map(lambda pairs: pairs[0] + pairs[1])
 GIVEN = st.fixed_dictionaries({}, optional={"classes": st.sampled_from([-1, 0, 1, 2, 3, 2**20, 2**70])})
 
 
 @given(MEMBERS, GIVEN)
-@few(300)
+@few(250)
 def test_odd_members(tmp_path: Path, parts: Any, options: dict[str, Any]) -> None:
     check_members(tmp_path, parts, options)
 
