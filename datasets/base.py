@@ -9,6 +9,7 @@ A reference is ``NAME[:ARGUMENT][,key=value...]``. ``ARGUMENT`` goes to the fiel
 
 import difflib
 import importlib
+import math
 import pkgutil
 import re
 import typing
@@ -101,8 +102,14 @@ def available() -> dict[str, type[Dataset]]:
 def parse(reference: str) -> Dataset:
     """Turn a reference into its data set, without a look at any file: that is left to ``info()``.
 
-    Raises UsageError for unknown names and keys, for malformed values and for a missing argument.
+    Raises UsageError for unknown names and keys, for malformed values, for a missing argument, and for text that
+    can't stand in a table: with control characters, such as a line's end, or in another encoding than UTF-8.
     """
+    if len(reference) > _MAX_LENGTH:
+        raise UsageError(f"data set must be at most {_MAX_LENGTH} characters long. Received: {len(reference)}")
+    if _UNPRINTABLE.search(reference):
+        hint = "Rename the file, or give it a link with such a name"
+        raise UsageError(f"data set must be UTF-8 without control characters. {hint}. Received: {reference!a}")
     name, separator, rest = _REFERENCE.fullmatch(reference).groups()  # type: ignore[union-attr]
     known = available()
     if name not in known:
@@ -143,8 +150,22 @@ def describe(cls: type[Dataset]) -> dict[str, Any]:
     return {"name": cls.name, "summary": cls.summary, "licence": cls.licence, "options": options}
 
 
+def _integer(text: str) -> int:
+    # int() takes 1_000, spaces and the digits of all scripts as well.
+    if not _INTEGER.fullmatch(text):
+        raise ValueError
+    return int(text)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
 def _shape(text: str) -> tuple[int, ...]:
-    return tuple(int(size) for size in text.split("x"))
+    return tuple(_integer(size) for size in text.split("x"))
 
 
 def _factor(text: str) -> Fraction:
@@ -157,14 +178,18 @@ def _factor(text: str) -> Fraction:
     return factor
 
 
+_MAX_LENGTH = 4096
+# Control characters, separators of lines, and the lone surrogates that stand for bytes that aren't UTF-8.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_INTEGER = re.compile(r"[+-]?[0-9]+")
 # Any of the second form can be written in the first, which is how references spell it.
 _FACTOR = re.compile(r"[0-9]{1,18}(/[1-9][0-9]{0,17})?|[0-9]{1,9}\.[0-9]{1,9}")
 _REFERENCE = re.compile(r"([^:,]*)([:,]?)(.*)", re.DOTALL)
 _KEY = re.compile(r"[a-z_]+=")
 # How an option's text is named in messages and turned into its value; converters raise ValueError.
 _TYPES: dict[Any, tuple[str, Callable[[str], Any]]] = {
-    int: ("an integer", int),
-    float: ("a number", float),
+    int: ("an integer", _integer),
+    float: ("a number", _number),
     str: ("text", str),
     Fraction: ("a factor such as 1/255", _factor),
     tuple[int, ...]: ("a shape such as 28x28x1", _shape),

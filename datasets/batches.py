@@ -21,12 +21,13 @@ _CHECK_BYTES = 2**20
 
 
 class Batches:
-    """What process ``shard`` of ``shards`` reads of every global batch, drawn from ``rows``.
+    """What a process reads of every global batch, drawn from ``rows``: shards ``[shard, shard + count)`` of ``shards``.
 
-    ``sharding="batch"``: every epoch permutes all rows by ``[seed, epoch]`` and the process takes its
-    contiguous slice of each global batch; the slices in order are the same global batch for any number of
-    shards. ``sharding="static"``: the process owns a contiguous part of ``rows`` (parts are equal, leftovers
-    are dropped) and permutes it by ``[seed, epoch, shard]``.
+    ``sharding="batch"``: every epoch permutes all rows by ``[seed, epoch]`` and each shard is a contiguous slice
+    of each global batch; the slices in order are the same global batch for any number of shards.
+    ``sharding="static"``: a shard owns a contiguous part of ``rows`` (parts are equal, leftovers are dropped)
+    and permutes it by ``[seed, epoch, shard]``. Several shards in one process come one after the other in each
+    batch, the very examples that as many processes read, under either sharding.
 
     Rows larger than one window are taken as windows of consecutive ``rows``: the windows are visited in a
     permuted order, and shuffled within. An incomplete global batch is dropped, or with ``last="keep"`` dealt out:
@@ -44,6 +45,7 @@ class Batches:
         seed: int,
         shards: int = 1,
         shard: int = 0,
+        count: int = 1,
         sharding: Sharding = "batch",
         last: Last = "drop",
     ) -> None:
@@ -53,21 +55,15 @@ class Batches:
             raise UsageError(
                 f"global batch must be at most the {len(rows)} training examples. Received: {global_batch}"
             )
-        self._dataset = dataset
         self._steps = steps_per_epoch(len(rows), global_batch, last)
-        self._batch = global_batch // shards
-        self._last = last
+        mine = range(shard, shard + count)
         if sharding == "static":
             dealt = len(rows) if last == "keep" else len(rows) // shards * shards
-            self._rows = np.array_split(rows[:dealt], shards)[shard]
-            self._stream: tuple[int, ...] = (shard,)
-            self._shards, self._shard = 1, 0
+            parts = np.array_split(rows[:dealt], shards)
+            size = global_batch // shards
+            self._streams = [_Stream(dataset, parts[part], size, seed, (part,), last) for part in mine]
         else:
-            self._rows = rows
-            self._stream = ()
-            self._shards, self._shard = shards, shard
-        self._seed = seed
-        self._kept: tuple[np.ndarray, np.ndarray] | None = None
+            self._streams = [_Stream(dataset, rows, global_batch, seed, (), last, shards, mine)]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -79,18 +75,53 @@ class Batches:
 
         The first epoch would do so too; this keeps it out of the first step's time. Raises as epoch() does.
         """
-        if self._kept is None and len(self._windows) == 1:
-            self._kept = _load(self._dataset, self._rows)
+        for stream in self._streams:
+            stream.load()
 
     def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield ``(x, y)`` for each of ``steps_per_epoch`` steps, ``global_batch // shards`` examples each.
+        """Yield ``(x, y)`` for each of ``steps_per_epoch`` steps, ``global_batch // shards * count`` examples each.
 
         ``x`` keeps its stored dtype, ``y`` is int32; both are new arrays. Raises DataError for a label out of
         range or a number that isn't finite.
         """
+        sources = [stream.epoch(number, self._steps) for stream in self._streams]
+        if len(sources) == 1:
+            yield from sources[0]
+            return
+        for parts in zip(*sources, strict=True):
+            yield np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+
+
+class _Stream:
+    """Batches of ``batch`` examples from ``rows``, permuted by ``[seed, epoch, *own]``.
+
+    Of each batch, which ``shards`` share, the consecutive ones in ``mine`` are read.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        rows: np.ndarray,
+        batch: int,
+        seed: int,
+        own: tuple[int, ...],
+        last: Last,
+        shards: int = 1,
+        mine: range = range(1),
+    ) -> None:
+        self._dataset, self._rows, self._batch, self._last = dataset, rows, batch, last
+        self._seed, self._own = seed, own
+        self._shards, self._mine = shards, mine
+        self._kept: tuple[np.ndarray, np.ndarray] | None = None
+
+    def load(self) -> None:
+        if self._kept is None and len(self._windows) == 1:
+            self._kept = _load(self._dataset, self._rows)
+
+    def epoch(self, number: int, steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         self.load()
-        random = np.random.default_rng([self._seed, number, *self._stream])
-        left = self._steps
+        random = np.random.default_rng([self._seed, number, *self._own])
+        left = steps
         for index in random.permutation(len(self._windows)):
             for batch in self._visit(self._windows[index], random):
                 yield batch
@@ -116,15 +147,14 @@ class Batches:
             yield x[start:end].copy(), y[start:end].copy()
 
     def _parts(self, count: int) -> Iterator[slice]:
-        """Where, among ``count`` examples in order, this process's part of each global batch lies."""
-        batch = self._shards * self._batch
-        for start in range(0, count, batch):
-            size = min(batch, count - start)
-            if size < batch and self._last == "drop":
+        """Where, among ``count`` examples in order, this process's shards of each batch lie."""
+        for start in range(0, count, self._batch):
+            size = min(self._batch, count - start)
+            if size < self._batch and self._last == "drop":
                 return
             share, longer = divmod(size, self._shards)
-            first = start + self._shard * share + min(self._shard, longer)
-            yield slice(first, first + share + (self._shard < longer))
+            first, end = (start + at * share + min(at, longer) for at in (self._mine.start, self._mine.stop))
+            yield slice(first, end)
 
     def _nothing(self) -> tuple[np.ndarray, np.ndarray]:
         x, y = self._kept or _load(self._dataset, self._rows[:1])
@@ -132,7 +162,7 @@ class Batches:
 
     @cached_property
     def _windows(self) -> list[np.ndarray]:
-        return _windows(self._dataset, self._rows, self._shards * self._batch)
+        return _windows(self._dataset, self._rows, self._batch)
 
 
 def steps_per_epoch(examples: int, global_batch: int, last: Last) -> int:

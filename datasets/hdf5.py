@@ -1,31 +1,39 @@
 """The user's own examples, in an HDF5 file that may be larger than memory."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import DataError, StratbenchError, UsageError
-from ._blocks import by_block
+from . import _checks
+from ._checks import MAX_CLASSES, UnfitError, class_indices, is_one_hot
+from ._hdf5_file import check_chunks, find, opened, piece_rows, pieces
 from .base import Dataset, Info
 
-_PIECE_BYTES = 2**20
-_MAX_CLASSES = 2**20
+
+class _Part(NamedTuple):
+    """One set of a file: its two h5py datasets, and the options that named them."""
+
+    x: Any
+    y: Any
+    x_option: str
+    y_option: str
 
 
 @dataclass(frozen=True)
 class Hdf5(Dataset):
-    """Two datasets of one file: x with a row for each example, y with their labels.
+    """Two datasets of one file: x with a row for each example, y with their labels; test and validation sets
+    of its own too, if they are named.
 
     Labels are class indices, shape ``(n,)`` or ``(n, 1)``, or one-hot, shape ``(n, classes)``. The file is
     opened for each read and closed after it, so no handle is ever shared between processes; it is never
-    locked.
+    locked. Rows are numbered through: x first, then validation_x, then test_x.
     """
 
     name = "hdf5"
@@ -41,12 +49,24 @@ class Hdf5(Dataset):
     scale: Fraction = field(
         default=Fraction(1), metadata={"help": "factor on the stored examples, as 1/255 for images of bytes"}
     )
+    validation_x: str | None = field(
+        default=None, metadata={"help": "name of the validation set's examples; else a share of x"}
+    )
+    validation_y: str | None = field(default=None, metadata={"help": "name of the validation set's labels"})
+    test_x: str | None = field(default=None, metadata={"help": "name of the test set's examples; else a share of x"})
+    test_y: str | None = field(default=None, metadata={"help": "name of the test set's labels"})
+
+    def __post_init__(self) -> None:
+        for x, y in (("validation_x", "validation_y"), ("test_x", "test_y")):
+            if (getattr(self, x) is None) != (getattr(self, y) is None):
+                given = x if getattr(self, y) is None else y
+                raise UsageError(f"{x} and {y} of {self.name} must be given together. Received: {given} alone")
 
     def info(self) -> Info:
-        """Look at the file; without ``classes`` all labels are read once, by pieces.
+        """Look at the file; all labels are read once, by pieces.
 
         Raises UsageError for a file that is missing or unreadable, for a dataset that is missing, empty or of
-        the wrong type, and for x and y of different lengths.
+        the wrong type, for x and y of different lengths, and for labels that are no classes.
         """
         return self._info
 
@@ -55,118 +75,126 @@ class Hdf5(Dataset):
 
         Beyond what is returned, a few pieces of 1 MiB (or one chunk, if that is larger) are in memory.
         """
-        with self._open(DataError) as (x, y):
-            examples = np.empty((len(rows), *x.shape[1:]), x.dtype.newbyteorder("="))
+        with self._parts(DataError) as parts:
+            first = parts[0].x
+            examples = np.empty((len(rows), *first.shape[1:]), first.dtype.newbyteorder("="))
             labels = np.empty(len(rows), np.int64)
-            for places, piece in _pieces(x, rows):
-                examples[places] = piece
-            for places, piece in _pieces(y, rows):
-                labels[places] = _indices(piece)
+            start = 0
+            for part in parts:
+                end = start + len(part.x)
+                mine = np.flatnonzero((rows >= start) & (rows < end))
+                self._read_part(part, rows[mine] - start, mine, examples, labels)
+                start = end
+            if len(rows) and rows.max() >= start:
+                raise DataError(f"data set file must stay as it was. Received: {self.path!r}, now of {start} rows")
         return examples, labels
+
+    def _read_part(
+        self, part: _Part, rows: np.ndarray, places: np.ndarray, examples: np.ndarray, labels: np.ndarray
+    ) -> None:
+        """Put what ``rows`` of that part hold into ``places`` of the arrays."""
+        for at, piece in pieces(part.x, rows):
+            examples[places[at]] = piece
+        for at, piece in pieces(part.y, rows):
+            with self._told(part.y_option, DataError):
+                labels[places[at]] = class_indices(piece, self._limit(part), int(rows[at[0]]))
 
     @cached_property
     def _info(self) -> Info:
-        with self._open(UsageError) as (x, y):
-            self._check_x(x)
-            self._check_y(y, len(x))
-            # A filter that isn't installed, such as Blosc, shows only here.
-            x[:1], y[:1]
-            classes = self._count_classes(y)
-            block_rows = x.chunks[0] if x.chunks else _piece_rows(x)
-            block_rows = max(1, min(block_rows, len(x) // 100))
-            dtype = x.dtype.newbyteorder("=").name
-            return Info(None, None, len(x), x.shape[1:], classes, block_rows, dtype, self.scale)
+        with self._parts(UsageError) as parts:
+            for part in parts:
+                check_chunks(part.x, Path(part.x.file.filename).stat().st_size)
+                check_chunks(part.y, Path(part.y.file.filename).stat().st_size)
+            classes = self._classes(parts)
+            for part in parts:
+                # A filter that isn't installed, such as Blosc, shows only here.
+                part.x[:1]
+            x = parts[0].x
+            rows = {part.x_option: len(part.x) for part in parts}
+            block_rows = x.chunks[0] if x.chunks else piece_rows(x)
+            return Info(
+                train_examples=len(x) if len(parts) > 1 else None,
+                test_examples=rows.get("test_x"),
+                examples=sum(rows.values()),
+                shape=x.shape[1:],
+                classes=classes,
+                block_rows=max(1, min(block_rows, len(x) // 100)),
+                dtype=x.dtype.newbyteorder("=").name,
+                scale=self.scale,
+                validation_examples=rows.get("validation_x"),
+            )
 
     @contextmanager
-    def _open(self, failure: type[StratbenchError]) -> Iterator[tuple[Any, Any]]:
-        """Open the file and yield x and y, as h5py datasets; what goes wrong in HDF5 becomes ``failure``."""
-        import h5py
+    def _parts(self, failure: type[StratbenchError]) -> Iterator[list[_Part]]:
+        """Open the file and yield its sets, in the order of their rows, checked but for what they hold."""
+        with opened(self.path, failure) as file:
+            parts: list[_Part] = []
+            for x, y in (("x", "y"), ("validation_x", "validation_y"), ("test_x", "test_y")):
+                if getattr(self, x) is not None:
+                    part = _Part(self._member(file, x, failure), self._member(file, y, failure), x, y)
+                    self._check_part(part, parts, failure)
+                    parts.append(part)
+            yield parts
 
+    def _member(self, file: Any, option: str, failure: type[StratbenchError]) -> Any:
         try:
-            path = Path(self.path).expanduser()
-            if not path.is_file():
-                raise failure(f"data set file must be an existing file. Received: {self.path!r}")
-            with h5py.File(path, "r", locking=False) as file:
-                yield self._member(file, "x"), self._member(file, "y")
-        except (OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise failure(f"data set file must be readable HDF5. Received: {self.path!r} ({reason})") from error
+            stored = find(file, getattr(self, option))
+        except UnfitError as error:
+            raise failure(f"{option} must be {error.rule}. Received: {error.received}") from None
+        with self._told(option, failure):
+            _checks.check_storage(stored)
+        return stored
 
-    def _member(self, file: Any, option: str) -> Any:
-        import h5py
+    def _check_part(self, part: _Part, before: list[_Part], failure: type[StratbenchError]) -> None:
+        x, y, x_option, y_option = part
+        with self._told(x_option, failure):
+            if x.ndim < 2:
+                raise UnfitError("of shape (examples, ...) with two or more dimensions", x.shape)
+            for other in before:
+                kind, shape = other.x.dtype, other.x.shape[1:]
+                if (x.dtype, x.shape[1:]) != (kind, shape):
+                    raise UnfitError(f"of the type and shape of x, {kind} {shape}", f"{x.dtype} {x.shape[1:]}")
+                if x == other.x:
+                    raise UnfitError(f"other examples than {other.x_option}", f"{x.name} for both")
+            if sum(len(other.x) for other in before) + len(x) > _checks.MAX_ROWS:
+                raise UnfitError(f"of at most {_checks.MAX_ROWS} rows with the other sets", len(x))
+        with self._told(y_option, failure):
+            _checks.check_labels_shape(y, len(x), x_option)
 
-        name = getattr(self, option)
-        member = file.get(name)
-        if not isinstance(member, h5py.Dataset):
-            names: list[str] = []
-            file.visititems(lambda key, item: names.append(key) if isinstance(item, h5py.Dataset) else None)
-            rule = f"{option} must be one of the datasets in {self.path}: {', '.join(names) or 'it has none'}"
-            raise UsageError(f"{rule}. Received: {name!r}")
-        return member
-
-    def _check_x(self, x: Any) -> None:
-        if x.dtype.kind not in "iuf" or x.dtype.itemsize > 8:
-            raise UsageError(self._wrong("x", "integers or floats of at most 64 bits", x.dtype))
-        # The shape of a null dataset is None.
-        if len(x.shape or ()) < 2:
-            raise UsageError(self._wrong("x", "of shape (examples, ...) with two or more dimensions", x.shape))
-        if 0 in x.shape:
-            raise UsageError(self._wrong("x", "of a shape without zeros", x.shape))
-
-    def _check_y(self, y: Any, examples: int) -> None:
-        shape = y.shape or ()
-        if len(shape) not in (1, 2) or 0 in shape:
-            raise UsageError(self._wrong("y", "of shape (examples,) or (examples, classes)", y.shape))
-        if y.dtype.kind not in ("iufb" if _is_one_hot(y) else "iu"):
-            raise UsageError(self._wrong("y", "integers or one-hot", y.dtype))
-        if len(y) != examples:
-            raise UsageError(self._wrong("y", f"of as many rows as x, {examples}", len(y)))
-
-    def _count_classes(self, y: Any) -> int:
-        if _is_one_hot(y):
-            if self.classes not in (None, y.shape[1]):
-                raise UsageError(self._wrong("y", f"one-hot for {self.classes} classes", f"width {y.shape[1]}"))
-            return y.shape[1]
-        classes = self._largest_label(y) + 1 if self.classes is None else self.classes
-        if not 2 <= classes <= _MAX_CLASSES:
-            raise UsageError(f"classes of {self.reference} must be 2..{_MAX_CLASSES}. Received: {classes}")
+    def _classes(self, parts: list[_Part]) -> int:
+        """Read all labels and return how many classes there are."""
+        if self.classes is not None and not 2 <= self.classes <= MAX_CLASSES:
+            raise UsageError(f"classes of {self.reference} must be 2..{MAX_CLASSES}. Received: {self.classes}")
+        seen = np.zeros(MAX_CLASSES, bool)
+        classes = self.classes
+        for part in parts:
+            if is_one_hot(part.y):
+                if classes not in (None, part.y.shape[1]):
+                    with self._told(part.y_option, UsageError):
+                        raise UnfitError(f"one-hot for {classes} classes", f"width {part.y.shape[1]}")
+                classes = part.y.shape[1]
+        # One-hot first: their width is a limit to the others only if they are what they seem.
+        for part in sorted(parts, key=lambda part: not is_one_hot(part.y)):
+            step = piece_rows(part.y)
+            for start in range(0, len(part.y), step):
+                with self._told(part.y_option, UsageError):
+                    seen[class_indices(part.y[start : start + step], classes or MAX_CLASSES, start)] = True
+        if classes is not None:
+            return classes
+        with self._told("classes", UsageError):
+            classes = _checks.check_classes_found(seen, sum(len(part.y) for part in parts))
+            if classes < 2:
+                raise UnfitError(f"2..{MAX_CLASSES}", classes)
         return classes
 
-    def _largest_label(self, y: Any) -> int:
-        largest = 0
-        step = _piece_rows(y)
-        for start in range(0, len(y), step):
-            piece = y[start : start + step]
-            if piece.min() < 0:
-                raise UsageError(self._wrong("y", "labels of 0 or more", piece.min()))
-            largest = max(largest, int(piece.max()))
-        return largest
+    def _limit(self, part: _Part) -> int:
+        return part.y.shape[1] if is_one_hot(part.y) else self.classes or MAX_CLASSES
 
-    def _wrong(self, option: str, rule: str, received: object) -> str:
-        return f"{option} of {self.reference} must be {rule}. Received: {received}"
-
-
-def _piece_rows(stored: Any) -> int:
-    """Return how many rows to read at a time: whole chunks, about ``_PIECE_BYTES`` together."""
-    chunk_rows = stored.chunks[0] if stored.chunks else 1
-    chunk_bytes = chunk_rows * math.prod(stored.shape[1:]) * stored.dtype.itemsize
-    return chunk_rows * max(1, _PIECE_BYTES // chunk_bytes)
-
-
-def _pieces(stored: Any, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Read ``rows`` piece by piece: yield places in ``rows`` and what is stored there."""
-    for _, places in by_block(rows, _piece_rows(stored)):
-        # Gaps are read, too: decoding a chunk once costs less than one read for each run of rows.
-        first, last = rows[places[0]], rows[places[-1]]
-        yield places, stored[first : last + 1][rows[places] - first]
-
-
-def _is_one_hot(y: Any) -> bool:
-    return y.ndim == 2 and y.shape[1] > 1
-
-
-def _indices(labels: np.ndarray) -> np.ndarray:
-    """Turn labels as they are stored into class indices, int64."""
-    if _is_one_hot(labels):
-        return labels.argmax(axis=1)
-    return labels.reshape(-1).astype(np.int64)
+    @contextmanager
+    def _told(self, option: str, failure: type[StratbenchError]) -> Iterator[None]:
+        """Turn UnfitError into ``failure`` that names the option."""
+        try:
+            yield
+        except UnfitError as error:
+            rule = f"{option} of {self.reference} must be {error.rule}"
+            raise failure(f"{rule}. Received: {error.received}") from None

@@ -3,9 +3,8 @@
 import fcntl
 import functools
 import os
+import stat
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,12 +51,37 @@ class Mnist(Dataset):
 def _load_all() -> tuple[np.ndarray, np.ndarray]:
     """Return all images, shape (70000, 28, 28, 1), and labels, both uint8, the training ones first."""
     if folder := os.environ.get("STRATBENCH_DATA"):
-        given = Path(folder).expanduser() / _FILE
-        if given.is_file():
+        given = _expanded(folder) / _FILE
+        if _is_there(given):
             return _load_file(given)
-    cache = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "datasets"
+    cache = _expanded(os.environ.get("KERAS_HOME") or "~/.keras") / "datasets"
     with _alone(cache):
-        return _load_file(cache / _FILE) if (cache / _FILE).is_file() else _download()
+        return _load_file(cache / _FILE) if _is_there(cache / _FILE) else _download()
+
+
+def _expanded(folder: str) -> Path:
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"mnist.npz must be in a folder that exists. Received: {folder!r} ({error})") from error
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is a file of that name. Raises DataError for what is none: opening a FIFO would never end."""
+    try:
+        found = path.lstat()
+        mode = path.stat().st_mode if stat.S_ISLNK(found.st_mode) else found.st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise DataError(f"mnist.npz must be a file. Received: {str(path)!r}, a link that leads nowhere") from None
+        return False
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(
+            f"mnist.npz must be a file that can be read. Received: {str(path)!r} ({error.__class__.__name__})"
+        ) from error
+    if not stat.S_ISREG(mode):
+        raise DataError(f"mnist.npz must be a regular file. Received: {str(path)!r}")
+    return True
 
 
 @contextmanager
@@ -81,9 +105,9 @@ def _load_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return _joined(*(file[name] for name in ("x_train", "y_train", "x_test", "y_test")))
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"mnist.npz must be Keras's MNIST file. Received: {path} ({reason})") from error
+    except Exception as error:  # NumPy, zipfile and decompressors each raise their own where bytes make no sense
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError(f"mnist.npz must be Keras's MNIST file. Received: {str(path)!r} ({reason})") from error
 
 
 def _download() -> tuple[np.ndarray, np.ndarray]:

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
+from ._hdf5_file import DAMAGE
 from .base import Dataset, Info
 
 _FILE = Path(__file__).with_name("mnist-12k.h5")
 _TRAIN, _TEST = 10_000, 2_000
+_SHAPE = (28, 28, 1)
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Mnist12k(Dataset):
 
     def info(self) -> Info:
         """Return constants."""
-        return Info(_TRAIN, _TEST, _TRAIN + _TEST, (28, 28, 1), 10, dtype="uint8", scale=self.scale)
+        return Info(_TRAIN, _TEST, _TRAIN + _TEST, _SHAPE, 10, dtype="uint8", scale=self.scale)
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`Dataset.read`; ``x`` is uint8. The first read keeps all 9 MB for the process."""
@@ -44,7 +46,10 @@ def _load_all() -> tuple[np.ndarray, np.ndarray]:
 
     try:
         with h5py.File(_FILE, "r", locking=False) as file:
-            return file["x"][()], file["y"][()]
-    except (OSError, KeyError) as error:
-        reason = " ".join(str(error).split())
+            x, y = file["x"][()], file["y"][()]
+        if (x.dtype, x.shape) != (np.uint8, (_TRAIN + _TEST, *_SHAPE)) or y.shape != x.shape[:1]:
+            raise ValueError(f"x is {x.dtype} {x.shape}, y {y.shape}")
+        return x, y
+    except DAMAGE as error:
+        reason = " ".join(str(error).split())[:300]
         raise DataError(f"mnist-12k.h5 must be as it was installed. Received: {_FILE} ({reason})") from error

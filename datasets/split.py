@@ -1,6 +1,7 @@
 """Which rows are for training, which for validation and which for testing."""
 
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -11,8 +12,11 @@ from .base import Info
 PARTS = ("train", "validation", "test")
 # Never the run's seed: all runs of all experiments are to be measured on the same test examples.
 SPLIT_SEED = 20_170_101
-_VALIDATION_OF_TRAIN = Fraction(1, 10)
+_CUT_FROM_TRAIN = Fraction(1, 10)
 _WITHOUT_OWN_TEST = "80/10/10"
+# So short that Decimal's sums are exact.
+_NUMBER = re.compile(r"[0-9]{1,3}(\.[0-9]{0,12})?(e[01])?")
+_SHOWN = 100
 
 
 def parse_split(text: str) -> str:
@@ -23,31 +27,29 @@ def parse_split(text: str) -> str:
     """
     if text == "default":
         return text
-    try:
-        numbers = [Decimal(part) for part in text.split("/")]
-        valid = len(numbers) == len(PARTS) and all(number.is_finite() and number > 0 for number in numbers)
-    except InvalidOperation:
-        valid = False
+    parts = text.split("/")
+    numbers = [Decimal(part) for part in parts if _NUMBER.fullmatch(part)]
+    valid = len(parts) == len(numbers) == len(PARTS) and min(numbers) > 0
     if valid and sum(numbers) == 1:
         numbers = [number * 100 for number in numbers]
     if not valid or sum(numbers) != 100:
         rule = 'split must be "default" or three positive percentages that sum to 100, such as 60/20/20'
-        raise UsageError(f"{rule}. Received: {text!r}")
+        raise UsageError(f"{rule}. Received: {text[:_SHOWN]!r}")
     return "/".join(f"{number.normalize():f}" for number in numbers)
 
 
 def split_rows(info: Info, split: str) -> dict[str, np.ndarray]:
     """Assign rows to "train", "validation" and "test"; each value is an int64 array of distinct row numbers.
 
-    "default" keeps the data set's own test rows and takes a tenth of the others for validation; a data set
-    without its own test rows is split 80/10/10. Percentages are of all examples. Whole blocks of
-    ``info.block_rows`` rows are assigned; blocks come in a permuted order that depends on ``info`` alone,
-    rows ascend within a block. Raises UsageError if the split is malformed or leaves a part empty.
+    "default" keeps the data set's own test and validation rows, and takes a tenth of its training rows for the
+    one that it doesn't have; a data set without either is split 80/10/10. Percentages are of all examples, whichever
+    set they are from. Whole blocks of ``info.block_rows`` rows are assigned; blocks come in a permuted order that
+    depends on ``info`` alone, rows ascend within a block. Raises UsageError if the split is malformed or leaves a
+    part empty.
     """
     split = parse_split(split)
     if split == "default" and info.train_examples is not None:
-        train, validation = _cut(info.train_examples, info.block_rows, [1 - _VALIDATION_OF_TRAIN])
-        parts = [train, validation, np.arange(info.train_examples, info.examples, dtype=np.int64)]
+        parts = _own_sets(info, info.train_examples)
     else:
         shares = (_WITHOUT_OWN_TEST if split == "default" else split).split("/")
         train_share, validation_share = (Fraction(share) / 100 for share in shares[:2])
@@ -57,6 +59,21 @@ def split_rows(info: Info, split: str) -> dict[str, np.ndarray]:
         rule = f"split {split} must leave at least one block of rows to each of {', '.join(PARTS)}"
         raise UsageError(f"{rule}. Received: {info.examples} examples in {blocks} blocks")
     return dict(zip(PARTS, parts, strict=True))
+
+
+def _own_sets(info: Info, train_examples: int) -> list[np.ndarray]:
+    """Training, validation and test rows of a data set that has some sets of its own."""
+    missing = info.validation_examples is None or info.test_examples is None
+    train, *cut = _cut(train_examples, info.block_rows, [1 - _CUT_FROM_TRAIN] if missing else [])
+    start = train_examples
+    parts = [train]
+    for own in (info.validation_examples, info.test_examples):
+        if own is None:
+            parts.append(cut.pop())
+        else:
+            parts.append(np.arange(start, start + own, dtype=np.int64))
+            start += own
+    return parts
 
 
 def _cut(examples: int, block_rows: int, bounds: list[Fraction]) -> list[np.ndarray]:

@@ -11,6 +11,7 @@ from ._blocks import by_block
 from .base import Dataset, Info
 
 _MAX_EXAMPLES = 100_000_000
+_MAX_DIMENSIONS = 16  # NumPy's limit is 32, with that of the examples
 _MAX_VALUES = 2**24  # of one example: 64 MiB
 _MAX_MEANS = 2**26  # values of all class means together: 256 MiB
 _BLOCK_BYTES = 2**20
@@ -39,6 +40,7 @@ class Synthetic(Dataset):
     def __post_init__(self) -> None:
         values = math.prod(self.shape) if min(self.shape, default=0) > 0 else 0
         for what, value, low, high in (
+            ("dimensions of one example of synthetic", len(self.shape), 1, _MAX_DIMENSIONS),
             ("values in one example of synthetic", values, 1, _MAX_VALUES),
             ("classes of synthetic", self.classes, 2, _MAX_MEANS // max(1, values)),
             ("examples of synthetic", self.examples, 1, _MAX_EXAMPLES),

@@ -59,11 +59,12 @@ class KerasTrainer(Trainer):
         rank: int = 0,
         shards: int = 1,
         copies: int = 1,
+        count: int = 1,
     ):
         self.model = model
         self.optimizer = optimizer
         self.rank = self.shard = rank
-        self.shards = shards
+        self.shards, self.count = shards, count
         # As Keras's own fit, which doesn't convert either; converted code stays in the temporary folder after a kill.
         self._body = tf.function(body, reduce_retracing=True, autograph=False)
         self._learning_rate: float | None = None

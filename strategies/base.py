@@ -203,7 +203,8 @@ class Trainer(ABC):
 
     Attributes:
         rank: of this process among the workers; rank 0 reports.
-        shards, shard: this process reads part ``shard`` of ``shards`` of every global batch.
+        shards, shard, count: this process reads the parts ``shard … shard + count - 1``, of ``shards``, of every
+            global batch: one for each replica that it computes.
         memory: what this task holds; None where nobody counts.
         finished: whether the run needs no further step of this worker, as when others have done its work.
         restored: the deaths that it got over and nobody has asked it about yet; `train` empties the list.
@@ -212,6 +213,7 @@ class Trainer(ABC):
     rank: int = 0
     shards: int = 1
     shard: int = 0
+    count: int = 1
     memory: Memory | None = None
     finished: bool = False
     restored: Sequence[Restored] = ()
@@ -221,8 +223,8 @@ class Trainer(ABC):
         """One update from this process's view, over when it returns.
 
         Args:
-            x: examples of this shard as stored, (global_batch / shards, …). Fewer, even none, where the last batch of
-                an epoch is kept and the strategy says that it is `uneven`.
+            x: examples of its shards as stored, (global_batch / shards · count, …), one shard after the other.
+                Fewer, even none, where the last batch of an epoch is kept and the strategy says that it is `uneven`.
             y: class indices, int32, one an example.
             learning_rate: for this update.
         """
@@ -276,6 +278,10 @@ class Strategy(ABC):
 
     def skip(self, replicas: int) -> str | None:
         """Why it can't run here with so many replicas, in one sentence that names the fix; None if it can."""
+        return None
+
+    def skip_sharding(self, sharding: str) -> str | None:
+        """Why it can't run on data that is shared by ``batch`` or ``static``, naming the fix; None if it can."""
         return None
 
     def after_death(self, task: Task, left: Sequence[Task], everyone: Sequence[Task]) -> Reaction:

@@ -4,6 +4,9 @@
 for, ``bgd`` all training examples (batch gradient descent), ``sgd`` one (stochastic gradient descent).
 Source: Bottou, Curtis & Nocedal, *Optimization Methods for Large-Scale Machine Learning*, SIAM Review 60(2), 2018.
 
+``parts=N`` is for ``--sharding static``: N parts of the data, each in its own order, whose r-th batches in a row make a
+global batch. So N replicas of another strategy draw theirs, and the weights are to be the same up to rounding.
+
 Limits: ``bgd`` computes the whole set in one step, so its activations must fit in memory.
 """
 
@@ -12,8 +15,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from annotated_types import Ge
+
+from ..errors import UsageError
 from .base import Address, Strategy, Task, Trainer, Traits, Workload, option
 
 if TYPE_CHECKING:
@@ -34,9 +40,26 @@ class Single(Strategy):
         "minibatch", "examples an update: the global batch, all (bgd), or one (sgd)"
     )
 
+    parts: Annotated[int, Ge(1)] = option(
+        1, "with --sharding static: parts of the data, each in its own order, as that many replicas draw them"
+    )
+
     def global_batch(self, asked: int, examples: int) -> int:
-        """As ``mode`` says."""
-        return {"minibatch": asked, "bgd": examples, "sgd": 1}[self.mode]
+        """As ``mode`` says. Raises UsageError if the parts don't share it evenly."""
+        batch = {"minibatch": asked, "bgd": examples, "sgd": 1}[self.mode]
+        if batch % self.parts:
+            raise UsageError(
+                f"option parts of strategy single must divide the global batch, {batch}. Received: {self.parts}."
+            )
+        return batch
+
+    def skip_sharding(self, sharding: str) -> str | None:
+        """Parts are told apart under static sharding only."""
+        if self.parts > 1 and sharding != "static":
+            return (
+                f"parts={self.parts} has no effect with --sharding {sharding}; leave it out, or use --sharding static"
+            )
+        return None
 
     def tasks(self, replicas: int, address: Address) -> list[Task]:
         """One worker."""
@@ -57,4 +80,4 @@ class Single(Strategy):
             optimizer.apply(gradients, model.trainable_variables)
             return loss
 
-        yield KerasTrainer(model, optimizer, body)
+        yield KerasTrainer(model, optimizer, body, shards=self.parts, count=self.parts)

@@ -60,16 +60,18 @@ ASYNCHRONOUS = [name for name, cls in available().items() if not cls.synchronous
 DATASET = "mnist-12k"
 
 
-def weights(
-    strategy: str, replicas: int, model: str, optimizer: str, folder: Path, dataset: str = DATASET
-) -> list[np.ndarray]:
+STATIC = [("mirrored", "cnn"), ("multiworker", "mlp"), ("ps:sync=true", "mlp"), ("horovod", "cnn")]
+"""With the model that each is run with, on parts of the data that each replica draws in its own order."""
+
+
+def weights(strategy: str, replicas: int, model: str, optimizer: str, folder: Path, **work: str) -> list[np.ndarray]:
     """A real run's weights after STEPS steps."""
     spec = make_spec(
         strategy,
         replicas,
         model=model,
         optimizer=optimizer,
-        dataset=dataset,
+        **{"dataset": DATASET} | work,
         steps=STEPS,
         learning_rate=RATE[optimizer],
     )
@@ -98,13 +100,14 @@ def keep_weights() -> None:
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory):
     """`single`'s weights for a model and an optimizer, computed once."""
-    known: dict[tuple[str, str], list[np.ndarray]] = {}
+    known: dict[tuple[str, ...], list[np.ndarray]] = {}
 
-    def get(model: str, optimizer: str) -> list[np.ndarray]:
-        if (model, optimizer) not in known:
+    def get(model: str, optimizer: str, strategy: str = "single", sharding: str = "batch") -> list[np.ndarray]:
+        case = (strategy, model, optimizer, sharding)
+        if case not in known:
             folder = tmp_path_factory.mktemp("single") / "run"
-            known[model, optimizer] = weights("single", 1, model, optimizer, folder)
-        return known[model, optimizer]
+            known[case] = weights(strategy, 1, model, optimizer, folder, sharding=sharding)
+        return known[case]
 
     return get
 
@@ -152,6 +155,22 @@ def test_an_embedding_of_token_ids_equals_single(
     monkeypatch.chdir(Path(__file__).parent)
     found = weights(strategy, 2, folder=tmp_path / "run", **tokens["work"])
     assert_same(found, tokens["expected"], TOLERANCE["adam"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "model"), STATIC)
+def test_static_sharding_is_the_same_for_all(
+    strategy: str, model: str, single, tmp_path: Path, no_strays: None
+) -> None:
+    """One process of two replicas, two processes, and `single` told of two parts draw the same batches."""
+    name = strategy.partition(":")[0]
+    if (problem := available()[name]().skip(2)) is not None:
+        pytest.skip(problem)
+    found = weights(strategy, 2, model, "momentum", tmp_path / "run", sharding="static")
+    assert_same(found, single(model, "momentum", "single:parts=2", "static"), TOLERANCE["momentum"])
+    # Parts of their own orders are other batches.
+    with pytest.raises(AssertionError, match="differs by"):
+        assert_same(found, single(model, "momentum"), TOLERANCE["momentum"])
 
 
 @pytest.mark.slow

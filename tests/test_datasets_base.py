@@ -87,7 +87,11 @@ def test_shortest_reference():
         ("hdf5", "data set hdf5 must have its path, as in hdf5:PATH. Received: 'hdf5'"),
         ("hdf5:", "data set hdf5 must have its path, as in hdf5:PATH. Received: 'hdf5:'"),
         ("hdf5,x=a", "data set hdf5 must have its path, as in hdf5:PATH. Received: 'hdf5,x=a'"),
-        ("hdf5:a.h5,z=1", "option of hdf5 must be one of path, x, y, classes, scale. Received: 'z'"),
+        (
+            "hdf5:a.h5,z=1",
+            "option of hdf5 must be one of "
+            "path, x, y, classes, scale, validation_x, validation_y, test_x, test_y. Received: 'z'",
+        ),
         ("hdf5:a.h5,classes=many", "classes of hdf5 must be an integer. Received: 'many'"),
         (
             "synthetic:shape=0x2",
@@ -95,6 +99,28 @@ def test_shortest_reference():
         ),
         ("synthetic:shape=-2x-2", "values in one example of synthetic must be 1..16777216. Received: 0"),
         ("synthetic:classes=1", "classes of synthetic must be 2..85598. Received: 1"),
+        ("synthetic:classes=1_0", "classes of synthetic must be an integer. Received: '1_0'"),
+        ("synthetic:classes=٣", "classes of synthetic must be an integer. Received: '٣'"),
+        ("synthetic:shape=1" + 16 * "x1", "dimensions of one example of synthetic must be 1..16. Received: 17"),
+        (
+            "hdf5:a.h5,test_x=t",
+            "test_x and test_y of hdf5 must be given together. Received: test_x alone",
+        ),
+        (
+            "hdf5:a.h5,validation_y=v",
+            "validation_x and validation_y of hdf5 must be given together. Received: validation_y alone",
+        ),
+        ("hdf5:" + 4092 * "a", "data set must be at most 4096 characters long. Received: 4097"),
+        (
+            "hdf5:a\nb.h5",
+            "data set must be UTF-8 without control characters. Rename the file, or give it a link with such a name. "
+            "Received: 'hdf5:a\\nb.h5'",
+        ),
+        (
+            "hdf5:\udcff.h5",
+            "data set must be UTF-8 without control characters. Rename the file, or give it a link with such a name. "
+            "Received: 'hdf5:\\udcff.h5'",
+        ),
         ("synthetic:examples=0", "examples of synthetic must be 1..100000000. Received: 0"),
         ("synthetic:seed=-1", "seed of synthetic must be 0..9223372036854775807. Received: -1"),
     ],
@@ -119,6 +145,7 @@ def test_describe():
         "y": ("text", "y"),
         "classes": ("an integer", None),
         "scale": ("a factor such as 1/255", "1"),
+        **dict.fromkeys(("validation_x", "validation_y", "test_x", "test_y"), ("text", None)),
     }
     (scale,) = describe(mnist.Mnist)["options"]
     assert (scale["name"], scale["default"]) == ("scale", "1/255")

@@ -119,6 +119,38 @@ def test_windows_drop_only_the_last_incomplete_batch(monkeypatch):
     assert len(set(flat(step for number in range(50) for step in rows_of(whole.epoch(number))))) == 97
 
 
+@pytest.mark.parametrize("sharding", ["batch", "static"])
+@pytest.mark.parametrize("last", ["drop", "keep"])
+@pytest.mark.parametrize("examples", [72, 80, 83])
+@pytest.mark.parametrize("window_rows", [1000, 24])
+def test_shards_in_one_process_are_those_of_several(monkeypatch, window_rows, examples, last, sharding):
+    """Mirrored reads all replicas' shards in one process: exactly what as many processes read."""
+    windows_of(monkeypatch, window_rows)
+    rows = np.random.default_rng(0).permutation(100)[:examples]
+
+    def epoch(shard, count):
+        settings = {"global_batch": 12, "seed": 5, "shards": 4, "sharding": sharding, "last": last}
+        return list(Batches(Table(), rows, shard=shard, count=count, **settings).epoch(2))
+
+    alone = [epoch(shard, 1) for shard in range(4)]
+    for shard in range(4):
+        for count in range(1, 5 - shard):
+            for step, (x, y) in enumerate(epoch(shard, count)):
+                parts = [alone[shard + at][step] for at in range(count)]
+                for found, side in ((x, 0), (y, 1)):
+                    expected = np.concatenate([part[side] for part in parts])
+                    assert (found.dtype, found.tobytes()) == (expected.dtype, expected.tobytes())
+
+
+def test_static_shards_in_one_process_are_loaded_once():
+    table = Table()
+    source = Batches(table, np.arange(80), global_batch=8, seed=1, shards=2, count=2, sharding="static")
+    source.load()
+    loaded = len(table.reads)
+    assert [sorted(flat(rows_of(source.epoch(number)))) for number in (0, 1)] == [list(range(80))] * 2
+    assert len(table.reads) == loaded
+
+
 class TestKeep:
     """An incomplete global batch is dealt out."""
 
@@ -221,16 +253,21 @@ def test_sequential_gives_all_rows_in_order(monkeypatch, window_rows):
 @pytest.mark.parametrize("window_bytes", [2**28, 16 * 50])
 def test_wrong_content_names_the_row(tmp_path, monkeypatch, window_bytes):
     monkeypatch.setattr(batches, "WINDOW_BYTES", window_bytes)
-    x = np.zeros((300, 2, 2), np.float32)
-    y = np.arange(300) % 10
-    y[123] = 11
-    path = write(tmp_path / "labels.h5", x=x, y=y)
-    dataset = parse(f"hdf5:{path},classes=10")
+
+    class Wrong(Table):
+        reference = "wrong"
+
+        def read(self, rows):
+            x, y = super().read(rows)
+            return x, np.where(rows == 123, 11, y)
+
+    dataset = Wrong(300)
     rows = np.random.default_rng(0).permutation(300)
-    expected = f"labels must be 0..9 for 10 classes. Received: 11 in row 123 of {dataset.reference}"
+    expected = "labels must be 0..2 for 3 classes. Received: 11 in row 123 of wrong"
     assert message(lambda: list(Batches(dataset, rows, global_batch=10, seed=0).epoch(0)), DataError) == expected
     assert message(lambda: list(sequential(dataset, rows, 7)), DataError) == expected
 
+    x = np.zeros((300, 2, 2), np.float32)
     for value, text in ((np.nan, "nan"), (-np.inf, "-inf")):
         x[77, 1, 0] = value
         dataset = parse(f"hdf5:{write(tmp_path / f'{text}.h5', x=x)}")

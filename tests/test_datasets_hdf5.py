@@ -1,5 +1,6 @@
 import fcntl
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import h5py
@@ -8,7 +9,10 @@ import pytest
 from dataset_helpers import message, write
 from stratbench.datasets.base import Dataset, Info, parse
 from stratbench.datasets.hdf5 import Hdf5
+from stratbench.datasets.split import split_rows
 from stratbench.errors import DataError
+
+ROWS = np.zeros((9, 2))
 
 
 @pytest.mark.parametrize(
@@ -27,7 +31,8 @@ def test_hdf5_reads_any_rows_in_their_order(tmp_path, options):
 
 def test_hdf5_info(tmp_path):
     info = Hdf5(str(write(tmp_path / "a.h5", chunks=(2, 2, 2)))).info()
-    assert info == Info(None, None, 300, (2, 2), 5, 2)
+    assert info == Info(None, None, 300, (2, 2), 5, 2, "float32", Fraction(1))
+    assert parse(f"hdf5:{tmp_path / 'a.h5'},scale=1/255").info().scale == Fraction(1, 255)
     assert Hdf5(str(write(tmp_path / "b.h5", chunks=(250, 2, 2)))).info().block_rows == 3
     assert Hdf5(str(write(tmp_path / "c.h5"))).info().block_rows == 3
     assert Hdf5(str(write(tmp_path / "d.h5", x=np.zeros((20, 3))))).info().block_rows == 1
@@ -55,6 +60,78 @@ def test_hdf5_names_types_and_label_forms(tmp_path, monkeypatch):
     assert parse("hdf5:a.h5,x=group/images,y=labels").info().examples == 30
 
 
+def test_hdf5_sets_of_its_own(tmp_path):
+    path = tmp_path / "a.h5"
+    sizes = {"x": 400, "v/x": 30, "t": 50}
+    first, starts = 0, {}
+    with h5py.File(path, "w") as file:
+        for name, size in sizes.items():
+            rows = np.arange(first, first + size)
+            starts[name], first = first, first + size
+            file.create_dataset(name, data=rows.repeat(6).reshape(size, 2, 3).astype(np.int32), chunks=(7, 2, 3))
+            labels = rows % 4 + (name == "t")
+            file[f"{name}-labels"] = np.eye(5)[labels] if name == "v/x" else labels[:, None]
+    text = f"hdf5:{path},y=x-labels"
+    validation, test = ",validation_x=v/x,validation_y=v/x-labels", ",test_x=t,test_y=t-labels"
+
+    dataset = parse(text + test + validation)
+    assert parse(dataset.reference) == dataset
+    info = dataset.info()
+    assert (info.train_examples, info.validation_examples, info.test_examples) == (400, 30, 50)
+    # The width of one set's one-hot labels, and the largest label of another.
+    assert (info.examples, info.shape, info.classes, info.dtype) == (480, (2, 3), 5, "int32")
+    rows = np.random.default_rng(0).permutation(480)
+    x, y = dataset.read(rows)
+    assert np.array_equal(x[:, 1, 2], rows)
+    assert np.array_equal(y, rows % 4 + (rows >= 430))
+    parts = split_rows(info, "default")
+    assert sorted(parts["train"]) == list(range(400))
+    assert parts["validation"].tolist() == list(range(400, 430))
+    assert parts["test"].tolist() == list(range(430, 480))
+    assert [len(part) for part in split_rows(info, "50/25/25").values()] == [240, 120, 120]
+
+    info = parse(text + test).info()
+    parts = split_rows(info, "default")
+    assert (info.train_examples, info.validation_examples, info.test_examples) == (400, None, 50)
+    assert sorted([*parts["train"], *parts["validation"]]) == list(range(400))
+    assert (len(parts["validation"]), parts["test"].tolist()) == (40, list(range(400, 450)))
+
+    info = parse(text + validation).info()
+    parts = split_rows(info, "default")
+    assert (info.train_examples, info.validation_examples, info.test_examples) == (400, 30, None)
+    assert sorted([*parts["train"], *parts["test"]]) == list(range(400))
+    assert (len(parts["test"]), parts["validation"].tolist()) == (40, list(range(400, 430)))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "expected"),
+    [
+        (
+            np.zeros((4, 3)),
+            [0] * 4,
+            "test_x of {it} must be of the type and shape of x, float64 (2,). Received: float64",
+        ),
+        (
+            np.zeros((4, 2), "f4"),
+            [0] * 4,
+            "test_x of {it} must be of the type and shape of x, float64 (2,). Received: f",
+        ),
+        (np.zeros((4, 2)), [0] * 3, "test_y of {it} must be of as many rows as test_x, 4. Received: 3"),
+        (np.zeros((4, 2)), [0, 1, -1, 0], "test_y of {it} must be labels of 0 or more. Received: -1 in row 2"),
+        (np.zeros((4, 2)), [[1, 0, 1]] * 4, "test_y of {it} must be class indices or one-hot, exactly one 1 a row;"),
+        (np.zeros((4, 2)), np.eye(4), "y of {it} must be labels of 0..3 for 4 classes. Received: 4 in row 4"),
+        (None, [0] * 9, "test_x of {it} must be other examples than x. Received: /a for both"),
+    ],
+)
+def test_wrong_hdf5_sets(tmp_path, x, y, expected):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["x"], file["y"], file["b"] = ROWS, np.arange(9) % 5, y
+        file["a"] = file["x"] if x is None else x
+    dataset = parse(f"hdf5:{path},test_x=a,test_y=b")
+    assert message(dataset.info).startswith(expected.format(it=dataset.reference))
+
+
 def broken(tmp_path: Path, **arrays) -> Dataset:
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
@@ -63,34 +140,41 @@ def broken(tmp_path: Path, **arrays) -> Dataset:
     return Hdf5(str(path))
 
 
-ROWS = np.zeros((9, 2))
-
-
 @pytest.mark.parametrize(
     ("arrays", "expected"),
     [
         ({"images": ROWS, "g/y": [0]}, "x must be one of the datasets in {path}: g/y, images. Received: 'x'"),
         ({}, "x must be one of the datasets in {path}: it has none. Received: 'x'"),
-        ({"x/y": ROWS, "y": [0]}, "x must be one of the datasets in {path}: x/y, y. Received: 'x'"),
+        (
+            {"x/y": ROWS, "y": [0]},
+            "x must be one of the datasets in {path}: x/y, y. Received: 'x', "
+            "a group (models with several inputs are not supported yet)",
+        ),
         ({"x": ROWS}, "y must be one of the datasets in {path}: x. Received: 'y'"),
         (
             {"x": np.array([b"ab"]), "y": [0]},
-            "x of hdf5:{path} must be integers or floats of at most 64 bits. Received: |S2",
+            "x of hdf5:{path} must be integers, floats or booleans of at most 64 bits. Received: text, |S2",
         ),
-        ({"x": ROWS + 1j, "y": [0] * 9}, "x of hdf5:{path} must be integers or floats"),
+        (
+            {"x": ROWS + 1j, "y": [0] * 9},
+            "x of hdf5:{path} must be integers, floats or booleans of at most 64 bits. Received: complex numbers",
+        ),
         ({"x": np.zeros(9), "y": [0] * 9}, "x of hdf5:{path} must be of shape (examples, ...)"),
         ({"x": h5py.Empty("f4"), "y": [0]}, "x of hdf5:{path} must be of shape (examples, ...)"),
         ({"x": ROWS[:0], "y": ROWS[:0, 0]}, "x of hdf5:{path} must be of a shape without zeros"),
-        ({"x": ROWS, "y": np.zeros((9, 2, 2))}, "y of hdf5:{path} must be of shape (examples,)"),
-        ({"x": ROWS, "y": h5py.Empty("i4")}, "y of hdf5:{path} must be of shape (examples,)"),
-        ({"x": ROWS, "y": np.arange(9.0)}, "y of hdf5:{path} must be integers or one-hot. Received: float64"),
+        (
+            {"x": ROWS, "y": np.zeros((9, 2, 2))},
+            "y of hdf5:{path} must be of shape (examples,) or, one-hot, (examples, classes): stratbench does not train "
+            "masks, or several labels an example, yet. Received: shape (9, 2, 2)",
+        ),
+        ({"x": ROWS, "y": h5py.Empty("i4")}, "y of hdf5:{path} must be of shape (examples, ...). Received: no values"),
         (
             {"x": ROWS, "y": np.arange(8)},
             "y of hdf5:{path} must be of as many rows as x, 9. Received: 8",
         ),
         ({"x": ROWS, "y": np.arange(9) - 1}, "y of hdf5:{path} must be labels of 0 or more. Received: -1"),
         ({"x": ROWS, "y": [0] * 9}, "classes of hdf5:{path} must be 2..1048576. Received: 1"),
-        ({"x": ROWS, "y": [2**40] * 9}, "classes of hdf5:{path} must be 2..1048576. Received: 1099511627777"),
+        ({"x": ROWS, "y": [2**40] * 9}, "y of hdf5:{path} must be labels of 0..1048575; stratbench does not"),
     ],
 )
 def test_wrong_hdf5_layouts(tmp_path, arrays, expected):
@@ -111,7 +195,7 @@ def test_unreadable_hdf5_files(tmp_path):
     expected = f"data set file must be an existing file. Received: '{missing}'"
     assert message(Hdf5(str(missing)).info) == expected
     assert message(lambda: Hdf5(str(missing)).read(np.arange(3)), DataError) == expected
-    assert "must be an existing file" in message(Hdf5(str(tmp_path)).info)
+    assert message(Hdf5(str(tmp_path)).info) == f"data set file must be a regular file. Received: '{tmp_path}'"
     text = tmp_path / "text.h5"
     text.write_text("not HDF5")
     assert message(Hdf5(str(text)).info).startswith(f"data set file must be readable HDF5. Received: '{text}' (")

@@ -1,13 +1,14 @@
 import os
 import sys
 import types
+import zipfile
 from fractions import Fraction
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from dataset_helpers import message
+from dataset_helpers import message, write
 from stratbench.datasets import _make_mnist_12k, base, mnist, mnist_12k
 from stratbench.datasets.base import Info, parse
 from stratbench.datasets.split import split_rows
@@ -38,8 +39,16 @@ def test_mnist_12k_is_real_and_small():
 def test_mnist_12k_that_was_damaged(tmp_path, monkeypatch):
     monkeypatch.setattr(mnist_12k, "_FILE", tmp_path / "mnist-12k.h5")
     mnist_12k._load_all.cache_clear()
-    text = message(lambda: parse("mnist-12k").read(np.arange(2)), DataError)
-    assert text.startswith("mnist-12k.h5 must be as it was installed.")
+
+    def fails():
+        text = message(lambda: parse("mnist-12k").read(np.arange(2)), DataError)
+        assert text.startswith("mnist-12k.h5 must be as it was installed.")
+
+    fails()
+    (tmp_path / "mnist-12k.h5").write_bytes(b"x" * 1000)
+    fails()
+    write(tmp_path / "mnist-12k.h5")
+    fails()
 
 
 @pytest.fixture
@@ -111,7 +120,7 @@ def test_wrong_mnist_files(empty_home, tmp_path, monkeypatch):
 
     def fails(reason):
         text = message(lambda: parse("mnist").read(np.arange(2)), DataError)
-        assert text.startswith(f"mnist.npz must be Keras's MNIST file. Received: {path} (")
+        assert text.startswith(f"mnist.npz must be Keras's MNIST file. Received: {str(path)!r} (")
         assert reason in text
 
     path.write_bytes(b"not a file of NumPy's")
@@ -131,6 +140,46 @@ def test_wrong_mnist_files(empty_home, tmp_path, monkeypatch):
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
     fails("")
+    # A header that nests so deep that Python's parser gives up, or claims more than any memory holds.
+    for header in (b"(" * 9000, b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d,), }" % 2**60):
+        array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("x_train.npy", array)
+        fails("")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("variable", ["STRATBENCH_DATA", "KERAS_HOME"])
+def test_what_is_no_mnist_file_is_never_opened(empty_home, tmp_path, monkeypatch, variable):
+    folder = tmp_path / "data"
+    monkeypatch.setenv(variable, str(folder))
+    path = folder / ("mnist.npz" if variable == "STRATBENCH_DATA" else "datasets/mnist.npz")
+    path.parent.mkdir(parents=True)
+
+    def text():
+        return message(lambda: parse("mnist").read(np.arange(2)), DataError)
+
+    os.mkfifo(path)
+    assert text() == f"mnist.npz must be a regular file. Received: {str(path)!r}"
+    path.unlink()
+    path.mkdir()
+    assert text() == f"mnist.npz must be a regular file. Received: {str(path)!r}"
+    path.rmdir()
+    path.symlink_to("/dev/zero")
+    assert text() == f"mnist.npz must be a regular file. Received: {str(path)!r}"
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere")
+    assert text() == f"mnist.npz must be a file. Received: {str(path)!r}, a link that leads nowhere"
+    path.unlink()
+    path.symlink_to(path)
+    assert text().startswith("mnist.npz must be a file that can be read.")
+
+
+def test_wrong_data_folders(empty_home, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / ("a" * 300), "~no-such-user/data"):
+        monkeypatch.setenv("STRATBENCH_DATA", str(folder))
+        assert "mnist.npz must" in message(lambda: parse("mnist").read(np.arange(2)), DataError)
 
 
 @pytest.fixture

@@ -34,6 +34,12 @@ def test_split_normal_form(text, normal):
         "nan/50/50",
         "inf/-inf/1",
         "Default",
+        "1e999999999/1/1",
+        "1e-999999999/99/1",
+        "٣/٣/٩٤",
+        "1_0/50/40",
+        "60/20/20\n",
+        "\0/1/1",
     ],
 )
 def test_wrong_splits(text):

@@ -103,7 +103,7 @@ class RunSpec(BaseModel):
                 f"{self.strategy} needs shards of one size, and those of an incomplete last batch differ; "
                 f"use --last-batch drop, or a strategy that weighs them by examples: {exact}"
             )
-        return strategy.skip(self.replicas)
+        return strategy.skip_sharding(self.sharding) or strategy.skip(self.replicas)
 
     def labels(self) -> list[str]:
         """``worker-0``, …: of the tasks that it will have."""

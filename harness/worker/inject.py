@@ -128,7 +128,8 @@ class Injected(Trainer):
     """Another trainer, struck before its steps."""
 
     def __init__(self, inner: Trainer, injector: Injector, first_step: int):
-        self.rank, self.shard, self.shards, self.memory = inner.rank, inner.shard, inner.shards, inner.memory
+        self.rank, self.memory = inner.rank, inner.memory
+        self.shards, self.shard, self.count = inner.shards, inner.shard, inner.count
         self._inner, self._injector, self._step = inner, injector, first_step
 
     def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:

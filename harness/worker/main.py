@@ -112,7 +112,7 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
         if isinstance(trainer, Server):
             serve(trainer, journal)
             return
-        batches = workload.batches(trainer.shards, trainer.shard)
+        batches = workload.batches(trainer.shards, trainer.shard, trainer.count)
         batches.load()
         journal.event(
             "ready",

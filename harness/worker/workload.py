@@ -115,8 +115,8 @@ class SpecWorkload:
             raise RuntimeError("model() comes before loss()")
         return self._loss(y, predictions)
 
-    def batches(self, shards: int, shard: int) -> Batches:
-        """What one process reads of every global batch."""
+    def batches(self, shards: int, shard: int, count: int = 1) -> Batches:
+        """What one process reads of every global batch: see `Batches`."""
         return Batches(
             self.dataset,
             self.rows["train"],
@@ -124,6 +124,7 @@ class SpecWorkload:
             seed=self.spec.seed,
             shards=shards,
             shard=shard,
+            count=count,
             sharding=self.spec.sharding,
             last=self.spec.last_batch,
         )

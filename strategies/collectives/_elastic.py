@@ -39,7 +39,8 @@ class ElasticTrainer(Trainer):
         hvd: ModuleType,
         variables: Sequence[keras.Variable],
     ):
-        self.rank, self.shard, self.shards, self.memory = inner.rank, inner.shard, inner.shards, inner.memory
+        self.rank, self.memory = inner.rank, inner.memory
+        self.shards, self.shard, self.count = inner.shards, inner.shard, inner.count
         self._inner, self._hvd, self._variables = inner, hvd, variables
         self._updates, self._last = 0, StepResult(0.0, 0)
 

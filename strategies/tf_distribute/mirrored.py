@@ -44,7 +44,7 @@ class Mirrored(Strategy):
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
-        """Reads whole global batches; each replica slices its part out of them."""
+        """Reads all replicas' shards, one after the other; each replica slices its own out of them."""
         import tensorflow as tf
 
         from .._replica import KerasTrainer, loss_and_gradients, set_threads
@@ -68,7 +68,7 @@ class Mirrored(Strategy):
         def body(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
             return strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(replica_step, (x, y)), axis=None)
 
-        yield KerasTrainer(model, optimizer, body, copies=replicas)
+        yield KerasTrainer(model, optimizer, body, shards=replicas, copies=replicas, count=replicas)
 
     def _cross_device_ops(self) -> tf.distribute.CrossDeviceOps | None:
         import tensorflow as tf

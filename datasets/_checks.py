@@ -1,0 +1,159 @@
+"""What stored examples and labels must be, and what they are instead: told plainly, as nothing is guessed."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+MAX_CLASSES = 2**20
+MAX_ROWS = 100_000_000
+_MAX_LABELS = 2**32  # values of y, which are all read once
+_MAX_UNIT_BYTES = 256 * 2**20  # of one example, or one chunk: what must be in memory at once
+_MANY_CLASSES = 1000
+_NOT_YET = "stratbench does not train {} yet"
+
+
+class UnfitError(Exception):
+    """Data that breaks a rule: "must be ``rule``. Received: ``received``"."""
+
+    def __init__(self, rule: str, received: object) -> None:
+        super().__init__(rule, received)
+        self.rule, self.received = rule, received
+
+
+def check_storage(stored: Any) -> None:
+    """Refuse an h5py dataset that isn't of plain numbers, or that lies in other files, or in too large pieces."""
+    if unfit := _type_name(stored):
+        raise UnfitError("integers, floats or booleans of at most 64 bits", unfit)
+    if stored.external or stored.is_virtual:
+        kind = "a dataset in external storage" if stored.external else "a virtual dataset"
+        raise UnfitError("stored in the file itself", f"{kind}; copy it into one of this file")
+    if not stored.shape:
+        raise UnfitError("of shape (examples, ...)", "no values" if stored.shape is None else "a single value")
+    if 0 in stored.shape:
+        raise UnfitError("of a shape without zeros", stored.shape)
+    if len(stored) > MAX_ROWS:
+        raise UnfitError(f"of at most {MAX_ROWS} rows", len(stored))
+    unit = row_bytes(stored) * (stored.chunks[0] if stored.chunks else 1)
+    if unit > _MAX_UNIT_BYTES:
+        limit = f"{_MAX_UNIT_BYTES // 2**20} MiB"
+        rule = f"stored in rows and chunks of at most {limit}, as h5repack makes them"
+        raise UnfitError(rule, f"{unit / 2**20:.0f} MiB to be read together")
+
+
+def row_bytes(stored: Any) -> int:
+    """Of one row of an h5py dataset."""
+    return math.prod(stored.shape[1:]) * stored.dtype.itemsize
+
+
+def check_labels_shape(stored: Any, examples: int, of: str) -> None:
+    """Refuse labels that aren't one an example, or one-hot, by their shape alone."""
+    if stored.ndim > 2:
+        yet = _NOT_YET.format("masks, or several labels an example,")
+        raise UnfitError(f"of shape (examples,) or, one-hot, (examples, classes): {yet}", f"shape {stored.shape}")
+    if len(stored) != examples:
+        raise UnfitError(f"of as many rows as {of}, {examples}", len(stored))
+    if is_one_hot(stored) and stored.shape[1] > MAX_CLASSES:
+        raise UnfitError(f"one-hot for at most {MAX_CLASSES} classes", f"width {stored.shape[1]}")
+    if stored.size > _MAX_LABELS:
+        raise UnfitError(
+            f"of at most {_MAX_LABELS} values; class indices, shape (examples,), do", f"shape {stored.shape}"
+        )
+
+
+def is_one_hot(labels: Any) -> bool:
+    """Whether labels of that shape, stored or read, are to be one-hot."""
+    return labels.ndim == 2 and labels.shape[1] > 1
+
+
+def class_indices(labels: np.ndarray, classes: int, first_row: int = 0) -> np.ndarray:
+    """Turn labels as they are stored into class indices, int64, all below ``classes``.
+
+    Raises UnfitError for what isn't: ``first_row`` is the number of its first row, for the message.
+    """
+    if is_one_hot(labels):
+        _check_one_hot(labels, first_row)
+        return labels.argmax(axis=1)
+    flat = labels.reshape(-1)
+    if flat.dtype.kind == "f":
+        _refuse_floats(flat, first_row)
+    wrong = (flat < 0) | (flat >= classes)
+    if wrong.any():
+        row = int(wrong.argmax())
+        if flat[row] < 0:
+            rule = "labels of 0 or more"
+        elif classes < MAX_CLASSES:
+            rule = f"labels of 0..{classes - 1} for {classes} classes"
+        else:
+            rule = f"labels of 0..{MAX_CLASSES - 1}; {_NOT_YET.format('regression')}"
+        raise UnfitError(rule, f"{flat[row]} in row {first_row + row}")
+    return flat.astype(np.int64)
+
+
+def check_classes_found(seen: np.ndarray, rows: int) -> int:
+    """Return the number of classes that labels tell by themselves; ``seen[i]`` is whether label i occurs.
+
+    Raises UnfitError where that would make classes up.
+    """
+    classes, different = int(np.flatnonzero(seen)[-1]) + 1, int(seen.sum())
+    regression = classes > _MANY_CLASSES and different * 10 > rows
+    if regression or different * 2 < classes:
+        rule = "given, as in classes=10, unless y holds most of the labels from 0 to the largest, many times each"
+        received = f"{different} different labels in {rows} rows, the largest {classes - 1}"
+        hint = f" ({_NOT_YET.format('regression')})" if regression else ""
+        raise UnfitError(rule, received + hint)
+    return classes
+
+
+def _type_name(stored: Any) -> str | None:
+    """Name the type of an h5py dataset if it isn't of plain numbers; None if it is."""
+    import h5py
+
+    try:
+        dtype = stored.dtype
+    except TypeError as error:
+        return f"a type without an equivalent in NumPy ({error})"
+    if dtype.fields:
+        return f"a compound of {len(dtype.fields)} fields (models with several inputs are not supported yet)"
+    for name, found in (
+        ("text", h5py.check_string_dtype(dtype)),
+        ("references", h5py.check_ref_dtype(dtype)),
+        ("rows of varying length", h5py.check_vlen_dtype(dtype)),
+        ("an enumeration", h5py.check_enum_dtype(dtype)),
+        ("arrays within values", dtype.subdtype),
+        ("complex numbers", dtype.kind == "c"),
+        ("opaque bytes", dtype.kind not in "iufb"),
+    ):
+        if found:
+            return f"{name}, {dtype}" if name in ("text", "complex numbers") else name
+    return str(dtype) if dtype.itemsize > 8 else None
+
+
+def _refuse_floats(values: np.ndarray, first_row: int) -> None:
+    broken = ~np.isfinite(values) | (values != np.floor(values))
+    row = int(broken.argmax())
+    fix = "; y.astype('int64') makes them" if not broken.any() else ""
+    rule = f"class indices stored as integers{fix}; {_NOT_YET.format('regression')}"
+    raise UnfitError(rule, f"{values.dtype.name}, such as {values[row]} in row {first_row + row}")
+
+
+def _check_one_hot(labels: np.ndarray, first_row: int) -> None:
+    fit = (np.count_nonzero(labels, axis=1) == 1) & (labels == 1).any(axis=1)
+    if fit.all():
+        return
+    row = int((~fit).argmax())
+    what, received = _describe(labels[row])
+    rule = f"class indices or one-hot, exactly one 1 a row; {_NOT_YET.format(what)}"
+    raise UnfitError(rule, f"{received} in row {first_row + row}")
+
+
+def _describe(row: np.ndarray) -> tuple[str, str]:
+    """Say what a row is that isn't one-hot: the kind of targets, and what shows it."""
+    values = row.astype(np.float64)
+    if not np.isfinite(values).all():
+        return "targets with gaps", f"{row[~np.isfinite(values)][0]}"
+    if np.isin(values, (0, 1)).all():
+        return "multi-label targets", f"{int(values.sum())} ones"
+    if values.min() >= 0 and abs(values.sum() - 1) < 1e-2:
+        return "probabilities (soft labels)", f"values such as {values.max():.4g}, which sum to 1,"
+    return "regression of several values", f"values such as {row[(values != 0) & (values != 1)][0]}"

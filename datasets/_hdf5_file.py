@@ -1,0 +1,134 @@
+"""Reading an HDF5 file that may be damaged, or not what it seems: nothing but the one regular file is opened."""
+
+import stat
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import StratbenchError
+from ._blocks import by_block
+from ._checks import UnfitError, row_bytes
+
+# All that h5py raises where bytes of a file make no sense.
+DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError, SystemError)
+_PIECE_BYTES = 2**20
+_SMALLEST_CHUNK = 4  # of a checksum alone
+_MAX_LINKS = 32
+_MAX_NAMES = 20
+_MAX_VISITS = 10_000
+
+
+@contextmanager
+def opened(path: str, failure: type[StratbenchError]) -> Iterator[Any]:
+    """Open the file for reading, never locked, and yield it; what goes wrong in HDF5 becomes ``failure``."""
+    import h5py
+
+    try:
+        place = Path(path).expanduser()
+        # Opening a FIFO would wait for a writer.
+        if not stat.S_ISREG(place.stat().st_mode):
+            raise failure(f"data set file must be a regular file. Received: {path!r}")
+        with h5py.File(place, "r", locking=False) as file:
+            yield file
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise failure(f"data set file must be an existing file. Received: {path!r}") from error
+    except DAMAGE as error:
+        raise failure(f"data set file must be readable HDF5. Received: {path!r} ({_reason(error)})") from error
+
+
+def find(file: Any, name: str) -> Any:
+    """Return the h5py dataset of that name. Raises UnfitError if there is none, or if it leads to another file."""
+    import h5py
+
+    here, parts, links = file["/"], deque(name.split("/")), 0
+    while parts:
+        part = parts.popleft()
+        if part in ("", "."):
+            continue
+        link = here.get(part, getlink=True) if isinstance(here, h5py.Group) else None
+        if isinstance(link, h5py.ExternalLink):
+            raise UnfitError("in the file itself", f"{name!r}, a link to {link.filename!r}")
+        if isinstance(link, h5py.SoftLink):
+            links += 1
+            target = link.path if links <= _MAX_LINKS and isinstance(link.path, str) else ""
+            if not target:
+                raise _not_found(file, name, ", a link that leads nowhere")
+            here = file["/"] if target.startswith("/") else here
+            parts.extendleft(reversed(target.split("/")))
+        elif link is None:
+            raise _not_found(file, name, ", a link that leads nowhere" if links else "")
+        else:
+            here = here[part]
+    if not isinstance(here, h5py.Dataset):
+        several = " (models with several inputs are not supported yet)"
+        raise _not_found(file, name, f", a group{several}" if isinstance(here, h5py.Group) else ", a named type")
+    return here
+
+
+def check_chunks(stored: Any, file_bytes: int) -> None:
+    """Raise OSError for an impossible index of filtered chunks, where a filter of HDF5 may end the whole process."""
+
+    def check(chunk: Any) -> None:
+        if chunk.size < _SMALLEST_CHUNK or chunk.byte_offset + chunk.size > file_bytes:
+            raise OSError(f"a chunk of {stored.name} of {chunk.size} bytes at byte {chunk.byte_offset}")
+
+    if stored.chunks and stored.id.get_create_plist().get_nfilters():
+        stored.id.chunk_iter(check)
+
+
+def piece_rows(stored: Any) -> int:
+    """Return how many rows to read at a time: whole chunks, about 1 MiB together."""
+    chunk_rows = stored.chunks[0] if stored.chunks else 1
+    return chunk_rows * max(1, _PIECE_BYTES // (chunk_rows * row_bytes(stored)))
+
+
+def pieces(stored: Any, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Read ``rows`` piece by piece: yield places in ``rows`` and what is stored there."""
+    for _, places in by_block(rows, piece_rows(stored)):
+        # Gaps are read, too: decoding a chunk once costs less than one read for each run of rows.
+        first, last = rows[places[0]], rows[places[-1]]
+        yield places, stored[first : last + 1][rows[places] - first]
+
+
+def _not_found(file: Any, name: str, what: str) -> UnfitError:
+    names = _names(file)
+    more = ", and more" if len(names) > _MAX_NAMES else ""
+    listed = ", ".join(names[:_MAX_NAMES]) or "it has none"
+    return UnfitError(f"one of the datasets in {file.filename}: {listed}{more}", f"{name!r}{what}")
+
+
+def _names(file: Any) -> list[str]:
+    """Of the datasets in the file, a few more than are shown, as far as they can be read."""
+    import h5py
+
+    found: list[str] = []
+    visits = 0
+
+    def note(name: str | bytes) -> bool | None:
+        nonlocal visits
+        visits += 1
+        with suppress(*DAMAGE):
+            if file.get(name, getclass=True) is h5py.Dataset:
+                found.append(_printable(name))
+        return True if len(found) > _MAX_NAMES or visits > _MAX_VISITS else None
+
+    with suppress(*DAMAGE):
+        file.visit(note)
+    return found
+
+
+def _printable(text: str | bytes) -> str:
+    """One line, whatever it holds."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _reason(error: BaseException) -> str:
+    # A KeyError's text is its argument's repr.
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return _printable(" ".join(text.split()))[:300] or type(error).__name__
