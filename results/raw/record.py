@@ -15,7 +15,7 @@ import numpy as np
 
 from ...errors import ResultsError
 from .. import schema
-from . import exchange, faults, measure
+from . import exchange, faults, machine, measure
 from .files import Staging
 from .journal import STEP_FIELDS, UPDATE_FIELDS, TaskLog
 
@@ -157,6 +157,7 @@ def build(
     finished: float,
     environment: Mapping[str, Any],
     losses: Sequence[faults.Loss] = (),
+    beside: machine.Beside | None = None,
 ) -> Record:
     """Turn what a run left behind into its record; definitions of the figures in ``measure``.
 
@@ -172,6 +173,7 @@ def build(
         finished: when the last task had ended, in Unix seconds.
         environment: as ``environment.capture`` gives it; versions that rank 0 reported go before.
         losses: the tasks that died, as the launcher noticed it.
+        beside: what was measured of the machine while it trained.
 
     Raises:
         ValueError: the status isn't one of ``schema.STATUSES``.
@@ -192,6 +194,7 @@ def build(
             **measure.run(logs, started),
             **faults.run(spec.get("inject", ()), status, logs, losses),
             "oversubscribed": measure.oversubscribed(logs, spec["cores_per_replica"]),
+            **machine.run(beside, logs),
             **environment,
             **_versions(logs),
         },
