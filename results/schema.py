@@ -196,6 +196,12 @@ _MEASURES = (
     Column("tasks", "int", "processes", "Processes of the run"),
     Column("unused", "text", "", "What the model says, as by compile(), and the run did not use"),
     Column("oversubscribed", "bool", "", "Whether the replicas got fewer cores than the spec gives them"),
+    Column("load_before", "float", "programs", "Load average over the minute before the launch, earlier runs included"),
+    Column("other_cpu_share", "float", "1", "Share of its cores' time that other programs used while it trained"),
+    Column("steal_share", "float", "1", "Share that the hypervisor took while it trained, of the core it took most of"),
+    Column("throttled_share", "float", "1", "Share of its cores' time that its container's CPU limit held it back"),
+    Column("involuntary_switches_per_second", "float", "1/s", "Of the task with most: see the tasks table"),
+    Column("disturbed", "text", "", "What disturbed it, by these shares; empty if nothing did, or nothing is known"),
 )
 
 ENVIRONMENT = (
@@ -278,6 +284,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("sent_bytes", "float", "bytes", "What it sent over TCP, as the kernel counts it"),
         Column("received_bytes", "float", "bytes", "What it received over TCP, as the kernel counts it"),
         *_UPDATES,
+        Column("involuntary_switches", "float", "", "How often the kernel took a core from it while it trained"),
         Column("injected_seconds", "float", "s", "How much longer its steps were made on purpose"),
         Column("starts", "float", "", "How often it was started"),
         Column("outcome", "text", "", "How it ended"),

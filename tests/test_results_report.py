@@ -61,6 +61,7 @@ def test_the_same_global_batch_goes_before_the_same_share():
         {"dataset": "x"},
         {"split": "x"},
         {"last_batch": "keep"},
+        {"sharding": "static"},
         {"optimizer": "adam"},
         {"cores_per_replica": 2},
     ],
@@ -140,11 +141,11 @@ def test_a_report_in_a_pipe():
         "cnn on digits · split 80/10/10 · sharding global · 2 epochs · sgd, learning rate 0.1 · seed 1 · "
         "1 core per replica"
     )
-    same = ["12.5", "0.5000", "0.2500", "3.0", "ok"]
+    same = ["12.5", "0.2500", "ok"]
     table = {line.split()[0]: line.split() for line in lines if line.strip()}
-    assert table["single"] == ["single", "1", "64", "1,000", "1.00", "100%", *same]
-    assert table["mirrored"] == ["mirrored", "2", "64", "1,600", "±100", "1.60", "80%", *same]
-    assert table["ps"][:8] == ["ps", "sync=true", "ps=1", "2", "64", "900", "0.90", "45%"]
+    assert table["single"] == ["single", "1", "64", "1,000", "1", "1.00", "100%", *same]
+    assert table["mirrored"] == ["mirrored", "2", "64", "1,600", "1,500–1,700", "2", "~1.60", "~80%", *same]
+    assert table["ps"][:9] == ["ps", "sync=true", "ps=1", "2", "64", "900", "1", "~0.90", "~45%"]
     assert "speed-up and efficiency against single×1 (same global batch)" in lines
     assert "horovod ×2 failed: worker-1: [Errno 28] :warning: [red]disk" in output
     assert "multiworker ×2 skipped: needs more ports" in lines
@@ -160,9 +161,117 @@ def test_a_report_on_narrow_terminals(width):
     output = text(*rows, width=width)
     lines = output.splitlines()
     assert max(map(len, lines)) <= width and "…" not in output
-    assert any(line.split()[:5] == ["mirrored", "2", "64", "1,600", "±100"] for line in lines)
-    assert any(line.split()[:5] == ["multiworker", "8", "4096", "1,134,567", "±100,000"] for line in lines)
-    assert ("train" in output) == (width >= 100)
+    two = ["2"] if width < 100 else ["1,500–1,700", "2"]
+    million = ["2"] if width < 100 else ["1,035k–1,235k", "2"]
+    assert any(line.split()[: 4 + len(two)] == ["mirrored", "2", "64", "1,600", *two] for line in lines)
+    assert any(line.split()[: 4 + len(two)] == ["multiworker", "8", "4096", "1,134,567", *million] for line in lines)
+    assert ("step" in output) == (width >= 100)
+
+
+BUSY = "other programs used 34% of its cores"
+
+
+def table_of(*rows, width=None):
+    """The cells of each line, by its first word."""
+    found = {}
+    for line in text(*rows, width=width).splitlines():
+        if cells := line.split():
+            found.setdefault(cells[0], cells)
+    return found
+
+
+@pytest.mark.parametrize("width", [76, 80, 100, 120, 200])
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_no_table_is_cropped_or_wider_than_a_hundred_columns(width, repeats):
+    rows = [
+        run(name, replicas, rate * (1 + repeat / 10), repeat=repeat) | {"disturbed": BUSY}
+        for repeat in range(repeats)
+        for name, replicas, rate in (("single", 1, 58_321), ("multiworker", 8, 999_999), ("horovod", 2, 80_000))
+    ]
+    rows.append(run("horovod", 2, status="timeout", reason="x", repeat=9))
+    rows.append(run("ps", 4, status="skipped", reason="x"))
+    lines = text(*rows, width=width).splitlines()
+    table = [line.rstrip() for line in lines[: 1 + next(i for i, line in enumerate(lines) if line.startswith("ps "))]]
+    assert max(map(len, table[2:])) <= min(width, 100) and "…" not in "".join(lines)
+    assert any(line.endswith("ok, busy") for line in table) and any(line.endswith("skipped") for line in table)
+    assert any(line.endswith(f"ok {repeats}/{repeats + 1}, busy") for line in table)
+
+
+def test_figures_that_rest_on_one_run_are_marked():
+    rows = [run("single"), *(run("ps", 2, 150 + repeat, repeat=repeat) for repeat in range(3))]
+    table = table_of(*rows, run("mirrored", 2, 120))
+    assert table["single"][4:7] == ["1", "1.00", "100%"]
+    assert table["ps"][5:8] == ["3", "~1.51", "~76%"] and table["mirrored"][4:7] == ["1", "~1.20", "~60%"]
+    assert " ".join(table["~"]) == "~ rests on one run: some of it may be chance; --repeats 3 or more tells"
+
+
+def test_figures_of_repeats_are_not_marked():
+    rows = [run(name, n, 100 * n - r, repeat=r) for name, n in (("single", 1), ("ps", 2)) for r in range(3)]
+    output = text(*rows)
+    assert "~" not in output and "*" not in output and "busy" not in output
+    assert "98–100" in output and "198–200" in output
+
+
+def test_runs_on_a_busy_machine_are_marked_and_say_why():
+    rows = [run(name, n, 100 + r, repeat=r) for name, n in (("single", 1), ("ps", 2)) for r in range(3)]
+    rows[4]["disturbed"] = BUSY
+    table = table_of(*rows)
+    assert table["single"][3] == "101" and table["single"][-1] == "ok"
+    assert table["ps"][3] == "*101" and table["ps"][6:8] == ["*1.00", "*50%"] and table["ps"][-2:] == ["ok,", "busy"]
+    assert f"ps ×2 busy in 1 of 3 runs, such as: {BUSY}" in text(*rows)
+    assert "the base" not in text(*rows)
+
+
+def test_a_base_on_a_busy_machine_makes_what_is_set_against_it_doubtful():
+    rows = [run("single") | {"disturbed": BUSY}, run("ps", 2, 250)]
+    table, output = table_of(*rows), text(*rows)
+    assert table["single"][3:7] == ["*100", "1", "1.00", "100%"] and table["ps"][3:7] == [
+        "250",
+        "1",
+        "*~2.50",
+        "*~125%",
+    ]
+    assert f"the base single×1 may be too slow, and speed-ups too high: {BUSY}" in output
+    assert "ps ×2: efficiency above 100% is more than added replicas explain" in output
+
+
+@pytest.mark.parametrize("replicas, rate, told", [(2, 202, True), (2, 200.9, False), (1, 150, False)])
+def test_an_efficiency_above_one_is_remarked_where_replicas_were_added(replicas, rate, told):
+    assert ("above 100%" in text(run("single"), run("ps", replicas, rate))) is told
+
+
+def test_a_comparison_tells_what_its_figures_rest_on():
+    rows = [run("single", repeat=r) | {"disturbed": BUSY if r else ""} for r in range(3)]
+    rows += [run("ps", 2), run("ps", 2, status="failed", reason="x", repeat=1) | {"disturbed": BUSY}]
+    single, ps = compare(*rows)
+    assert (single["ok"], single["disturbed_runs"], single["disturbed"], single["is_base"]) == (3, 2, BUSY, True)
+    assert (ps["ok"], ps["disturbed_runs"], ps["disturbed"], ps["is_base"]) == (1, 0, "", False)
+    assert (ps["base_ok"], ps["base_disturbed"]) == (3, BUSY)
+    (alone,) = compare(run("ps", 2, status="skipped", reason="x"))
+    assert (alone["base_ok"], alone["base_disturbed"], alone["is_base"]) == (0, "", False)
+
+
+def test_static_sharding_into_other_parts_is_other_work():
+    single = {"sharding": "static"}
+    rows = [
+        run("single", **single),
+        run("single", rate=110, options={"parts": 2}, **single),
+        run("ps", 1, 90, **single),
+        run("ps", 2, 165, **single),
+        run("ps", 4, 300, **single),
+        run("ps", 2, 500),
+    ]
+    by_work = {(r["strategy"], r["replicas"], r["parts"], r["sharding"]): r for r in compare(*rows)}
+    assert by_work["ps", 1, 1, "static"]["speedup"] == pytest.approx(0.9)
+    assert by_work["ps", 2, 2, "static"]["speedup"] == pytest.approx(1.5)
+    assert by_work["ps", 4, 4, "static"]["base"] == "ps×4" and by_work["ps", 2, 1, "global"]["base"] == "ps×2"
+    titles = [line for line in text(*rows).splitlines() if line.startswith("cnn on")]
+    assert sorted(title.split(" · ")[2] for title in titles) == [
+        "sharding global",
+        "sharding static, 1 part",
+        "sharding static, 2 parts",
+        "sharding static, 4 parts",
+    ]
 
 
 def test_a_report_with_several_bases_and_workloads():

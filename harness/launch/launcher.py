@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ...results.raw.machine import Beside
 from ...strategies.base import TASK_VARIABLE, Reaction, Task
 from ..plan.task import LOST_SUFFIX, PARENT_VARIABLE, SCRATCH, task_labels
 from .processes import end_all
@@ -43,7 +44,10 @@ class Loss:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a run: ``status`` ok, failed or timeout, why, each task's own end by label, and who was lost."""
+    """What became of a run: ``status`` ok, failed or timeout, why, each task's own end by label, and who was lost.
+
+    ``beside`` is what was measured of the machine while it trained, None where nothing was.
+    """
 
     status: str
     reason: str
@@ -51,6 +55,7 @@ class Outcome:
     started: float
     finished: float
     losses: tuple[Loss, ...] = ()
+    beside: Beside | None = None
 
 
 class Launch:

@@ -16,6 +16,7 @@ from ...results.raw import journal, record
 from ...results.raw.environment import capture
 from ...results.tables.store import Store
 from ..plan.spec import RunSpec
+from .beside import Beside
 from .launcher import Launch, Outcome
 from .ports import Ports
 from .watch import Listener
@@ -90,6 +91,7 @@ def collect(spec: RunSpec, folder: Path, outcome: Outcome) -> record.Record:
         finished=outcome.finished,
         environment=capture(),
         input=spec.input,
+        beside=outcome.beside,
     )
     made.save(folder / "record.json")
     return made
@@ -104,7 +106,9 @@ def _outcome(spec: RunSpec, folder: Path, stop: threading.Event, listen: Listene
         with Ports() as ports:
             strategy = spec.create_strategy()
             tasks = strategy.tasks(spec.replicas, ports.address)
-            return Launch(tasks, folder, spec.timeout, stop, listen, strategy.after_death).run()
+            beside = Beside(tasks, listen)
+            outcome = Launch(tasks, folder, spec.timeout, stop, beside.listen, strategy.after_death).run()
+            return dataclasses.replace(outcome, beside=beside.finish())
     except StratbenchError as error:
         return Outcome("failed", str(error), {}, now, time.time())
     except OSError as error:

@@ -124,10 +124,12 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
             activation_bytes=workload.activation_bytes,
             traffic_bytes=strategy.traffic_bytes(workload.trained_bytes, run.replicas),
         )
+        switches = usage.involuntary_switches()
         struck = injector.around(trainer, first_step)
         reports = functools.partial(workload.reports, trainer.rank)
         schedule, steps = workload.schedule(), workload.total_steps
         train(struck, batches, schedule, steps, journal, folder, first_step=first_step, reports=reports)
+        journal.event("trained", involuntary_switches=usage.involuntary_switches() - switches)
         used = usage.totals()
         workload.delay = None
     if reports():

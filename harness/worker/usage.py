@@ -30,6 +30,11 @@ def cpu_seconds() -> float:
     return time.process_time()
 
 
+def involuntary_switches() -> int:
+    """How often the kernel has taken a core from a thread of this process that would have gone on."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
 def totals() -> dict[str, float | None]:
     """All of it, as the journal's ``end`` has it: peak_rss_bytes, cpu_seconds, sent_bytes, received_bytes."""
     sent, received = tcp_bytes() or (None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -10,7 +11,17 @@ from typing import Any
 import pandas as pd
 
 # What a row shares with its base; beside these, one of the two batches.
-_SAME_WORK = ("inject", "model", "dataset", "split", "last_batch", "optimizer", "cores_per_replica")
+_SAME_WORK = (
+    "inject",
+    "model",
+    "dataset",
+    "split",
+    "sharding",
+    "parts",
+    "last_batch",
+    "optimizer",
+    "cores_per_replica",
+)
 
 # The spec's columns, alike in all repeats.
 _SPEC = (
@@ -69,8 +80,9 @@ Row = dict[str, Any]
 def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
     """Put the repeats of each spec together and set each spec's rate against a base.
 
-    The base of a row is ``single`` at 1 replica with the same model, data set, split, last batch, optimizer and
-    cores per replica, and the same global batch (strong scaling) or else the same per-replica batch (weak scaling).
+    The base of a row is ``single`` at 1 replica with the same model, data set, split, sharding, last batch, optimizer
+    and cores per replica, and the same global batch (strong scaling) or else the same per-replica batch (weak scaling).
+    With static sharding it also has the same number of parts: other parts are other batches, so other work.
     Where no such run is ok, it is the ok row of the same strategy and options with the fewest replicas among
     those that have either batch in common. speedup = rate / base rate; efficiency = speedup / (replicas /
     base replicas).
@@ -84,14 +96,19 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
         One row a spec, ``single`` first, then by strategy, options, replicas and batch, with
 
         - the spec's columns, as in the runs table;
-        - ``repeats`` and ``ok``: how many runs there are and how many of them are ok;
+        - ``parts``: into how many parts static sharding divides the examples; 1 with any other sharding;
+        - ``repeats`` and ``ok``: how many runs there are and how many of them are ok, which the figures rest on;
+        - ``disturbed_runs``: in how many of the ok runs the machine was busy; ``disturbed``: with what, in the first
+          of these, in words, "" if there is none;
         - ``status`` and ``reason``: of the first run that isn't ok, else ``ok`` and ""; ``fault``: of the first run;
         - ``unused``: what the model was compiled with and the runs did not use;
         - ``oversubscribed``: whether any run was;
         - ``examples_per_second``, with ``examples_per_second_min`` and ``_max``, and other figures of the
           runs table (``train_seconds``, ``test_accuracy``, …): medians over the ok runs, NaN without any;
         - ``base`` ("single×1", or "" without one), ``base_replicas``, ``scaling`` ("strong" or "weak"),
-          ``speedup`` and ``efficiency`` (both 1 for the base itself), NaN without a base.
+          ``speedup`` and ``efficiency`` (both 1 for the base itself), NaN without a base;
+        - ``is_base`` (bool): whether it is its own base; ``base_ok`` (number of runs, 0 without a base) and
+          ``base_disturbed`` (words): the base's ``ok`` and ``disturbed``.
     """
     specs: dict[str, list[Row]] = {}
     for run in runs.to_dict("records"):
@@ -104,17 +121,25 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
 def _named(run: Mapping[Any, Any]) -> Row:
     row = {str(name): value for name, value in run.items()}
     # Runs from before one could choose dropped it.
-    return row | {"last_batch": row["last_batch"] or "drop"}
+    return row | {"last_batch": row["last_batch"] or "drop", "parts": _parts(row)}
+
+
+def _parts(row: Row) -> int:
+    """Replicas read a part each, unless an option says into how many parts one process divides the examples."""
+    if row["sharding"] != "static":
+        return 1
+    return int(json.loads(row["options"] or "{}").get("parts", row["replicas"]))
 
 
 def _columns() -> list[str]:
     rate = "examples_per_second"
     return [
         *_SPEC,
-        *("repeats", "ok", "status", "reason", "fault", "unused", "oversubscribed"),
+        "parts",
+        *("repeats", "ok", "status", "reason", "fault", "unused", "oversubscribed", "disturbed_runs", "disturbed"),
         *(rate, f"{rate}_min", f"{rate}_max"),
         *_MEDIANS,
-        *("base", "base_replicas", "scaling", "speedup", "efficiency"),
+        *("base", "base_replicas", "scaling", "speedup", "efficiency", "is_base", "base_ok", "base_disturbed"),
     ]
 
 
@@ -127,8 +152,9 @@ def _summary(repeats: Sequence[Row]) -> Row:
     ok = [run for run in repeats if run["status"] == "ok"]
     bad = [run for run in repeats if run["status"] != "ok"]
     rates = _values(ok, "examples_per_second")
+    disturbed = [run["disturbed"] for run in ok if run["disturbed"]]
     return {
-        **{name: repeats[0][name] for name in _SPEC},
+        **{name: repeats[0][name] for name in (*_SPEC, "parts")},
         "repeats": len(repeats),
         "ok": len(ok),
         "status": bad[0]["status"] if bad else "ok",
@@ -136,6 +162,8 @@ def _summary(repeats: Sequence[Row]) -> Row:
         "fault": repeats[0]["fault"],
         "unused": next(filter(None, (run["unused"] for run in repeats)), ""),
         "oversubscribed": any(run["oversubscribed"] for run in repeats),
+        "disturbed_runs": len(disturbed),
+        "disturbed": disturbed[0] if disturbed else "",
         "examples_per_second": median(rates) if rates else math.nan,
         "examples_per_second_min": min(rates, default=math.nan),
         "examples_per_second_max": max(rates, default=math.nan),
@@ -178,7 +206,7 @@ def _same(one: Any, other: Any) -> bool:
 def _against(row: Row, base: Row | None) -> Row:
     if base is None:
         nothing = dict.fromkeys(("base_replicas", "speedup", "efficiency"), math.nan)
-        return {"base": "", "scaling": "", **nothing}
+        return {"base": "", "scaling": "", "is_base": False, "base_ok": 0, "base_disturbed": "", **nothing}
     speedup = row["examples_per_second"] / base["examples_per_second"]
     return {
         "base": f"{base['strategy']}×{base['replicas']}",
@@ -186,4 +214,7 @@ def _against(row: Row, base: Row | None) -> Row:
         "scaling": "strong" if _same_global(row, base) else "weak",
         "speedup": speedup,
         "efficiency": speedup / (row["replicas"] / base["replicas"]),
+        "is_base": base is row,
+        "base_ok": base["ok"],
+        "base_disturbed": base["disturbed"],
     }

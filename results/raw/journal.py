@@ -10,6 +10,7 @@ serving     memory (dict or null); in place of ready, from a task that only serv
 steps       rows, each in the order of ``STEP_FIELDS``
 updates     rows, each in the order of ``UPDATE_FIELDS``
 epoch       epoch, seconds, sent_bytes, received_bytes (null where unknown); when its last step has ended
+trained     involuntary_switches: how often since ready the kernel took a core from it; after its last step
 evaluation  epoch, validation_loss, validation_accuracy; test_loss, test_accuracy on the last
 failed      error (one line), step (int or null)
 end         peak_rss_bytes, cpu_seconds; sent_bytes and received_bytes of the whole task, or null;
@@ -186,6 +187,7 @@ class TaskLog:
     serving: dict[str, Any] | None = None
     epochs: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    trained: dict[str, Any] | None = None
     failed: dict[str, Any] | None = None
     end: dict[str, Any] | None = None
     last_time: float | None = None
@@ -213,7 +215,7 @@ def read(path: str | os.PathLike[str]) -> TaskLog:
                 log.injected.append(event)
             case "restored":
                 log.restored.append(event)
-            case "start" | "ready" | "serving" | "failed" | "end" as name:
+            case "start" | "ready" | "serving" | "trained" | "failed" | "end" as name:
                 setattr(log, name, event)
                 if name == "start":
                     log.starts.append(event)

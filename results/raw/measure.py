@@ -70,6 +70,7 @@ def task(log: TaskLog) -> dict[str, Any]:
         "activation_bytes": ready.get("activation_bytes"),
         **{name: end.get(name) for name in ("peak_rss_bytes", "cpu_seconds", "sent_bytes", "received_bytes")},
         **exchange.updates([log]),
+        "involuntary_switches": (log.trained or {}).get("involuntary_switches"),
         "injected_seconds": end.get("injected_seconds"),
         "starts": len(log.starts) or None,
         "outcome": _outcome(log),
@@ -133,6 +134,7 @@ def run(logs: Sequence[TaskLog], started: float) -> dict[str, Any]:
         "peak_rss_bytes": max(peaks, default=math.nan),
         "peak_rss_bytes_total": sum(peaks) if peaks else math.nan,
         "final_loss": epoch_rows[-1]["train_loss"] if epoch_rows else math.nan,
+        "involuntary_switches_per_second": max(filter(math.isfinite, map(_switch_rate, logs)), default=math.nan),
         **exchange.run(logs),
     }
     if len(measured):
@@ -140,6 +142,13 @@ def run(logs: Sequence[TaskLog], started: float) -> dict[str, Any]:
         columns |= {f"step_seconds_{name}": value for name, value in zip(_QUANTILES, values, strict=True)}
     first = rank_zero(logs)
     return columns | (_reported(first, started) if first else {})
+
+
+def _switch_rate(log: TaskLog) -> float:
+    """Involuntary context switches a second while the task trained."""
+    if not log.ready or not log.trained:
+        return math.nan
+    return _ratio(log.trained["involuntary_switches"], log.trained["time"] - log.ready["time"])
 
 
 def _reported(log: TaskLog, started: float) -> dict[str, Any]:

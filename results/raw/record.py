@@ -15,7 +15,7 @@ import numpy as np
 
 from ...errors import ResultsError
 from .. import schema
-from . import exchange, faults, measure
+from . import exchange, faults, machine, measure
 from .files import Staging
 from .journal import STEP_FIELDS, UPDATE_FIELDS, TaskLog
 
@@ -158,6 +158,7 @@ def build(
     environment: Mapping[str, Any],
     losses: Sequence[faults.Loss] = (),
     input: str = "",
+    beside: machine.Beside | None = None,
 ) -> Record:
     """Turn what a run left behind into its record; definitions of the figures in ``measure``.
 
@@ -174,6 +175,7 @@ def build(
         environment: as ``environment.capture`` gives it; versions that rank 0 reported go before.
         losses: the tasks that died, as the launcher noticed it.
         input: type and scale of the examples that the model sees.
+        beside: what was measured of the machine while it trained.
 
     Raises:
         ValueError: the status isn't one of ``schema.STATUSES``.
@@ -195,6 +197,7 @@ def build(
             **measure.run(logs, started),
             **faults.run(spec.get("inject", ()), status, logs, losses),
             "oversubscribed": measure.oversubscribed(logs, spec["cores_per_replica"]),
+            **machine.run(beside, logs),
             **environment,
             **_versions(logs),
         },

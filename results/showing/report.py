@@ -9,14 +9,20 @@ from typing import Any, TextIO
 
 import pandas as pd
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from .. import schema
 from ..analysis.comparison import Row, compare
+from . import doubts
 
 _PIPE_WIDTH = 120
 _WIDE = 100
+"""Columns of the widest table, but for longer names."""
+_NAME = 11
+"""Columns that the longest names are folded to, where there is no room for more."""
 _NOTHING = "–"
 
 
@@ -38,8 +44,9 @@ def make_console(stream: TextIO) -> Console:
 def render(runs: pd.DataFrame, console: Console, across_faults: bool = False) -> None:
     """Print the comparison of ``runs`` (the runs table): a table for each workload, what went wrong below it.
 
-    Rates of several repeats are medians ± half their range. Fewer than 100 columns get fewer figures,
-    so that what is there stays readable. Runs with injected faults have tables of their own, unless
+    Rates of several repeats are medians, beside how many there are, the lowest and the highest. A narrow console gets
+    fewer figures, so that what is there stays readable. Figures that rest on one run or on a busy machine are marked:
+    see `doubts`. Runs with injected faults have tables of their own, unless
     ``across_faults`` is asked for: then their bases are runs without.
     """
     workloads: dict[str, list[Row]] = {}
@@ -49,7 +56,7 @@ def render(runs: pd.DataFrame, console: Console, across_faults: bool = False) ->
         workloads.setdefault(_title(row) + faults, []).append(row)
     for title, rows in workloads.items():
         console.print(title, style="bold", markup=False, emoji=False)
-        console.print(_table(rows, console.width >= _WIDE, across_faults), markup=False)
+        console.print(_table(rows, console, across_faults), markup=False)
         for line in _captions(rows):
             console.print(line, style="dim", markup=False, emoji=False)
         for line in _remarks(rows):
@@ -84,7 +91,7 @@ def _title(row: Row) -> str:
     parts = (
         f"{row['model']} on {row['dataset']}" + (f" ({row['input']})" if row["input"] else ""),
         f"split {row['split']}",
-        f"sharding {row['sharding']}",
+        f"sharding {row['sharding']}" + (f", {_count(row['parts'], 'part')}" if row["sharding"] == "static" else ""),
         amount,
         rate,
         f"seed {row['seed']}",
@@ -98,16 +105,29 @@ def _count(number: float, noun: str) -> str:
     return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
-def _table(rows: Sequence[Row], wide: bool, with_faults: bool) -> Table:
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("strategy", overflow="fold", min_width=12)
-    numbers = {header: cell for header, cell in _NUMBERS.items() if wide or header not in _WIDE_ONLY}
-    for header in numbers:
+def _table(rows: Sequence[Row], console: Console, with_faults: bool) -> Table:
+    """The widest table that fits, and is no wider than `_WIDE` but for the strategies' names, which fold."""
+    headers = [header for header in _NUMBERS if header != _RANGE or any(row["ok"] > 1 for row in rows)]
+    table = _filled(rows, headers, with_faults)
+    for header in _LESS_NEEDED:
+        names = max(cell_len(name) for name in table.columns[0].cells if isinstance(name, str))
+        room = min(console.width, _WIDE) + max(names - _NAME, 0)
+        if Measurement.get(console, console.options.update(width=room + 1), table).maximum <= room:
+            break
+        headers = [each for each in headers if each != header]
+        table = _filled(rows, headers, with_faults)
+    return table
+
+
+def _filled(rows: Sequence[Row], headers: Sequence[str], with_faults: bool) -> Table:
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    table.add_column("strategy", overflow="fold", min_width=_NAME)
+    for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     for row in rows:
         faults = f" with {row['inject']}" if with_faults and row["inject"] else ""
-        table.add_row(_strategy(row) + faults, *(cell(row) for cell in numbers.values()), _status(row))
+        table.add_row(_strategy(row) + faults, *(_NUMBERS[header](row) for header in headers), _status(row))
     return table
 
 
@@ -122,29 +142,42 @@ def _number(value: float, form: str) -> str:
 
 
 def _rate(row: Row) -> str:
-    form = ",.0f" if row["examples_per_second"] >= 100 else ".3g"
-    text = _number(row["examples_per_second"], form)
-    if row["ok"] > 1:
-        text += f" ±{(row['examples_per_second_max'] - row['examples_per_second_min']) / 2:{form}}"
-    return text
+    rate = row["examples_per_second"]
+    return doubts.rate_mark(row) + _number(rate, ",.0f" if rate >= 100 else ".3g")
+
+
+def _range(row: Row) -> str:
+    """Lowest and highest rate of the repeats, short enough for one column."""
+    if row["ok"] < 2:
+        return ""
+    ends = row["examples_per_second_min"], row["examples_per_second_max"]
+    if ends[1] >= 1e5:
+        return "–".join(f"{end / 1000:,.0f}k" for end in ends)
+    return "–".join(_number(end, ",.0f" if ends[1] >= 100 else ".3g") for end in ends)
 
 
 def _status(row: Row) -> str:
-    return f"ok {row['ok']}/{row['repeats']}" if 0 < row["ok"] < row["repeats"] else row["status"]
+    status = f"ok {row['ok']}/{row['repeats']}" if 0 < row["ok"] < row["repeats"] else row["status"]
+    return f"{status}, busy" if row["disturbed"] else status
 
 
+_RANGE = "lowest–\nhighest"
+_VALIDATION = "valid.\nacc."
 _NUMBERS: dict[str, Callable[[Row], str]] = {
     "repli-\ncas": lambda row: str(row["replicas"]),
     "global\nbatch": lambda row: str(row["global_batch"]),
     "examples\nper second": _rate,
-    "speed-\nup": lambda row: _number(row["speedup"], ".2f"),
-    "effi-\nciency": lambda row: _number(row["efficiency"], ".0%"),
+    _RANGE: _range,
+    "runs": lambda row: str(row["ok"]) if row["ok"] else _NOTHING,
+    "speed-\nup": lambda row: doubts.speedup_mark(row) + _number(row["speedup"], ".2f"),
+    "effi-\nciency": lambda row: doubts.speedup_mark(row) + _number(row["efficiency"], ".0%"),
     "step\nms": lambda row: _number(row["step_seconds_median"] * 1000, ".1f"),
-    "valid.\nacc.": lambda row: _number(row["validation_accuracy"], ".4f"),
+    _VALIDATION: lambda row: _number(row["validation_accuracy"], ".4f"),
     "test\nacc.": lambda row: _number(row["test_accuracy"], ".4f"),
     "train\ns": lambda row: _number(row["train_seconds"], ".1f"),
 }
-_WIDE_ONLY = ("step\nms", "valid.\nacc.", "train\ns")
+# Left out one after the other where the table would be too wide.
+_LESS_NEEDED = (_VALIDATION, "train\ns", "step\nms", _RANGE, "test\nacc.")
 
 
 def _captions(rows: Sequence[Row]) -> list[str]:
@@ -162,7 +195,7 @@ def _captions(rows: Sequence[Row]) -> list[str]:
         lines.append(f"{whose}speed-up and efficiency against {base}" + (f" ({kinds})" if kinds else ""))
     for unused in dict.fromkeys(row["unused"] for row in rows if row["unused"]):
         lines.append(f"not used of the model: {unused}")
-    return lines
+    return lines + doubts.captions(rows)
 
 
 def _remarks(rows: Sequence[Row]) -> list[str]:
@@ -173,6 +206,7 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
             lines.append(f"{name} {row['status']}: {row['reason']}")
         if row["oversubscribed"]:
             lines.append(f"{name} oversubscribed: its replicas got fewer cores than the spec gives them")
+        lines += doubts.remarks(row, name)
         if row["fault"]:
             lines.append(f"{name} faults: {row['fault']}{_share_lost(row)}")
         if exchanged := _exchanged(row):

@@ -1,0 +1,54 @@
+"""What makes a figure doubtful, in the table and below it: one run only, a busy machine, more than 100% efficiency."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..analysis.comparison import Row
+
+_NOTICEABLE = 1.005
+"""An efficiency that the table shows as more than 100%."""
+
+
+def rate_mark(row: Row) -> str:
+    """Before the row's rate."""
+    return "*" if row["disturbed"] else ""
+
+
+def speedup_mark(row: Row) -> str:
+    """Before the row's speed-up and efficiency. The base's own are 1 whatever happened, so they have none."""
+    if math.isnan(row["speedup"]) or row["is_base"]:
+        return ""
+    busy = row["disturbed"] or row["base_disturbed"]
+    return ("*" if busy else "") + ("~" if _rests_on_one_run(row) else "")
+
+
+def _rests_on_one_run(row: Row) -> bool:
+    return min(row["ok"], row["base_ok"]) == 1
+
+
+def captions(rows: Sequence[Row]) -> list[str]:
+    """What the marks mean, of those that there are, and what a rate of repeats is."""
+    marks = {mark for row in rows for mark in rate_mark(row) + speedup_mark(row)}
+    lines = []
+    if any(row["ok"] > 1 for row in rows):
+        lines.append("rates are medians over the runs")
+    if "~" in marks:
+        lines.append("~ rests on one run: some of it may be chance; --repeats 3 or more tells")
+    if "*" in marks:
+        lines.append("* measured on a busy machine, or against a base that was")
+    slowed = {row["base"]: row["base_disturbed"] for row in rows if row["base_disturbed"] and not row["is_base"]}
+    lines += [f"the base {base} may be too slow, and speed-ups too high: {why}" for base, why in slowed.items()]
+    return lines
+
+
+def remarks(row: Row, name: str) -> list[str]:
+    """What disturbed the row's runs, and an efficiency that needs an explanation."""
+    lines = []
+    if row["disturbed"]:
+        share = f" in {row['disturbed_runs']} of {row['ok']} runs, such as" if row["ok"] > 1 else ""
+        lines.append(f"{name} busy{share}: {row['disturbed']}")
+    if row["efficiency"] > _NOTICEABLE and row["replicas"] > row["base_replicas"]:
+        lines.append(f"{name}: efficiency above 100% is more than added replicas explain; repeat it and its base")
+    return lines
