@@ -284,6 +284,21 @@ class TestRuns:
         row = run(tmp_path, "ps:sync=true,backup=1", 2, KILL).run
         assert row["status"] == "ok" and "others went on" in row["fault"], row["reason"]
 
+    @pytest.mark.parametrize("moment", ["half written", "written", "announced"])
+    def test_a_death_within_a_push_stops_nobody(
+        self, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(Path(__file__).parent)
+        monkeypatch.setenv("TEST_DIES_IN_PUSH", moment)
+        strategy, model = "ps:sync=true,backup=1,ps=2", "dies_in_push:model"
+        record = run(tmp_path, strategy, 3, model=model, steps=60, timeout=60.0)
+        assert record.run["status"] == "ok", record.run["reason"]
+        assert "worker-1 was killed by SIGKILL" in record.run["fault"] and "others went on" in record.run["fault"]
+        updates = record.updates
+        counted = updates["update"][updates["applied"] & (updates["task"] != 1)]
+        # Once worker 1 is gone, both others are needed in every step.
+        assert np.count_nonzero(counted == 59) == 2 and (np.bincount(counted)[11:] == 2).all()
+
     @pytest.mark.parametrize(
         "strategy",
         [
@@ -315,6 +330,29 @@ class TestRuns:
         assert row["status"] == "ok", row["reason"]
         assert "ps-0 was killed" in row["fault"] and "went on from update" in row["fault"]
         assert 0 < row["lost_steps"] < 200 and row["down_seconds"] > 0
+
+    @pytest.mark.parametrize("step", [50, pytest.param(51, marks=pytest.mark.exhaustive)])
+    def test_a_ps_task_and_the_worker_that_restores_die_together(self, step: int, tmp_path: Path) -> None:
+        faults = ["kill:ps=0,step=50", f"kill:worker=0,step={step}"]
+        record = run(tmp_path, "ps:checkpoint_every=20,restart=true,ps=2", 2, *faults, timeout=90.0)
+        row = record.run
+        assert row["status"] == "ok", row["reason"]
+        for task in ("ps-0", "worker-0"):
+            assert f"{task} was killed by SIGKILL" in row["fault"]
+        assert "went on from update" in row["fault"] and "never due" not in row["fault"]
+        for worker in (0, 1):
+            assert np.unique(steps_of(record, worker)).tolist() == list(range(200))
+        # Worker 0 had saved after its step 40, and died some steps later.
+        assert 0 < row["lost_steps"] < 200
+
+    def test_the_next_worker_restores_when_the_first_died_for_good(self, tmp_path: Path) -> None:
+        faults = ["kill:ps=0,step=50", "kill:worker=0,step=50"]
+        row = (record := run(tmp_path, "ps:checkpoint_every=20", 3, *faults, timeout=90.0)).run
+        assert row["status"] == "ok", row["reason"]
+        assert "worker-0 was killed" in row["fault"] and "went on from update" in row["fault"]
+        assert len(steps_of(record, 1)) == len(steps_of(record, 2)) == 200
+        # All that worker 0 did not do, and what it did after its last checkpoint.
+        assert row["lost_steps"] >= 150 + 10
 
     @pytest.mark.exhaustive
     def test_a_ps_task_without_one_ends_the_run(self, tmp_path: Path) -> None:

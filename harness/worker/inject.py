@@ -86,10 +86,15 @@ class Injector:
         mine += [fault for fault in faults if fault.role == "ps" and task.label == "worker-0"]
         slow = [fault for fault in mine if fault.kind == "slow"]
         self.slowness = Slowness(slow, seed) if slow else None
-        due = [fault for fault in mine if fault.kind != "slow"]
+        # At one step, what kills this process comes last: it would leave out the rest.
+        due = sorted((fault for fault in mine if fault.kind != "slow"), key=self._kills_itself)
         # What killed the process before this one must not kill it again.
         self._due = [fault for fault in due if not task.attempt or (fault.step or 0) > first_step]
         self._journal = journal
+
+    @staticmethod
+    def _kills_itself(fault: Fault) -> bool:
+        return fault.kind == "kill" and fault.role == "worker"
 
     @property
     def delay(self) -> Callable[[], None] | None:
