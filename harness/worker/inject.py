@@ -2,7 +2,7 @@
 
 - A slow worker sleeps inside its forward pass, so that, as on a slow machine, its gradients are late *and* stale.
 - A killed one sends itself SIGKILL; a ps task gets it from worker 0. Neither has a last word.
-- A paused one is stopped with all its threads by SIGSTOP, and woken by a process that lives as long as the pause.
+- A paused one is stopped with all its threads by a process that lives as long as the pause: see `stopper`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from ...errors import RunError
 from ...results.raw import journal as journals
 from ...results.raw.journal import Journal
 from ...strategies.base import StepResult, Task, Trainer
 from ..plan.faults import Fault
+from . import stopper
 from .train import WARMUP_STEPS
 
 if TYPE_CHECKING:
@@ -30,15 +32,6 @@ if TYPE_CHECKING:
 
 CALIBRATION_STEPS = 10
 """Steps after the warm-up that are left alone, to learn how long one takes: what a factor is a factor of."""
-
-_WAKER = """
-import os, signal, sys, time
-pid, end = int(sys.argv[1]), time.monotonic() + float(sys.argv[2])
-while os.getppid() == pid:
-    if time.monotonic() > end:
-        os.kill(pid, signal.SIGCONT)
-    time.sleep(0.02)
-"""
 
 
 class Slowness:
@@ -93,10 +86,15 @@ class Injector:
         mine += [fault for fault in faults if fault.role == "ps" and task.label == "worker-0"]
         slow = [fault for fault in mine if fault.kind == "slow"]
         self.slowness = Slowness(slow, seed) if slow else None
-        due = [fault for fault in mine if fault.kind != "slow"]
+        # At one step, what kills this process comes last: it would leave out the rest.
+        due = sorted((fault for fault in mine if fault.kind != "slow"), key=self._kills_itself)
         # What killed the process before this one must not kill it again.
         self._due = [fault for fault in due if not task.attempt or (fault.step or 0) > first_step]
         self._journal = journal
+
+    @staticmethod
+    def _kills_itself(fault: Fault) -> bool:
+        return fault.kind == "kill" and fault.role == "worker"
 
     @property
     def delay(self) -> Callable[[], None] | None:
@@ -113,7 +111,7 @@ class Injector:
         for fault in [fault for fault in self._due if fault.step == step]:
             self._journal.event("injected", fault=str(fault), kind=fault.kind, task=fault.label, step=step)
             if fault.kind == "pause":
-                _pause(fault.seconds or 0.0)
+                _pause(fault.seconds or 0.0, str(self._journal.path))
             elif fault.role == "ps":
                 _kill(self._journal.path.with_name(f"{fault.label}.jsonl"))
             else:
@@ -157,14 +155,20 @@ class Injected(Trainer):
         self.restored, self._inner.restored = [*self.restored, *self._inner.restored], ()
 
 
-def _pause(seconds: float) -> None:
-    end = time.monotonic() + seconds
-    with subprocess.Popen([sys.executable, "-ISc", _WAKER, str(os.getpid()), str(seconds)]) as waker:
-        os.kill(os.getpid(), signal.SIGSTOP)
-        # The signal may reach this thread a moment after.
-        while time.monotonic() < end:
-            time.sleep(0.01)
-        waker.kill()
+def _pause(seconds: float, label: str) -> None:
+    """Stop this process, all its threads, for ``seconds``. Raises RunError when the stop did not hold so long.
+
+    Args:
+        label: shown in the command line of the process that stops this one.
+    """
+    command = [sys.executable, "-m", f"{__package__}.stopper", str(os.getpid()), str(seconds), label]
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        why = {
+            stopper.NEVER_STOPPED: "its threads did not stop on SIGSTOP",
+            stopper.RESUMED_EARLY: "another process resumed it with SIGCONT",
+        }.get(code, f"the process that stopped it ended with code {code}")
+        raise RunError(f"A pause must stop the process for {seconds:g} s. Received: {why}.")
 
 
 def _kill(journal: Path) -> None:

@@ -9,7 +9,8 @@ import tensorflow as tf
 from ..base import Update, Workload
 from ._count import Counter, Section, at_servers
 from ._graph import FIRST, compute, share, shared_variable
-from ._session import Node, PsTrainer
+from ._session import Node
+from ._trainer import PsTrainer
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,69 +1,98 @@
-"""Checkpoints of what the ps tasks hold, saved by worker 0: TensorFlow's own ``Saver`` and ``SessionManager``.
+"""Checkpoints of what the ps tasks hold: TensorFlow's own ``Saver`` and ``SessionManager``.
 
 https://www.tensorflow.org/api_docs/python/tf/compat/v1/train/Saver
 """
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from ..base import Restored, Update
+from ..base import Restored, Task, Update, Workload
 from ._count import COUNTER
+from ._ledger import Ledger
 
 v1 = tf.compat.v1
-errors = tf.errors
-LOST = (errors.UnavailableError, errors.AbortedError, errors.FailedPreconditionError, errors.CancelledError)
-"""What a session raises when a ps task is gone, is back under its old address, or is back without its variables."""
-
-
-_KEPT = "kept"
-"""File that says how many updates the weights have had that were restored last."""
 
 
 class Checkpoints:
-    """One worker's view: worker 0 saves; every one remembers its updates, to tell how many a restoration undoes.
+    """One worker's view. The first worker that is left and has not ended leads: it saves and restores.
+
+    Whatever must outlive a worker's process is in files: the checkpoints, how many updates each restoration kept, and
+    the updates of each worker.
 
     Args:
-        folder: that worker 0 writes to.
-        every: steps of worker 0 from one to the next.
+        task: this worker.
+        every: steps of the leading worker from one checkpoint to the next.
     """
 
-    def __init__(self, folder: Path, every: int):
-        self._folder, self._every = folder, every
-        self._steps = 0
-        self._numbers: list[int] = []
+    def __init__(self, task: Task, workload: Workload, every: int):
+        self._task, self._every = task, every
+        self._folder, self._workers_left = workload.scratch(), workload.workers_left
+        self._workers = range(workload.replicas)
+        self._restorations = self._folder / "restorations"
+        self._ledger = Ledger(self._folder, task.index)
+        # The steps from here on are taken now, whether a former process of this worker took them or not.
+        self._before: int | None = workload.first_step
 
     def build(self) -> None:
         """Make what saves all variables of the graph so far."""
         self._saver = v1.train.Saver(v1.global_variables(), max_to_keep=2)
 
+    def leads(self) -> bool:
+        """Whether this worker saves and restores."""
+        left = set(self._workers_left()) - self.ended()
+        return self._task.index == min(left, default=self._task.index)
+
+    def ended(self) -> set[int]:
+        """Workers that need the ps tasks no more."""
+        return {worker for worker in self._workers if self._end_of(worker).exists()}
+
     def source(self) -> dict[str, Any]:
-        """Where ``SessionManager.prepare_session`` finds values, if anything has been saved; others are told which."""
+        """Where ``SessionManager.prepare_session`` finds values, if any have been saved; others are told which."""
         latest = tf.train.latest_checkpoint(self._folder)
         kept = int(tf.train.load_variable(latest, COUNTER)) if latest else 0
-        fresh = self._folder / "kept.new"
-        fresh.write_text(str(kept))
-        fresh.replace(self._folder / _KEPT)
+        first = not self._restorations.exists()
+        with self._restorations.open("ab") as file:
+            if not first:
+                np.array([kept], np.int64).tofile(file)
         return {"saver": self._saver, "checkpoint_dir": str(self._folder)}
 
-    def step(self, session: tf.compat.v1.Session) -> None:
-        """A step of worker 0 is over: save, if it is time to. What fails may be repeated."""
-        step = self._steps + 1
-        if step % self._every == 0:
-            self._saver.save(session, str(self._folder / "weights"), global_step=step, write_meta_graph=False)
-        self._steps = step
+    def save(self, session: tf.compat.v1.Session, steps: int) -> None:
+        """Save after so many ``steps`` of this worker, if it is time to. What fails may be repeated."""
+        if steps % self._every == 0 and self.leads():
+            # A name of its own for each process: a file of a checkpoint that is in use is never overwritten.
+            name = self._folder / f"weights-{self._task.index}-{self._task.attempt}"
+            self._saver.save(session, str(name), global_step=steps, write_meta_graph=False)
 
-    def note(self, update: Update) -> None:
+    def note(self, update: Update, step: int) -> None:
         """Remember what this worker has pushed."""
-        self._numbers.append(update.number)
+        self._ledger.note(update.number, step)
 
-    def restored(self, by_this: bool, failed: float) -> Restored:
-        """What this worker lost, when it goes on after a failure at ``failed`` (monotonic seconds)."""
-        kept = int((self._folder / _KEPT).read_text())
-        had = len(self._numbers)
-        self._numbers = [number for number in self._numbers if number < kept]
-        return Restored(kept, had - len(self._numbers), time.monotonic() - failed, by_this)
+    def undone(self, seconds: float) -> list[Restored]:
+        """What this worker lost by restorations that it has not yet told of, after ``seconds`` of waiting for them.
+
+        The leading worker counts the steps of those too that died for good.
+        """
+        restorations = np.fromfile(self._restorations, np.int64)
+        new = self._ledger.seen() < len(restorations)
+        steps = self._ledger.undo(restorations, self._before)
+        self._before = None
+        leads = self.leads()
+        if leads:
+            lost = set(self._workers) - set(self._workers_left())
+            steps += sum(Ledger(self._folder, worker).undo(restorations) for worker in lost - {self._task.index})
+        if not new and not steps:
+            return []
+        return [Restored(int(restorations[-1]), steps, seconds, by_this=leads and new)]
+
+    def end(self) -> list[Restored]:
+        """This worker needs the ps tasks no more; what is left to tell, of workers that died since."""
+        left = self.undone(0.0)
+        self._end_of(self._task.index).touch()
+        return left
+
+    def _end_of(self, worker: int) -> Any:
+        return self._folder / f"ended-{worker}"

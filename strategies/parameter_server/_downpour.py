@@ -9,7 +9,8 @@ import tensorflow as tf
 from ..base import Memory, Update, Workload
 from ._count import Counter, at_servers
 from ._graph import FIRST, compute, own_variable, share, size_bytes
-from ._session import Node, PsTrainer
+from ._session import Node
+from ._trainer import PsTrainer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +101,7 @@ class DownpourTrainer(PsTrainer):
         loss, _ = self._learn(x, y, self._learning_rate)
         self._step += 1
         update = None
-        if self._step % self._push_every == 0 or self._steps_left == 1:
+        if self._step % self._push_every == 0 or self._done + 1 == self._total:
             update = self._push()
         if self._warm_start and not self.rank and self._step == self._warm_start:
             self._warmed()

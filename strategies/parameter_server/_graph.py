@@ -23,11 +23,18 @@ if TYPE_CHECKING:
 v1 = tf.compat.v1
 FIRST = "/job:ps/task:0/cpu:0"
 """The ps task that counts updates and keeps clocks."""
+_STAGING = "staging"
+"""Collection of the variables that hold gradients in transit."""
 
 
 def on_server(server: int) -> str:
     """Device of that ps task."""
     return f"/job:ps/task:{server}/cpu:0"
+
+
+def server_of(device: str) -> int:
+    """Index of the ps task that a device belongs to."""
+    return int(tf.DeviceSpec.from_string(device).task)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,12 +169,14 @@ def compute(workload: Workload, source: Source, values: Sequence[tf.Tensor]) -> 
 
 
 def memory_of(server: int, weights: Sequence[tf.Variable]) -> Memory:
-    """What a ps task holds in the default graph: of ``weights``, and of other variables, the optimizer's state."""
+    """What a ps task holds in the default graph: of ``weights``, gradients in transit, and the optimizer's state."""
     here = [variable for variable in v1.global_variables() if variable.device == _full(server)]
     known = {id(variable) for variable in weights}
+    staging = {id(variable) for variable in v1.get_collection(_STAGING)}
     return Memory(
         weights_bytes=size_bytes([variable for variable in here if id(variable) in known]),
-        optimizer_bytes=size_bytes([variable for variable in here if id(variable) not in known]),
+        optimizer_bytes=size_bytes([variable for variable in here if id(variable) not in known | staging]),
+        transient_bytes=size_bytes([variable for variable in here if id(variable) in staging]) if staging else None,
     )
 
 
@@ -203,6 +212,13 @@ def shared_variable(name: str, server: int, shape: Any, dtype: Any, trainable: b
             use_resource=True,
             trainable=trainable,
         )
+
+
+def staging_variable(like: tf.Variable, rows: int) -> tf.Variable:
+    """Where so many workers write their gradients of a variable, beside it, a row each."""
+    staging = shared_variable(f"{like.op.name}_staging", server_of(like.device), (rows, *like.shape), like.dtype)
+    v1.add_to_collection(_STAGING, staging)
+    return staging
 
 
 def own_variable(name: str, like: tf.Variable) -> tf.Variable:

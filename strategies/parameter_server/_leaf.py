@@ -26,9 +26,9 @@ def combine(
         share_of_all: n_l L / N, so that the root's plain mean over L leaves is that over all workers.
     """
     clock = leaf.begin()
-    _, _, pushed = root.push([mean * share_of_all for mean in leaf.take()], clock)
+    _, pushed = root.push(index, [mean * share_of_all for mean in leaf.take()], clock)
     with tf.control_dependencies(pushed):
-        token = root.wait(index)
+        token, _ = root.wait(index)
     with tf.control_dependencies([token]):
         taken = [copy.assign(weight.read_value(), read_value=False) for copy, weight in _pairs(copies, shared)]
         taken.append(told.assign(tf.stack([clock, clock, clock]), read_value=False))

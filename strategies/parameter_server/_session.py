@@ -1,26 +1,28 @@
-"""Sessions of ps and worker tasks: who initialises the variables, who waits, and the loops that ps tasks run."""
+"""Sessions of ps and worker tasks: which worker initializes the variables, and the loops that ps tasks run."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
 from .._replica import set_threads, use_gpu
-from ..base import Memory, Server, StepResult, Task, Trainer, Update, Workload
-from ._checkpoint import LOST, Checkpoints
-from ._graph import FIRST, Shared, Source, memory_of, shared_variable, size_bytes
+from ..base import Memory, Server, Task, Workload
+from ._graph import Source, memory_of
 
 if TYPE_CHECKING:
     import numpy as np
 
 v1 = tf.compat.v1
+errors = tf.errors
+LOST = (errors.UnavailableError, errors.AbortedError, errors.FailedPreconditionError, errors.CancelledError)
+"""What a session raises when a ps task is gone, is back under its old address, or is back without its variables."""
 POLL_SECONDS = 0.05
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,125 +68,62 @@ def session_config(task: Task, cores: int) -> tf.compat.v1.ConfigProto:
     return config
 
 
-class PsTrainer(Trainer):
-    """A worker's session. Each rule of update derives from it, and makes its graph before it connects.
+class Sessions:
+    """Opens a worker's sessions on the variables of the graph so far.
 
     Args:
-        sets_rate: whether this worker sets the learning rate.
-        checkpoint_every: steps of worker 0 between checkpoints, from which all go on when a ps task died; 0 for none.
+        node: this worker.
+        init: gives all variables their first values, fed with ``feeds``.
     """
 
-    def __init__(
-        self, node: Node, workload: Workload, shared: Shared, sets_rate: bool = True, checkpoint_every: int = 0
-    ):
-        self._node = node
-        self.rank = self.shard = node.task.index
-        self.shards = workload.replicas
-        self._workers_left = workload.workers_left
-        self._steps_left = workload.total_steps - workload.first_step
-        self._shared = shared
-        self._sets_rate = sets_rate
-        self._learning_rate: float | None = None
-        self.memory = Memory(0, 0, size_bytes(shared.weights))
-        ended = shared_variable("ended", 0, (self.shards,), tf.int32)
-        with tf.device(FIRST):
-            self._end = tf.raw_ops.ResourceScatterUpdate(resource=ended.handle, indices=self.rank, updates=1)
-            self._ended = tf.reduce_sum(ended.read_value())
-        self._checkpoints = Checkpoints(workload.scratch(), checkpoint_every) if checkpoint_every else None
+    def __init__(self, node: Node, init: tf.Operation, feeds: Mapping[tf.Tensor, np.ndarray]):
+        self._node, self._init, self._feeds = node, init, feeds
+        self._manager = _manager()
+        self._links = _links()
 
-    def connect(self, *copies: Sequence[tf.Variable]) -> None:
-        """Open the session. Worker 0 initialises the variables of the graph so far; the others wait until it has.
+    def open(
+        self, leads: Callable[[], bool], source: Callable[[], dict[str, Any]] | None = None
+    ) -> tf.compat.v1.Session:
+        """A session, once all variables have values. A worker that ``leads`` gives them values where they have none.
 
         Args:
-            copies: further variables that start as the model's weights do, in the order of ``model.weights``.
+            leads: asked again and again, as the worker that led may have died.
+            source: where ``SessionManager.prepare_session`` finds saved values.
         """
-        reads = [variable.read_value() for variable in self._shared.weights]
-        everywhere = (self._shared.weights, *copies)
-        pairs = [pair for variables in everywhere for pair in zip(variables, self._node.source.weights, strict=True)]
-        placeholders = [v1.placeholder(variable.dtype, variable.shape) for variable, _ in pairs]
-        start = [
-            variable.assign(placeholder, read_value=False)
-            for (variable, _), placeholder in zip(pairs, placeholders, strict=True)
-        ]
-        given = {id(variable) for variable, _ in pairs}
-        rest = [variable.initializer for variable in v1.global_variables() if id(variable) not in given]
-        self._reads, self._init = reads, tf.group(*start, *rest)
-        self._feeds = dict(zip(placeholders, [value for _, value in pairs], strict=True))
-        if self._checkpoints:
-            self._checkpoints.build()
-        self._open(begins=self.rank == 0 and not self._node.task.attempt)
-
-    def _open(self, begins: bool) -> None:
-        """A session; whoever ``begins`` gives the variables their values, from a checkpoint if there is one."""
-        manager = _manager()
-        if begins:
-            source = self._checkpoints.source() if self._checkpoints else {}
-            self.session = manager.prepare_session(
-                self._node.target, self._init, init_feed_dict=self._feeds, config=self._node.config, **source
-            )
-        else:
-            self.session = _wait_for_session(manager, self._node)
-        self.bind()
-
-    def bind(self) -> None:
-        """Make what is called in each step, for the session that is open now."""
-        self._learning_rate = None
-        self._read = self.session.make_callable(self._reads)
-        self._set_rate = self.session.make_callable(self._shared.set_learning_rate, [self._shared.learning_rate])
-
-    def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
-        """See `Trainer.step`."""
-        loss, update = self._through(lambda: self._step_once(x, y, learning_rate))
-        self._steps_left -= 1
-        self.finished |= not self._steps_left
-        if self.finished:
-            self._through(lambda: self.session.run(self._end))
-        elif self._checkpoints and self.rank == 0:
-            self._through(self._save)
-        return StepResult(loss, len(y), update)
-
-    def _step_once(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> tuple[float, Update | None]:
-        if self._sets_rate and learning_rate != self._learning_rate:
-            self._set_rate(learning_rate)
-        self._learning_rate = learning_rate
-        loss, update = self.advance(x, y)
-        if self._checkpoints and update:
-            self._checkpoints.note(update)
-        return loss, update
-
-    def _save(self) -> None:
-        if self._checkpoints:
-            self._checkpoints.step(self.session)
-
-    def _through(self, act: Callable[[], T]) -> T:
-        """Do it, if need be after what a ps task held has been restored; without checkpoints its death is the end."""
-        if not self._checkpoints:
-            return act()
-        failed: float | None = None
         while True:
             try:
-                if failed is not None:
-                    self._open(begins=self.rank == 0)
-                    if self.finished:
-                        self.session.run(self._end)
-                done = act()
+                with contextlib.suppress(errors.DeadlineExceededError):
+                    return self._manager.wait_for_session(self._node.target, config=self._node.config, max_wait_secs=0)
+                if leads():
+                    return self._begin(source() if source else {})
             except LOST:
-                failed = failed or time.monotonic()
-                time.sleep(POLL_SECONDS)
-                continue
-            if failed is not None:
-                self.restored = [*self.restored, self._checkpoints.restored(self.rank == 0, failed)]
-            return done
-
-    def advance(self, x: np.ndarray, y: np.ndarray) -> tuple[float, Update | None]:
-        """One step by the rule of update: its loss, and what became of what it pushed."""
-        raise NotImplementedError
-
-    def weights(self) -> list[np.ndarray]:
-        """See `Trainer.weights`. After the last step it waits for the last updates of the others that are left."""
-        while self.finished and self._through(lambda: self.session.run(self._ended)) < len(self._workers_left()):
+                # A ps task is not there yet, or died meanwhile.
+                pass
             time.sleep(POLL_SECONDS)
-        return self._through(lambda: self._read())
+
+    def _begin(self, source: dict[str, Any]) -> tf.compat.v1.Session:
+        # gRPC retries a refused connection only after some time, and until then calls fail at once. So a ps task that
+        # looked for another one too early would fail the first step.
+        with v1.Session(self._node.target, config=self._node.config) as session:
+            session.run(self._links)
+        return self._manager.prepare_session(
+            self._node.target, self._init, init_feed_dict=self._feeds, config=self._node.config, **source
+        )
+
+
+def _links() -> tf.Operation:
+    """An operation on each ps task that waits for one on every other: it fails where one can't reach another."""
+    places = sorted({variable.device for variable in v1.global_variables()})
+
+    def times() -> list[tf.Tensor]:
+        made = []
+        for place in places:
+            with tf.device(place):
+                made.append(tf.timestamp())
+        return made
+
+    with tf.control_dependencies(times()):
+        return tf.group(*times())
 
 
 class PsServer(Server):
@@ -200,13 +139,12 @@ class PsServer(Server):
         if self._loop is None:
             return
         with self._graph.as_default():
-            run = _wait_for_session(_manager(), self._node).make_callable(self._loop)
+            session = _manager().wait_for_session(
+                self._node.target, config=self._node.config, max_wait_secs=float("inf")
+            )
+        run = session.make_callable(self._loop)
         while True:
             run()
-
-
-def _wait_for_session(manager: tf.compat.v1.train.SessionManager, node: Node) -> tf.compat.v1.Session:
-    return manager.wait_for_session(node.target, config=node.config, max_wait_secs=float("inf"))
 
 
 def _manager() -> tf.compat.v1.train.SessionManager:

@@ -14,7 +14,8 @@ A worker reads θ, computes g over its part of the global batch and pushes it. W
 
 When a worker dies, async and downpour go on without it, sync without as many as ``backup``; ``restart=true`` starts it
 again.
-``checkpoint_every=k``: worker 0 saves what the servers hold, and a ps task that dies comes back with it.
+``checkpoint_every=k``: the first worker that is left saves what the servers hold, and a ps task that dies comes back
+with it.
 
 Limits: the gRPC servers listen on every interface and authenticate nobody. Only mode=sync applies one update a global
 batch: the others apply one a worker, at the same learning rate, and their weights depend on timing.
@@ -56,7 +57,7 @@ class ParameterServer(Strategy):
         synchronous="async, downpour: no; ssp: up to s steps; sync: yes",
         consistent="only mode=sync",
         traffic="W each way; downpour: W/n_fetch in, W/n_push out",
-        memory="W in transit; W + S over the ps tasks",
+        memory="W in transit; W + S over the ps tasks; with backup N W more",
         failure="async, downpour: others go on; sync: up to backup may die; ssp: ends",
     )
 
@@ -71,7 +72,7 @@ class ParameterServer(Strategy):
     warm_start: Annotated[int, Ge(0)] = option(0, "downpour: steps of worker 0 before the others begin")
     restart: bool = option(False, "async: a worker that died is started again")
     checkpoint_every: Annotated[int, Ge(0)] = option(
-        0, "async: steps of worker 0 between checkpoints, from which a ps task that died comes back; 0 for none"
+        0, "async: steps of a worker between checkpoints, from which a ps task that died comes back; 0 for none"
     )
     port: Annotated[int, Ge(0), Le(65535)] = option(0, "first TCP port, ps tasks first; 0 takes free ones")
 
@@ -109,13 +110,13 @@ class ParameterServer(Strategy):
         """A ps task comes back if there are checkpoints. A worker does, or the others do without it."""
         workers, had = ([each for each in tasks if each.role == "worker"] for tasks in (left, everyone))
         if task.role == "ps":
-            # Worker 0 has saved, and restores.
-            mends = self.checkpoint_every and any(worker.index == 0 for worker in workers)
+            # Some worker must restore: one that is left, or that died at the same time and is started again.
+            mends = self.checkpoint_every and (self.restart or workers)
             return Reaction.RESTART if mends else Reaction.END
-        if not workers:
-            return Reaction.END
         if self.restart:
             return Reaction.RESTART
+        if not workers:
+            return Reaction.END
         if self._rule in ("async", "downpour") and not self.warm_start:
             return Reaction.GO_ON
         # With backup workers the last of a step's gradients aren't waited for, so neither is one that never comes.
@@ -132,11 +133,12 @@ class ParameterServer(Strategy):
         """A ps task serves; a worker builds its graph against the ps tasks' variables."""
         import tensorflow as tf
 
-        from . import _sync
         from ._async import AsyncTrainer
+        from ._backup import meet
         from ._downpour import DownpourTrainer
         from ._graph import share
         from ._session import join
+        from ._sync import SyncTrainer, update_forever
 
         with join(task, workload) as node, tf.device(node.device):
             if task.role == "worker" and self._rule == "downpour":
@@ -149,11 +151,11 @@ class ParameterServer(Strategy):
             if self._rule != "sync":
                 yield node.server(shared.weights, None)
                 return
-            barrier = _sync.meet(workload, shared, self.backup)
+            barrier = meet(workload, shared, self.backup)
             if task.role == "worker":
-                yield _sync.SyncTrainer(node, workload, shared, barrier, shared.weights)
+                yield SyncTrainer(node, workload, shared, barrier, shared.weights)
             else:
-                loop = _sync.update_forever(barrier, shared) if task.index == 0 else None
+                loop = update_forever(barrier, shared) if task.index == 0 else None
                 yield node.server(shared.weights, loop)
 
     def _bound(self, workload: Workload) -> int | None:

@@ -70,7 +70,7 @@ class ParameterServerTree(Strategy):
         from ._session import join
         from ._sync import Barrier, SyncTrainer, update_forever
 
-        leaves, steps = self.leaves(workload.replicas), workload.total_steps
+        leaves = self.leaves(workload.replicas)
         with join(task, workload) as node, tf.device(node.device):
             shared = share(workload, node.source, [0])
             copies = {
@@ -79,9 +79,9 @@ class ParameterServerTree(Strategy):
             }
             counter = Counter(lock=True)
             told = {leaf: shared_variable(f"told_{leaf}", leaf, (3,), tf.int64) for leaf in leaves}
-            root = Barrier(on_server(0), "root_", list(leaves), shared.trained, len(leaves), steps)
+            root = Barrier(on_server(0), "root_", list(leaves), shared.trained)
             meets = {
-                leaf: Barrier(on_server(leaf), f"leaf_{leaf}_", workers, trained, len(workers), steps)
+                leaf: Barrier(on_server(leaf), f"leaf_{leaf}_", workers, trained)
                 for leaf, workers in leaves.items()
                 for trained in [[copies[leaf][place] for place in shared.places]]
             }

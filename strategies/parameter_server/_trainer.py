@@ -1,0 +1,149 @@
+"""What the workers of all rules of update share: a session, a learning rate, recovery from the death of a ps task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import tensorflow as tf
+
+from ..base import Memory, StepResult, Trainer, Update, Workload
+from ._checkpoint import Checkpoints
+from ._graph import FIRST, Shared, shared_variable, size_bytes
+from ._session import LOST, POLL_SECONDS, Node, Sessions
+
+if TYPE_CHECKING:
+    import numpy as np
+
+v1 = tf.compat.v1
+T = TypeVar("T")
+
+
+class PsTrainer(Trainer):
+    """A worker's session. Each rule of update derives from it, and makes its graph before it connects.
+
+    Args:
+        sets_rate: whether this worker sets the learning rate.
+        checkpoint_every: steps between checkpoints, from which all go on when a ps task died; 0 for none.
+    """
+
+    def __init__(
+        self, node: Node, workload: Workload, shared: Shared, sets_rate: bool = True, checkpoint_every: int = 0
+    ):
+        self._node = node
+        self.rank = self.shard = node.task.index
+        self.shards = workload.replicas
+        self._workers_left = workload.workers_left
+        self._done, self._total = workload.first_step, workload.total_steps
+        self.finished = self._done >= self._total
+        self._connected, self._failed = False, 0.0
+        self._shared = shared
+        self._sets_rate = sets_rate
+        self._learning_rate: float | None = None
+        self.memory = Memory(0, 0, size_bytes(shared.weights))
+        ended = shared_variable("ended", 0, (self.shards,), tf.int32)
+        with tf.device(FIRST):
+            self._end = tf.raw_ops.ResourceScatterUpdate(resource=ended.handle, indices=self.rank, updates=1)
+            self._ended = ended.read_value()
+        self._checkpoints = Checkpoints(node.task, workload, checkpoint_every) if checkpoint_every else None
+
+    def connect(self, *copies: Sequence[tf.Variable]) -> None:
+        """Open the session. One worker initializes the variables of the graph so far; the others wait until it has.
+
+        Args:
+            copies: further variables that start as the model's weights do, in the order of ``model.weights``.
+        """
+        reads = [variable.read_value() for variable in self._shared.weights]
+        everywhere = (self._shared.weights, *copies)
+        pairs = [pair for variables in everywhere for pair in zip(variables, self._node.source.weights, strict=True)]
+        placeholders = [v1.placeholder(variable.dtype, variable.shape) for variable, _ in pairs]
+        start = [
+            variable.assign(placeholder, read_value=False)
+            for (variable, _), placeholder in zip(pairs, placeholders, strict=True)
+        ]
+        given = {id(variable) for variable, _ in pairs}
+        rest = [variable.initializer for variable in v1.global_variables() if id(variable) not in given]
+        self._reads = reads
+        feeds = dict(zip(placeholders, [value for _, value in pairs], strict=True))
+        if self._checkpoints:
+            self._checkpoints.build()
+        self._sessions = Sessions(self._node, tf.group(*start, *rest), feeds)
+        self._through(lambda: None)
+
+    def _open(self) -> None:
+        begin = self._failed or time.monotonic()
+        if self._checkpoints:
+            self.session = self._sessions.open(self._checkpoints.leads, self._checkpoints.source)
+            # Before the next update: what is counted as undone are the updates so far.
+            self.restored = [*self.restored, *self._checkpoints.undone(time.monotonic() - begin)]
+        else:
+            self.session = self._sessions.open(lambda: self.rank == 0)
+        self.bind()
+        if self.finished:
+            self.session.run(self._end)
+        self._connected, self._failed = True, 0.0
+
+    def bind(self) -> None:
+        """Make what is called in each step, for the session that is open now."""
+        self._learning_rate = None
+        self._read = self.session.make_callable(self._reads)
+        self._set_rate = self.session.make_callable(self._shared.set_learning_rate, [self._shared.learning_rate])
+
+    def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
+        """See `Trainer.step`."""
+        loss, update = self._through(lambda: self._step_once(x, y, learning_rate))
+        self._done += 1
+        self.finished |= self._done >= self._total
+        if self.finished:
+            self._through(lambda: self.session.run(self._end))
+        elif self._checkpoints:
+            self._through(self._save)
+        return StepResult(loss, len(y), update)
+
+    def _step_once(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> tuple[float, Update | None]:
+        if self._sets_rate and learning_rate != self._learning_rate:
+            self._set_rate(learning_rate)
+        self._learning_rate = learning_rate
+        loss, update = self.advance(x, y)
+        if self._checkpoints and update:
+            self._checkpoints.note(update, self._done)
+        return loss, update
+
+    def _save(self) -> None:
+        if self._checkpoints:
+            self._checkpoints.save(self.session, self._done)
+
+    def _through(self, act: Callable[[], T]) -> T:
+        """Do it; if a ps task died, again with a new session. Without checkpoints the death of a ps task is the end."""
+        while True:
+            try:
+                if not self._connected:
+                    self._open()
+                return act()
+            except LOST:
+                if not self._checkpoints:
+                    raise
+                self._connected, self._failed = False, self._failed or time.monotonic()
+                time.sleep(POLL_SECONDS)
+
+    def advance(self, x: np.ndarray, y: np.ndarray) -> tuple[float, Update | None]:
+        """One step by the rule of update: its loss, and what became of what it pushed."""
+        raise NotImplementedError
+
+    def weights(self) -> list[np.ndarray]:
+        """See `Trainer.weights`. After the last step it waits for the last updates of the others that are left."""
+        while self.finished and not self._all_ended():
+            time.sleep(POLL_SECONDS)
+        weights = self._through(lambda: self._read())
+        if self.finished and self._checkpoints:
+            self.restored = [*self.restored, *self._checkpoints.end()]
+        return weights
+
+    def _all_ended(self) -> bool:
+        flags = self._through(lambda: self.session.run(self._ended))
+        ended = {worker for worker, flag in enumerate(flags) if flag}
+        if self._checkpoints:
+            # These no longer set their flags again after a restoration.
+            ended |= self._checkpoints.ended()
+        return ended.issuperset(self._workers_left())
