@@ -34,7 +34,7 @@ def file_kind(path: str | os.PathLike[str]) -> str | None:
         OSError: it can't be known, as behind a closed folder; or no file can have this name.
     """
     try:
-        mode = os.stat(path).st_mode
+        mode = Path(path).stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
@@ -52,7 +52,7 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     kind = file_kind(path)
     if kind not in ("file", None):
         raise OSError(errno.EINVAL, "it is a folder" if kind == "folder" else "it is not a regular file")
-    return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
 
 
 def put_aside(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The folder of one run, ``runs/<run id>`` in an output folder: what is stratbench's in it, and what is not to be lost."""
+"""The folder of one run, ``runs/<run id>`` in an output folder: what in it is stratbench's, and what isn't."""
 
 from __future__ import annotations
 
@@ -109,4 +109,4 @@ def _empty(folder: Path) -> None:
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path)
         else:
-            os.unlink(entry.path)
+            Path(entry.path).unlink()

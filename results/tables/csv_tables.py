@@ -102,7 +102,7 @@ def has_digest(path: Path, digest: str) -> bool:
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a file that has the name of a table can't be one: its first column is not the run's id. Raises OSError."""
+    """Whether a file with the name of a table can't be one: its first column isn't the run's id. Raises OSError."""
     try:
         with open_regular(path) as file:
             return not file.readline(_READ_BYTES).startswith((b"run_id,", b"run_id\n"))

@@ -144,7 +144,7 @@ def _merge_column(
     name = f"{group.name}/{column.name}"
     source = old[name] if old is not None and name in old else None
     dtype = _dtype(column, source, [block[column.name] for block in added])
-    if source is not None and source.dtype == dtype and len(source) == len(kept) and kept.all():
+    if source is not None and _fits(source, dtype, len(kept)) and kept.all():
         group.copy(source, group, column.name)
         dataset, end = group[column.name], len(kept)
     else:
@@ -159,6 +159,11 @@ def _merge_column(
             end = _append(dataset, end, values[start : start + BLOCK_ROWS], column)
     dataset.attrs["unit"] = column.unit
     dataset.attrs["description"] = column.description
+
+
+def _fits(source: h5py.Dataset, dtype: Any, count: int) -> bool:
+    """Whether rows can be put after a copy of it."""
+    return source.dtype == dtype and source.shape == (count,) and source.maxshape == (None,)
 
 
 def _dtype(column: Column, source: h5py.Dataset | None, added: Sequence[np.ndarray]) -> Any:

@@ -1,7 +1,7 @@
 """Opening a results file that may be anything: damaged, newer, in use, somebody else's, or no file at all.
 
-``results.h5`` begins with HDF5's user block, in which stands the digest of what follows. So a byte that changed since is
-found before HDF5 reads it as a number. Files without a user block are from before, and are read as they are.
+``results.h5`` begins with HDF5's user block, in which stands the digest of what follows. So a byte that changed since
+is found before HDF5 reads it as a number. Files without a user block are from before, and are read as they are.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def guard(path: Path) -> Iterator[None]:
             ) from error
         raise ResultsError(
             f"A results file must be whole HDF5, as stratbench wrote it. Received: {shown(path)}, which is "
-            "truncated, damaged, changed or something else. Move it away: the next command with this --output rebuilds it from "
-            "runs/*/record.json."
+            "truncated, damaged, changed or something else. Move it away: the next command with this --output "
+            "rebuilds it from runs/*/record.json."
         ) from error
 
 
