@@ -21,5 +21,11 @@ class ResultsError(StratbenchError):
     """A results file can't be read or written: not ours, newer than this program, disk full, not writable."""
 
 
+class NewerResultsError(ResultsError):
+    """A results file or a run's record is from a newer stratbench: nothing was run, and nothing of it is touched."""
+
+    exit_code = 2
+
+
 class RunError(StratbenchError):
     """A run ended without a result: a task died, the loss became NaN, nothing moved before the timeout."""

@@ -21,6 +21,10 @@ STATUSES = ("ok", "skipped", "failed", "timeout")
 
 Kind = Literal["text", "int", "float", "bool"]
 
+# Of one cell. Texts are stored as wide as the column's longest.
+MOST_TEXT_BYTES = 65_536
+_CUT = " …".encode()
+
 # A table, or part of one: each column's values as an array of one dimension, all of one length.
 Columns = dict[str, np.ndarray]
 
@@ -52,9 +56,12 @@ class Column:
 
 
 def _one_line(value: Any) -> str:
-    """Text that every format can hold: one line, no NUL, valid UTF-8."""
+    """Text that every format can hold: one line, no NUL, valid UTF-8, cut where it is too long."""
     text = "" if value is None else re.sub(r"[\r\n\0]+", " ", str(value))
-    return text.encode(errors="replace").decode()
+    encoded = text.encode(errors="replace")
+    if len(encoded) > MOST_TEXT_BYTES:
+        encoded = encoded[: MOST_TEXT_BYTES - len(_CUT)].decode(errors="ignore").encode() + _CUT
+    return encoded.decode()
 
 
 def row(table: str, values: Mapping[str, Any]) -> dict[str, Any]:

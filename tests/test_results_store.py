@@ -228,8 +228,8 @@ def test_a_kill_between_the_replacements_is_healed(tmp_path, monkeypatch):
     (tmp_path / "results.h5.tmp").write_bytes(b"left over by a kill")
     with store.Store(tmp_path) as opened:
         assert list(opened.runs()) == [first.run_id]
-        assert opened.recover() == [second.run_id]
-        assert opened.recover() == []
+        assert opened.recover(print) == [second.run_id]
+        assert opened.recover(print) == []
     assert sorted(contents(tmp_path)) == FILES
     assert_csv_follows(tmp_path)
 
@@ -239,7 +239,7 @@ def test_recover_takes_in_a_later_attempt_and_skips_what_it_cannot_read(tmp_path
         opened.add(record_of(1, status="failed", reason="killed"))
         save(tmp_path, record_of(1, started=STARTED + 100))
         save(tmp_path, record_of(2)).write_text("{")
-        assert opened.recover() == [record_of(1).run_id]
+        assert opened.recover(print) == [record_of(1).run_id]
         assert opened.runs() == {record_of(1).run_id: "ok"}
 
 
@@ -251,7 +251,7 @@ def test_a_lost_results_file_is_rebuilt_from_the_records(tmp_path):
     before = contents(tmp_path)
     (tmp_path / "results.h5").unlink()
     with store.Store(tmp_path) as opened:
-        assert len(opened.recover()) == 2
+        assert len(opened.recover(print)) == 2
     after = contents(tmp_path)
     assert {name: after[name] for name in FILES if name.endswith("csv")} == {
         name: before[name] for name in FILES if name.endswith("csv")

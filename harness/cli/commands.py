@@ -14,6 +14,7 @@ import click
 from ...errors import ResultsError, StratbenchError, UsageError
 from ..plan.task import current_job
 from .options import Counts, spec_options, work
+from .paths import AnyPath
 
 if TYPE_CHECKING:
     from ...results.raw.record import Record
@@ -183,7 +184,7 @@ def install_horovod(cache: Path | None) -> None:
 
 
 @cli.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=AnyPath())
 @click.option("--across-faults", is_flag=True, help="Set runs with injected faults against runs without.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 def show(path: Path, across_faults: bool, as_json: bool) -> None:

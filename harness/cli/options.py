@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from ...errors import UsageError
+from .paths import AnyPath
 
 DEFAULT_OUTPUT = "stratbench-results"
 
@@ -173,7 +174,7 @@ def spec_options(command: Command) -> Command:
         ),
         click.option(
             "--output",
-            type=click.Path(path_type=Path, file_okay=False),
+            type=AnyPath(file_okay=False),
             default=DEFAULT_OUTPUT,
             show_default=True,
             help="Folder for tables, logs and records.",

@@ -23,13 +23,18 @@ INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 def run_specs(specs: list[RunSpec], output: Path) -> tuple[list[Record], int]:
     """Records, and the exit code: 1 if any run failed or none could run, 130 or 143 after Ctrl-C or SIGTERM."""
     records: list[Record] = []
+    console = Console(stderr=True)
+
+    def warn(line: str) -> None:
+        console.print(f"stratbench: {line}", highlight=False, markup=False, emoji=False, soft_wrap=True)
+
     with (
         open_store(output) as store,
         _stopping() as stop,
-        RunProgress(Console(stderr=True), len(specs)) as progress,
+        RunProgress(console, len(specs)) as progress,
     ):
-        store.recover()
-        for spec, record in run_all(specs, store, stop.event, progress.begin):
+        store.recover(warn)
+        for spec, record in run_all(specs, store, stop.event, progress.begin, warn):
             progress.end(spec, record)
             records.append(record)
     if stop.signal is not None:

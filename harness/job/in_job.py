@@ -12,8 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ...errors import RunError, UsageError
-from ...results.raw.record import Record
+from ...errors import ResultsError, RunError, UsageError
+from ...results.raw import run_folder
+from ...results.raw.files import shown, why
+from ...results.raw.record import NAME, Record
 from ...strategies.base import Task
 from ..launch.run import open_store
 from ..plan.spec import RunSpec
@@ -43,14 +45,16 @@ def joins(spec: RunSpec, job: Job) -> bool:
 def run_in_job(spec: RunSpec, job: Job, output: Path) -> Record:
     """Do this rank's part; only rank 0 returns, with the record. Raises RunError if no row could be written."""
     folder = output / "runs" / spec.run_id
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"the run's folder must be writable: {why(error)}. Received: {shown(folder)}.") from None
     task = Task(index=job.rank, first_replica=job.local_rank)
     if job.rank:
         redirect(folder / f"{task.label}.log")
         os._exit(run_task(spec, task, folder))
     open_store(output).close()
-    (folder / "spec.json").write_text(spec.model_dump_json(indent=2) + "\n")
-    (folder / "record.json").unlink(missing_ok=True)
+    _start_anew(spec, folder)
     writer = subprocess.Popen(
         [sys.executable, "-m", recorder.__name__, str(output), str(folder)],
         stdin=subprocess.PIPE,
@@ -65,4 +69,22 @@ def run_in_job(spec: RunSpec, job: Job, output: Path) -> Record:
     writer.communicate(word.encode())
     if writer.returncode:
         raise RunError(f"the run was {word} but its row could not be written; see the line above")
-    return Record.load(folder / "record.json")
+    return run_folder.load(folder)
+
+
+def _start_anew(spec: RunSpec, folder: Path) -> None:
+    """Forget a former attempt that failed, whose row is in the tables; other ranks may be at work in the folder.
+
+    Raises UsageError for what must not be lost: a record that can't be read, or of a run that was ok.
+    """
+    former = folder / NAME
+    try:
+        if os.path.lexists(former):
+            if run_folder.load(folder).run["status"] == "ok":
+                raise UsageError(f"a run that is ok is not run again. Received: {shown(former)}.")
+            former.unlink()
+        (folder / "spec.json").write_text(spec.model_dump_json(indent=2) + "\n")
+    except ResultsError as error:
+        raise UsageError(str(error)) from None
+    except OSError as error:
+        raise UsageError(f"the run's folder must be writable: {why(error)}. Received: {shown(folder)}.") from None

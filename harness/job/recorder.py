@@ -19,7 +19,7 @@ from ...results.raw import journal
 from ...results.tables.store import Store
 from ..launch.launcher import Outcome
 from ..launch.processes import alive
-from ..launch.run import collect
+from ..launch.run import collect, tell
 from ..plan import spec as specs
 
 OTHERS_SECONDS = 10.0
@@ -38,7 +38,7 @@ def main() -> None:
     spec = specs.read(folder / "spec.json")
     try:
         with Store(output) as store:
-            store.recover()
+            store.recover(tell)
             store.add(collect(spec, folder, _outcome(status, reason, spec.replicas, folder, started)))
     except StratbenchError as error:
         print(f"stratbench: {error}", file=sys.stderr)

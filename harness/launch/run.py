@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ...errors import ResultsError, RunError, StratbenchError, UsageError
-from ...results import load
-from ...results.raw import journal, record
+from ...errors import NewerResultsError, ResultsError, RunError, StratbenchError, UsageError
+from ...results.raw import journal, record, run_folder
 from ...results.raw.environment import capture
-from ...results.tables.store import Store
+from ...results.raw.files import shown, why
+from ...results.tables.store import Store, read_statuses
 from ..plan.spec import RunSpec
 from .beside import Beside
 from .launcher import Launch, Outcome
 from .ports import Ports
 from .watch import Listener
+
+
+def tell(line: str) -> None:
+    """Say on standard error what a user should know of, beside any run's result."""
+    print(f"stratbench: {line}", file=sys.stderr)
 
 
 def open_store(output: Path) -> Store:
@@ -33,44 +37,63 @@ def open_store(output: Path) -> Store:
 def statuses(output: Path) -> dict[str, str]:
     """Status of each run of an output folder, by run id: from its tables, and from records that never got there.
 
-    Raises UsageError for tables that can't be read.
+    It is ``run_folder.UNREADABLE`` for a run whose record can't be read and that isn't ``ok`` in the tables.
+
+    Raises:
+        UsageError: the tables or the runs' folders can't be read; or some are from a newer stratbench.
     """
-    found: dict[str, str] = {}
-    if (output / "results.h5").exists():
-        try:
-            runs = load(output).runs
-        except ResultsError as error:
-            raise UsageError(str(error)) from None
-        found = dict(zip(runs["run_id"], runs["status"], strict=True))
-    for path in output.glob("runs/*/record.json"):
-        if found.get(path.parent.name) != "ok":
-            with contextlib.suppress(ResultsError):
-                found[path.parent.name] = record.Record.load(path).run["status"]
+    try:
+        found = read_statuses(output)
+        for folder in run_folder.recorded(output):
+            if found.get(folder.name) != "ok":
+                found[folder.name] = _recorded_status(folder)
+    except ResultsError as error:
+        raise UsageError(str(error)) from None
     return found
 
 
+def _recorded_status(folder: Path) -> str:
+    try:
+        return str(run_folder.load(folder).run["status"])
+    except NewerResultsError:
+        raise
+    except ResultsError:
+        return run_folder.UNREADABLE
+
+
 def free_repeat(spec: RunSpec, statuses: dict[str, str]) -> RunSpec:
-    """The spec as the first repeat that has no ``ok`` row: running again adds a measurement, and loses none."""
-    while statuses.get(spec.run_id) == "ok":
+    """The spec as the first repeat that is neither ``ok`` nor unreadable: running again adds a run, and loses none."""
+    while statuses.get(spec.run_id) in ("ok", run_folder.UNREADABLE):
         spec = spec.model_copy(update={"repeat": spec.repeat + 1})
     return spec
 
 
-def prepare(spec: RunSpec, folder: Path) -> None:
-    """An empty folder for the run, with its spec. Raises OSError."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+def prepare(spec: RunSpec, folder: Path) -> str:
+    """An empty folder for the run, with its spec; see ``run_folder.make_room`` for what is returned. Raises OSError."""
+    said = run_folder.make_room(folder)
     (folder / "spec.json").write_text(spec.model_dump_json(indent=2) + "\n")
+    return said
 
 
-def run_one(spec: RunSpec, store: Store, stop: threading.Event, listen: Listener) -> record.Record:
-    """Run it, record it, whatever becomes of it. Raises ResultsError only: the row could not be written."""
+def run_one(
+    spec: RunSpec, store: Store, stop: threading.Event, listen: Listener, warn: Callable[[str], None] = tell
+) -> record.Record:
+    """Run it, record it, whatever becomes of it.
+
+    Args:
+        warn: told, in a line, of a former folder of the run that was put aside.
+
+    Raises:
+        RunError: its folder can't be written.
+        ResultsError: its row can't.
+    """
     folder = store.folder / "runs" / spec.run_id
     try:
-        prepare(spec, folder)
+        said = prepare(spec, folder)
     except OSError as error:
-        raise RunError(f"the run's folder {folder} can't be written: {error.strerror}") from None
+        raise RunError(f"the run's folder {shown(folder)} can't be written: {why(error)}") from None
+    if said:
+        warn(said)
     outcome = _outcome(spec, folder, stop, listen)
     made = collect(spec, folder, outcome)
     store.add(made)
@@ -93,7 +116,7 @@ def collect(spec: RunSpec, folder: Path, outcome: Outcome) -> record.Record:
         input=spec.input,
         beside=outcome.beside,
     )
-    made.save(folder / "record.json")
+    made.save(folder / record.NAME)
     return made
 
 
@@ -116,10 +139,14 @@ def _outcome(spec: RunSpec, folder: Path, stop: threading.Event, listen: Listene
 
 
 def run_all(
-    specs: list[RunSpec], store: Store, stop: threading.Event, begin: Callable[[RunSpec], Listener]
+    specs: list[RunSpec],
+    store: Store,
+    stop: threading.Event,
+    begin: Callable[[RunSpec], Listener],
+    warn: Callable[[str], None],
 ) -> Iterator[tuple[RunSpec, record.Record]]:
     """Run each spec until ``stop`` is set, and yield its record once its row is written."""
     for spec in specs:
         if stop.is_set():
             return
-        yield spec, run_one(spec, store, stop, begin(spec))
+        yield spec, run_one(spec, store, stop, begin(spec), warn)

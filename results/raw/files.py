@@ -1,15 +1,72 @@
-"""Files that are replaced whole or not at all."""
+"""Files that are replaced whole or not at all, and files of others that may be anything."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 TEMPORARY = ".tmp"
+ASIDE = ".aside-"
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as a message of one line can hold it: control characters and bytes that aren't UTF-8 are escaped."""
+    text = os.fspath(path)
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def why(error: OSError) -> str:
+    """The reason that an error of the operating system gives, in words."""
+    return error.strerror or str(error)
+
+
+def file_kind(path: str | os.PathLike[str]) -> str | None:
+    """``file``, ``folder`` or ``other`` (a FIFO, a device, a socket); None where nothing is. Follows links.
+
+    Raises:
+        OSError: it can't be known, as behind a closed folder; or no file can have this name.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        # A NUL, or text that the file system's encoding lacks.
+        raise OSError(errno.EINVAL, "no file can have this name") from None
+    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
+
+
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
+    """Open a file to read it, without waiting for anyone, as opening a FIFO would.
+
+    Raises:
+        OSError: it isn't there, can't be read, or isn't a regular file.
+    """
+    kind = file_kind(path)
+    if kind not in ("file", None):
+        raise OSError(errno.EINVAL, "it is a folder" if kind == "folder" else "it is not a regular file")
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+
+
+def put_aside(path: Path) -> Path:
+    """Rename a file or folder to the first free ``NAME.aside-1``, ``-2`` … beside it, and give that name.
+
+    Raises:
+        OSError: it can't be renamed.
+    """
+    number = 1
+    # Renaming onto an empty folder would replace it.
+    while os.path.lexists(aside := path.with_name(f"{path.name}{ASIDE}{number}")):
+        number += 1
+    path.rename(aside)
+    return aside
 
 
 class Staging:
@@ -26,8 +83,11 @@ class Staging:
     def file(self, target: Path) -> Iterator[BinaryIO]:
         """Open a temporary file, in ``target``'s folder, that will become ``target``."""
         temporary = target.with_name(target.name + TEMPORARY)
+        # Neither a FIFO, which would wait for a reader, nor what a link leads to.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(temporary, flags, 0o666)
         self._targets[temporary] = target
-        with temporary.open("wb") as file:
+        with os.fdopen(descriptor, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

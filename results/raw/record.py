@@ -13,11 +13,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ...errors import ResultsError
+from ...errors import NewerResultsError, ResultsError
 from .. import schema
-from . import exchange, faults, machine, measure
-from .files import Staging
+from . import checked, exchange, faults, machine, measure
+from .files import Staging, open_regular, shown, why
 from .journal import STEP_FIELDS, UPDATE_FIELDS, TaskLog
+
+NAME = "record.json"
 
 # Tables that may have a million rows a run are kept in columns, from the journals' arrays of the same name.
 _ARRAYS = {"steps": STEP_FIELDS, "updates": UPDATE_FIELDS}
@@ -65,8 +67,8 @@ class Record:
                 self._write(file)
         except OSError as error:
             raise ResultsError(
-                f"A run's record must be writable. Received: {path}: {error.strerror}. The run's journals "
-                "and logs stay; free the space or the folder and repeat the command."
+                f"A run's record must be writable. Received: {shown(path)}: {why(error)}. The run's journals and logs "
+                "stay: the same command, once there is space, puts their folder aside and runs anew."
             ) from error
 
     def _write(self, file: BinaryIO) -> None:
@@ -86,27 +88,59 @@ class Record:
         """Read what ``save`` wrote; columns that it lacks are missing values.
 
         Raises:
-            ResultsError: no such file, not a record, or written by a newer stratbench.
+            ResultsError: no such file, not a record, or not what can be stored.
+            NewerResultsError: written by a newer stratbench.
         """
         try:
-            content = _LATER | json.loads(Path(path).read_bytes())
-            if content["schema_version"] > schema.SCHEMA_VERSION:
-                raise ResultsError(
-                    f"A record's schema must be at most {schema.SCHEMA_VERSION}. "
-                    f"Received: {path} with schema {content['schema_version']}. Upgrade stratbench."
-                )
-            return cls(
-                run=schema.row("runs", content["run"]),
-                epochs=[schema.row("epochs", row) for row in content["epochs"]],
-                tasks=[schema.row("tasks", row) for row in content["tasks"]],
-                staleness=[schema.row("staleness", row) for row in content["staleness"]],
-                steps=_arrays_from_json("steps", content["steps"]),
-                updates=_arrays_from_json("updates", content["updates"]),
-            )
+            with open_regular(path) as file:
+                text = file.read()
         except OSError as error:
-            raise ResultsError(f"A record must be readable. Received: {path}: {error.strerror}") from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ResultsError(f"A record must be as stratbench wrote it. Received: {path}: {error!r}") from error
+            raise ResultsError(
+                f"A run's record must be a file to read. Received: {shown(path)}: {why(error)}"
+            ) from error
+        try:
+            content = _parse(text)
+            if content["schema_version"] > schema.SCHEMA_VERSION:
+                raise NewerResultsError(
+                    f"A record's schema must be at most {schema.SCHEMA_VERSION}. "
+                    f"Received: {shown(path)} with schema {content['schema_version']}. Upgrade stratbench, or choose "
+                    "another --output."
+                )
+            return _checked(_LATER | content)
+        except (ValueError, KeyError, RecursionError) as error:
+            what = f"it lacks {error}" if isinstance(error, KeyError) else error
+            raise ResultsError(
+                f"A run's record must be as stratbench wrote it. Received: {shown(path)}: {' '.join(str(what).split())}"
+            ) from error
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    content = json.loads(text, parse_constant=checked.no_constant)
+    if not isinstance(content, dict) or type(content.get("schema_version")) is not int:
+        raise ValueError("it has no schema_version")
+    return content
+
+
+def _checked(content: Mapping[str, Any]) -> Record:
+    """The record that the JSON holds. Raises ValueError or KeyError."""
+    found = Record(
+        run=checked.row("runs", content["run"]),
+        epochs=_rows("epochs", content["epochs"]),
+        tasks=_rows("tasks", content["tasks"]),
+        staleness=_rows("staleness", content["staleness"]),
+        steps=checked.columns("steps", content["steps"]),
+        updates=checked.columns("updates", content["updates"]),
+    )
+    checked.runs(found.columns("runs"))
+    for table in (*_ROWS, *_ARRAYS):
+        checked.belongs(found.columns(table), found.run_id)
+    return found
+
+
+def _rows(table: str, rows: Any) -> list[dict[str, Any]]:
+    if not isinstance(rows, list):
+        raise ValueError(f"{table} must be a list of rows")
+    return [checked.row(table, row) for row in rows]
 
 
 def _json(value: Any) -> str:
@@ -119,14 +153,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return schema.plain(value)
-
-
-def _arrays_from_json(table: str, lists: Mapping[str, list[Any]]) -> schema.Columns:
-    count = len(lists["run_id"])
-    columns = {c.name: c.array(lists[c.name]) if c.name in lists else c.missing(count) for c in schema.TABLES[table]}
-    if any(len(values) != count for values in columns.values()):
-        raise ValueError("columns of different lengths")
-    return columns
 
 
 def _canonical(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -10,18 +11,19 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..raw.files import open_regular
 from ..schema import TABLES, Column, Columns
 
 _READ_BYTES = 1 << 20
 _WRITE_ROWS = 16_384
 
 
-def write_header(target: BinaryIO, table: str) -> None:
+def write_header(target: Hashed, table: str) -> None:
     """Write the line with the column names of ``table``."""
     target.write(_header(table))
 
 
-def write(target: BinaryIO, table: str, blocks: Iterable[Columns]) -> None:
+def write(target: Hashed, table: str, blocks: Iterable[Columns]) -> None:
     """Write the blocks' rows, a line each."""
     for block in blocks:
         for start in range(0, len(block["run_id"]), _WRITE_ROWS):
@@ -31,39 +33,81 @@ def write(target: BinaryIO, table: str, blocks: Iterable[Columns]) -> None:
             target.write(text.getvalue().encode())
 
 
-def copy(former: Path, target: BinaryIO, table: str, drop: Collection[str]) -> int:
+class Hashed:
+    """Writes to ``target`` and keeps the digest of what was written."""
+
+    def __init__(self, target: BinaryIO) -> None:
+        self._target = target
+        self._hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        """Write whole lines or parts of them."""
+        self._hash.update(data)
+        self._target.write(data)
+
+    def restart(self) -> None:
+        """Forget what was written."""
+        self._target.truncate(self._target.seek(0))
+        self._hash = hashlib.sha256()
+
+    def digest(self) -> str:
+        """SHA-256 of all that was written, in hexadecimal digits."""
+        return self._hash.hexdigest()
+
+
+def copy(former: Path, target: Hashed, table: str, drop: Collection[str], digest: str) -> bool:
     """Copy the header and the rows of ``former``, but those of the runs in ``drop``.
 
     Returns:
-        How many rows were copied; -1 if ``former`` isn't there or has other columns than ``table``.
+        Whether ``former`` has this digest and the columns of ``table``; what was written is of no use otherwise.
+
+    Raises:
+        OSError: it can't be read or the copy can't be written.
     """
     try:
-        with former.open("rb") as file:
-            if file.readline() != _header(table):
-                return -1
-            write_header(target, table)
-            return _copy_lines(file, target, drop) if drop else _copy_all(file, target)
+        file = open_regular(former)
     except FileNotFoundError:
-        return -1
+        return False
+    with file:
+        header = file.readline()
+        if header != _header(table):
+            return False
+        target.write(header)
+        found = hashlib.sha256(header)
+        if drop:
+            _copy_lines(file, target, drop, found)
+        else:
+            while part := file.read(_READ_BYTES):
+                found.update(part)
+                target.write(part)
+        return found.hexdigest() == digest
 
 
-def _copy_lines(file: BinaryIO, target: BinaryIO, drop: Collection[str]) -> int:
+def _copy_lines(file: BinaryIO, target: Hashed, drop: Collection[str], found: hashlib._Hash) -> None:
     # Texts are one line each, see schema, and a run id needs no quotes.
     dropped = {run_id.encode() for run_id in drop}
-    count = 0
     for line in file:
+        found.update(line)
         if line.partition(b",")[0] not in dropped:
             target.write(line)
-            count += 1
-    return count
 
 
-def _copy_all(file: BinaryIO, target: BinaryIO) -> int:
-    count = 0
-    while part := file.read(_READ_BYTES):
-        target.write(part)
-        count += part.count(b"\n")
-    return count
+def has_digest(path: Path, digest: str) -> bool:
+    """Whether ``path`` is a file with this SHA-256. Raises OSError."""
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == digest
+    except FileNotFoundError:
+        return False
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file with the name of a table can't be one: its first column isn't the run's id. Raises OSError."""
+    try:
+        with open_regular(path) as file:
+            return not file.readline(_READ_BYTES).startswith((b"run_id,", b"run_id\n"))
+    except FileNotFoundError:
+        return False
 
 
 def _header(table: str) -> bytes:

@@ -9,59 +9,36 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
 from ... import __version__
-from ...errors import ResultsError
+from ..raw import checked
 from ..schema import SCHEMA_VERSION, TABLES, Column, Columns
+from .opening import USER_BLOCK_BYTES, guard, reading, seal
+
+__all__ = ["blocks", "csv_digests", "finish", "guard", "merge", "read", "reading", "rows", "unknown"]
 
 # Rows that are in memory at a time, beside the file's own image.
 BLOCK_ROWS = 65_536
+_CSV_DIGEST = "csv_sha256"
 _CHUNK_BYTES = 32_768
 _TEXT_STEP = 16
+
+# What the file may hold for each kind, by numpy's letters, and the most that deflate packs into a byte.
+_KINDS = {"text": "S", "int": "i", "float": "f", "bool": "ib"}
+_MOST_DEFLATED = 1032
 
 _DTYPES = {"int": np.dtype(np.int64), "float": np.dtype(np.float64), "bool": np.dtype(np.int8)}
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[h5py.File]:
-    """Open a results file, having checked that it is one and not newer than this program.
-
-    Raises:
-        ResultsError: it isn't there, isn't HDF5, isn't ours, is damaged (also while in use), or is newer.
-    """
-    try:
-        # Files are replaced, never changed in place, so that no reader needs HDF5's own locks, which NFS
-        # refuses.
-        with h5py.File(path, "r", locking=False) as file:
-            _check_version(file, path)
-            yield file
-    except (PermissionError, FileNotFoundError) as error:
-        raise ResultsError(f"A results file must be readable. Received: {path}: {error.strerror}") from error
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise ResultsError(
-            f"A results file must be whole HDF5. Received: {path}, which is truncated, damaged or something "
-            "else. Move it away: the next command with this --output rebuilds it from runs/*/record.json."
-        ) from error
-
-
-def _check_version(file: h5py.File, path: Path) -> None:
-    if "schema_version" not in file.attrs:
-        raise ResultsError(
-            f"A results file must be written by stratbench. Received: {path}, which has no schema_version. "
-            "Choose another --output."
-        )
-    version = int(file.attrs["schema_version"])
-    if version > SCHEMA_VERSION:
-        raise ResultsError(
-            f"{path.name} has schema {version}; this stratbench reads up to {SCHEMA_VERSION}. "
-            "Upgrade stratbench or choose another --output"
-        )
+def unknown(file: h5py.File) -> list[str]:
+    """Names in the file that no table or column of this version has: writing would drop them."""
+    known = {table: {column.name for column in columns} for table, columns in TABLES.items()}
+    beside = [f"{table}/{name}" for table in known if table in file for name in set(file[table]) - known[table]]
+    return sorted([*(set(file) - known.keys()), *beside])
 
 
 def rows(file: h5py.File, table: str) -> int:
@@ -74,12 +51,15 @@ def read(file: h5py.File, table: str, start: int = 0, stop: int | None = None) -
     count = rows(file, table)
     stop = count if stop is None else min(stop, count)
     group = file.get(table, {})
-    return {
+    found = {
         column.name: _read_column(group[column.name], column, start, stop)
         if column.name in group
         else column.missing(stop - start)
         for column in TABLES[table]
     }
+    if table == "runs":
+        checked.runs(found)
+    return found
 
 
 def blocks(file: h5py.File, table: str) -> Iterator[Columns]:
@@ -89,12 +69,18 @@ def blocks(file: h5py.File, table: str) -> Iterator[Columns]:
 
 
 def _read_column(dataset: h5py.Dataset, column: Column, start: int, stop: int) -> np.ndarray:
+    if dataset.dtype.kind not in _KINDS[column.kind] or dataset.ndim != 1:
+        raise ValueError(f"{dataset.name} does not fit its column")
+    if dataset.size * dataset.dtype.itemsize > dataset.id.get_storage_size() * _MOST_DEFLATED:
+        raise ValueError(f"{dataset.name} has more rows than the file can hold")
     values = dataset[start:stop]
-    if values.shape != (stop - start,) or (values.dtype.kind == "S") != (column.kind == "text"):
+    if len(values) != stop - start:
         raise ValueError(f"{dataset.name} does not fit its table")
     if column.kind == "text":
         return _decode(values)
-    return values.astype(np.bool_ if column.kind == "bool" else _DTYPES[column.kind])
+    values = values.astype(np.bool_ if column.kind == "bool" else _DTYPES[column.kind])
+    checked.check(column, values)
+    return values
 
 
 def _decode(values: np.ndarray) -> np.ndarray:
@@ -114,7 +100,7 @@ def merge(old: h5py.File | None, drop: Collection[str], added: Mapping[str, Sequ
     compressed.
     """
     image = io.BytesIO()
-    with h5py.File(image, "w") as new:
+    with h5py.File(image, "w", userblock_size=USER_BLOCK_BYTES) as new:
         new.attrs["schema_version"] = SCHEMA_VERSION
         new.attrs["created_by"] = f"stratbench {__version__}"
         for table, columns in TABLES.items():
@@ -122,6 +108,20 @@ def merge(old: h5py.File | None, drop: Collection[str], added: Mapping[str, Sequ
             for column in columns:
                 _merge_column(old, new.require_group(table), column, kept, added[table])
     return image
+
+
+def finish(image: io.BytesIO, digests: Mapping[str, str]) -> None:
+    """Note the digest of each CSV table in a file that ``merge`` made, and seal it."""
+    with h5py.File(image, "r+") as new:
+        for table, digest in digests.items():
+            new[table].attrs[_CSV_DIGEST] = digest
+    seal(image)
+
+
+def csv_digests(file: h5py.File) -> dict[str, str]:
+    """SHA-256 of the CSV tables that belong to the file; none of tables from before this was noted."""
+    found = {table: file[table].attrs.get(_CSV_DIGEST) for table in TABLES if table in file}
+    return {table: digest for table, digest in found.items() if isinstance(digest, str)}
 
 
 def _kept(old: h5py.File | None, table: str, drop: Collection[str]) -> np.ndarray:
@@ -144,7 +144,7 @@ def _merge_column(
     name = f"{group.name}/{column.name}"
     source = old[name] if old is not None and name in old else None
     dtype = _dtype(column, source, [block[column.name] for block in added])
-    if source is not None and source.dtype == dtype and len(source) == len(kept) and kept.all():
+    if source is not None and _fits(source, dtype, len(kept)) and kept.all():
         group.copy(source, group, column.name)
         dataset, end = group[column.name], len(kept)
     else:
@@ -159,6 +159,11 @@ def _merge_column(
             end = _append(dataset, end, values[start : start + BLOCK_ROWS], column)
     dataset.attrs["unit"] = column.unit
     dataset.attrs["description"] = column.description
+
+
+def _fits(source: h5py.Dataset, dtype: Any, count: int) -> bool:
+    """Whether rows can be put after a copy of it."""
+    return source.dtype == dtype and source.shape == (count,) and source.maxshape == (None,)
 
 
 def _dtype(column: Column, source: h5py.Dataset | None, added: Sequence[np.ndarray]) -> Any:

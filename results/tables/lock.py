@@ -6,9 +6,11 @@ import errno
 import fcntl
 import os
 import platform
+import stat
 from pathlib import Path
 
 from ...errors import ResultsError
+from ..raw.files import shown, why
 
 NAME = ".lock"
 
@@ -27,30 +29,40 @@ class FolderLock:
         except OSError as error:
             advice = "Free some space" if error.errno == errno.ENOSPC else "Choose another --output"
             raise ResultsError(
-                f"The output folder must be writable, on a file system with locks. Received: {folder}: "
-                f"{error.strerror}. {advice}."
+                f"The output folder must be writable, on a file system with locks. Received: {shown(self._path)}: "
+                f"{why(error)}. {advice}."
             ) from error
 
     def _acquire(self) -> int:
         while True:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            # Neither what a link leads to nor a FIFO, at which reading would wait.
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(self._path, flags, 0o644)
             try:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise OSError(errno.EINVAL, f"{NAME} is not a regular file")
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self._is_current(descriptor):
-                    os.ftruncate(descriptor, 0)
-                    os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+                    self._sign(descriptor)
                     return descriptor
             except BlockingIOError as error:
                 holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
                 os.close(descriptor)
                 raise ResultsError(
                     "One command at a time may write to an output folder. "
-                    f"Received: {self._path.parent}, in use by {holder}"
+                    f"Received: {shown(self._path.parent)}, in use by {' '.join(holder.split())}"
                 ) from error
             except BaseException:
                 os.close(descriptor)
                 raise
             os.close(descriptor)
+
+    def _sign(self, descriptor: int) -> None:
+        former = os.read(descriptor, 200)
+        if former and not former.startswith(b"process "):
+            raise OSError(errno.EEXIST, f"its {NAME} is not stratbench's")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
 
     def _is_current(self, descriptor: int) -> bool:
         """Whether the file we locked is still the one in the folder: its last holder removes it."""

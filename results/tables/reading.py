@@ -6,11 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import pandas as pd
 
 from ...errors import ResultsError
 from .. import schema
+from ..raw.files import file_kind, shown, why
 from . import hdf5
 from .store import HDF5_NAME
 
@@ -30,15 +30,25 @@ class Tables:
 def load(path: str | os.PathLike[str]) -> Tables:
     """Read an output folder or an ``.h5`` file; see ``results.load``."""
     path = Path(path)
-    file_path = path / HDF5_NAME if path.is_dir() else path
-    if not file_path.exists():
-        raise ResultsError(f"Results must be an output folder with {HDF5_NAME} in it, or an .h5 file. Received: {path}")
-    with hdf5.reading(file_path) as file:
-        return Tables(**{table: _frame(file, table) for table in schema.TABLES})
+    try:
+        file_path = path / HDF5_NAME if file_kind(path) == "folder" else path
+        there = file_kind(file_path) is not None
+    except OSError as error:
+        raise ResultsError(f"Results must be readable. Received: {shown(path)}: {why(error)}") from error
+    if not there:
+        raise ResultsError(
+            f"Results must be an output folder with {HDF5_NAME} in it, or an .h5 file. Received: {shown(path)}"
+        )
+    with hdf5.reading(file_path) as file, hdf5.guard(file_path):
+        columns = {table: hdf5.read(file, table) for table in schema.TABLES}
+        known = set(columns["runs"]["run_id"].tolist())
+        if any(not known.issuperset(table["run_id"].tolist()) for table in columns.values()):
+            raise ValueError("rows of no run")
+    return Tables(**{table: _frame(table, columns.pop(table)) for table in schema.TABLES})
 
 
-def _frame(file: h5py.File, table: str) -> pd.DataFrame:
-    frame = pd.DataFrame(hdf5.read(file, table))
+def _frame(table: str, columns: schema.Columns) -> pd.DataFrame:
+    frame = pd.DataFrame(columns)
     texts = [column.name for column in schema.TABLES[table] if column.kind == "text"]
     # An empty column of texts would otherwise be of objects.
     return frame.astype(dict.fromkeys(texts, "str"))

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import h5py
 
-from ...errors import ResultsError
-from ..raw.files import TEMPORARY, Staging
+from ...errors import NewerResultsError, ResultsError
+from ..raw import run_folder
+from ..raw.files import TEMPORARY, Staging, file_kind, shown, why
+from ..raw.record import NAME as RECORD_NAME
 from ..raw.record import Record
 from ..schema import TABLES, Columns
 from . import csv_tables, hdf5
 from .lock import FolderLock
 
 HDF5_NAME = "results.h5"
-RECORD_NAME = "record.json"
+
+State = tuple[str, str]
+"""Of a run: its status, and when it was started."""
 
 
 class Store:
@@ -32,37 +36,66 @@ class Store:
         folder: the output folder; made if it isn't there.
 
     Raises:
-        ResultsError: the folder isn't writable or another process uses it; ``results.h5`` is damaged, not
-            ours, or newer than this program.
+        ResultsError: the folder isn't writable or another process uses it; what has the name of a table is
+            damaged, not ours, or no file.
+        NewerResultsError: ``results.h5`` is newer than this program.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            reason = why(error) if isinstance(error, OSError) else "no folder can have this name"
             raise ResultsError(
-                f"The output folder must be writable. Received: {folder}: {error.strerror}. Choose another --output."
+                f"The output folder must be writable. Received: {shown(folder)}: {reason}. Choose another --output."
             ) from error
         self._lock = FolderLock(self.folder)
         try:
+            self._check_names()
+            self._runs, self._digests = self._read_former()
             self._remove_leftovers()
-            self._runs = self._read_runs()
         except BaseException:
             self.close()
             raise
+
+    def _check_names(self) -> None:
+        """See to it now, not after hours of training, that nothing stands where the tables go."""
+        for name in (HDF5_NAME, *map(_csv_name, TABLES)):
+            for path in (self.folder / name, self.folder / (name + TEMPORARY)):
+                if os.path.lexists(path) and not path.is_file():
+                    raise ResultsError(
+                        f"The tables' names must be free or files. Received: {shown(path)}, which is something else. "
+                        "Move it away or choose another --output."
+                    )
 
     def _remove_leftovers(self) -> None:
         for name in (HDF5_NAME, *map(_csv_name, TABLES)):
             (self.folder / (name + TEMPORARY)).unlink(missing_ok=True)
 
-    def _read_runs(self) -> dict[str, tuple[str, str]]:
+    def _read_former(self) -> tuple[dict[str, State], dict[str, str]]:
+        """The runs in the tables, and the digest that each CSV table should have."""
         if not self._hdf5.exists():
-            return {}
-        with hdf5.reading(self._hdf5) as file:
-            runs = hdf5.read(file, "runs")
-        states = zip(runs["status"].tolist(), runs["started_at"].tolist(), strict=True)
-        return dict(zip(runs["run_id"].tolist(), states, strict=True))
+            self._check_csv_is_ours()
+            return {}, {}
+        with hdf5.reading(self._hdf5) as file, hdf5.guard(self._hdf5):
+            if names := hdf5.unknown(file):
+                raise NewerResultsError(
+                    f"{shown(self._hdf5)} holds {', '.join(map(shown, names[:3]))}, which this stratbench does not "
+                    "know and would lose. Upgrade stratbench or choose another --output."
+                )
+            return _states(file), hdf5.csv_digests(file)
+
+    def _check_csv_is_ours(self) -> None:
+        for path in (self.folder / _csv_name(table) for table in TABLES):
+            try:
+                foreign = csv_tables.is_foreign(path)
+            except OSError as error:
+                raise ResultsError(f"The tables must be readable. Received: {shown(path)}: {why(error)}") from error
+            if foreign:
+                raise ResultsError(
+                    f"{shown(path)} is not stratbench's and would be replaced. Move it away or choose another --output."
+                )
 
     @property
     def _hdf5(self) -> Path:
@@ -83,35 +116,52 @@ class Store:
         """
         self._write([record])
 
-    def recover(self) -> list[str]:
+    def recover(self, warn: Callable[[str], None]) -> list[str]:
         """Take in every record that a former command saved but didn't get into the tables.
 
+        CSV tables that aren't what ``results.h5`` says, as after an edit, are written anew.
+
+        Args:
+            warn: told, a line each, of records that can't be read: these are left as they are.
+
         Returns:
-            The ids of the runs taken in. A ``record.json`` that can't be read counts as absent: its run
-            isn't in the tables, so that it will be run again.
+            The ids of the runs taken in.
 
         Raises:
-            ResultsError: as in ``add``.
+            NewerResultsError: a record is from a newer stratbench.
+            ResultsError: as in ``add``; or the runs' folders can't be listed.
         """
         records = []
-        for path in sorted(self.folder.glob(f"runs/*/{RECORD_NAME}")):
-            if not self._is_candidate(path):
+        for folder in run_folder.recorded(self.folder):
+            if not self._is_candidate(folder):
                 continue
             try:
-                record = Record.load(path)
-            except ResultsError:
+                record = run_folder.load(folder)
+            except NewerResultsError:
+                raise
+            except ResultsError as error:
+                known = folder.name in self._runs
+                warn(f"{error}; {'its former rows stay' if known else 'its run is not'} in the tables")
                 continue
             if self._runs.get(record.run_id) != _state(record):
                 records.append(record)
-        if records:
+        if records or not self._csv_follows():
             self._write(records)
         return [record.run_id for record in records]
 
-    def _is_candidate(self, path: Path) -> bool:
+    def _is_candidate(self, folder: Path) -> bool:
         """Whether the tables may lack this record: records are saved first, so those taken in are older."""
-        if path.parent.name not in self._runs:
+        if folder.name not in self._runs:
             return True
-        return path.stat().st_mtime_ns >= self._hdf5.stat().st_mtime_ns
+        return (folder / RECORD_NAME).lstat().st_mtime_ns >= self._hdf5.stat().st_mtime_ns
+
+    def _csv_follows(self) -> bool:
+        try:
+            return not self._runs or all(
+                csv_tables.has_digest(self.folder / _csv_name(table), self._digests.get(table, "")) for table in TABLES
+            )
+        except OSError:
+            return False
 
     def _write(self, records: Sequence[Record]) -> None:
         added = {table: [record.columns(table) for record in records] for table in TABLES}
@@ -121,22 +171,24 @@ class Store:
             with Staging() as staging:
                 # HDF5 is replaced last: a kill in between leaves it without the run, so that recover()
                 # finds it.
-                self._stage_csv(staging, image, drop, added)
+                digests = self._stage_csv(staging, image, drop, added)
+                hdf5.finish(image, digests)
                 with staging.file(self._hdf5) as target:
                     target.write(image.getbuffer())
         except OSError as error:
             raise ResultsError(
-                f"{HDF5_NAME} and the CSV tables must be writable. Received: {self.folder}: "
-                f"{error.strerror}. Nothing is lost: the run's record.json stays; free the space and "
+                f"{HDF5_NAME} and the CSV tables must be writable. Received: {shown(self.folder)}: "
+                f"{why(error)}. Nothing is lost: the run's record.json stays; free the space and "
                 "repeat the command."
             ) from error
+        self._digests = digests
         self._runs = {run_id: state for run_id, state in self._runs.items() if run_id not in drop}
         self._runs |= {record.run_id: _state(record) for record in records}
 
     def _merge(self, drop: Collection[str], added: Mapping[str, Sequence[Columns]]) -> io.BytesIO:
         if not self._hdf5.exists():
             return hdf5.merge(None, drop, added)
-        with hdf5.reading(self._hdf5) as old:
+        with hdf5.reading(self._hdf5) as old, hdf5.guard(self._hdf5):
             return hdf5.merge(old, drop, added)
 
     def _stage_csv(
@@ -145,19 +197,23 @@ class Store:
         image: io.BytesIO,
         drop: Collection[str],
         added: Mapping[str, Sequence[Columns]],
-    ) -> None:
+    ) -> dict[str, str]:
+        """Write the CSV tables, and give their digests."""
+        digests = {}
         with h5py.File(image, "r") as new:
             for table, blocks in added.items():
                 path = self.folder / _csv_name(table)
-                before = hdf5.rows(new, table) - sum(len(block["run_id"]) for block in blocks)
-                with staging.file(path) as target:
-                    if csv_tables.copy(path, target, table, drop) == before:
+                with staging.file(path) as file:
+                    target = csv_tables.Hashed(file)
+                    if csv_tables.copy(path, target, table, drop, self._digests.get(table, "")):
                         csv_tables.write(target, table, blocks)
-                        continue
-                    # The file was lost, edited, or written by a version with other columns.
-                    target.truncate(target.seek(0))
-                    csv_tables.write_header(target, table)
-                    csv_tables.write(target, table, hdf5.blocks(new, table))
+                    else:
+                        # The file was lost, edited, or written by a version with other columns.
+                        target.restart()
+                        csv_tables.write_header(target, table)
+                        csv_tables.write(target, table, hdf5.blocks(new, table))
+                    digests[table] = target.digest()
+        return digests
 
     def close(self) -> None:
         """Let others write to the folder."""
@@ -176,6 +232,28 @@ def _csv_name(table: str) -> str:
     return f"{table}.csv"
 
 
-def _state(record: Record) -> tuple[str, str]:
+def read_statuses(folder: Path) -> dict[str, str]:
+    """The status of every run in the tables of an output folder, by run id; none without ``results.h5``.
+
+    Raises:
+        ResultsError: the tables can't be read.
+    """
+    path = folder / HDF5_NAME
+    try:
+        if file_kind(path) is None:
+            return {}
+    except OSError as error:
+        raise ResultsError(f"An output folder must be readable. Received: {shown(folder)}: {why(error)}") from error
+    with hdf5.reading(path) as file, hdf5.guard(path):
+        return {run_id: status for run_id, (status, _) in _states(file).items()}
+
+
+def _states(file: h5py.File) -> dict[str, State]:
+    runs = hdf5.read(file, "runs")
+    states = zip(runs["status"].tolist(), runs["started_at"].tolist(), strict=True)
+    return dict(zip(runs["run_id"].tolist(), states, strict=True))
+
+
+def _state(record: Record) -> State:
     """What tells two attempts at the same run apart."""
     return record.run["status"], record.run["started_at"]
