@@ -220,7 +220,10 @@ class TestMistakes:
             (["run", "-s", "single", "--split", "50/50/50", *WORK], "sum to 100"),
             (["run", "-s", "single", "--split", "100/0/0", *WORK], "positive"),
             (["run", "-s", "ps", "-n", "2", "--inject", "kil:worker=1,step=5", *WORK], "Did you mean 'kill'?"),
-            (["run", "-s", "ps", "-n", "2", "--inject", "kill:worker=1", *WORK], "N ≥ 0. Received: 'kill:worker=1'"),
+            (
+                ["run", "-s", "ps", "-n", "2", "--inject", "kill:worker=1", *WORK],
+                "0 ≤ N ≤ 2147483647. Received: 'kill:worker=1'",
+            ),
             (["run", "-s", "ps", "-n", "2", "--inject", "kill:worker=7,step=5", *WORK], "ps-0, worker-0, worker-1"),
             (["list"], "strategies, models, datasets"),
             (["list", "cows"], "'cows'"),

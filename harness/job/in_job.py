@@ -52,7 +52,7 @@ def run_in_job(spec: RunSpec, job: Job, output: Path) -> Record:
     (folder / "spec.json").write_text(spec.model_dump_json(indent=2) + "\n")
     (folder / "record.json").unlink(missing_ok=True)
     writer = subprocess.Popen(
-        [sys.executable, "-m", recorder.__name__, str(output), str(folder)],
+        [sys.executable, "-P", "-m", recorder.__name__, str(output), str(folder)],
         stdin=subprocess.PIPE,
         start_new_session=True,
     )

@@ -26,7 +26,7 @@ def check(model: str, dataset: str) -> None:
         models.check_fit(model, datasets.parse(dataset).info().shape)
         return
     trial = subprocess.run(
-        [sys.executable, "-m", __name__, model, dataset],
+        [sys.executable, "-P", "-m", __name__, model, dataset],
         env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
