@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import re
@@ -37,9 +36,17 @@ def drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _is_output_broken() -> bool:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
+
+
 def fail_unforeseen(error: Exception) -> NoReturn:
     """A mistake of stratbench's own, or the system's: what it is, and how to learn more."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF) and not error.filename:
+    if isinstance(error, OSError) and _is_output_broken():
         drop_output()
         fail(f"standard output must be writable. Received: {error.strerror}.", 1)
     if TRACEBACK_VARIABLE in os.environ:

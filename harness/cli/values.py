@@ -44,6 +44,7 @@ class Folder(click.ParamType):
         mode = file_mode(Path(value))
         if mode is not None and not stat.S_ISDIR(mode):
             self.fail(f"the folder must be one. Received: '{value}', {kind(mode)}.", param, ctx)
+        check_results(Path(value))
         return Path(value)
 
 
