@@ -67,7 +67,7 @@ REFERENCES = {
     "--strategy": ["single", "mirrored", "ps", "ps:sync=true", "ps-tree", "horovod", "local-sgd", "fsdp", "allgather"],
     "--dataset": ["synthetic", "mnist-12k", "mnist", "hdf5:file", "synthetic:classes=3", "synthetic:examples=100"],
     "--model": ["cnn", "mlp", "mlp-wide", "mlp-wide:units=8", "package.module:function"],
-    "--split": ["default", "60/20/20", "0.6/0.2/0.2", "1e-999999999/50/50", "98/1/1", "1/1/98", "60/20"],
+    "--split": ["default", "60/20/20", "0.6/0.2/0.2", "98/1/1", "1/1/98", "60/20"],
     "--inject": ["kill:worker=0,step=1", "slow:worker=0,factor=2", "pause:worker=0,step=1,seconds=1"],
 }
 KEYS = {
@@ -206,7 +206,7 @@ def assert_one_line(arguments: list[str], environment: dict[str, str] | None = N
 
 
 class TestCommandLine:
-    @settled(1500)
+    @settled(1000)
     @given(command_lines())
     def test_is_answered_in_one_line(self, arguments: list[str]) -> None:
         assert_one_line(arguments)
@@ -221,6 +221,13 @@ class TestCommandLine:
         good = ["run", "-s", "mirrored", "--dataset", "synthetic", "--global-batch", "12", "--model", "mlp"]
         for value in (*NUMBERS, *TEXTS, *PATHS):
             assert_one_line([*good, flag, value])
+
+    def test_of_references_that_nearly_do_is_answered_in_one_line(self) -> None:
+        for flag, references in REFERENCES.items():
+            for reference in references:
+                assert_one_line(
+                    ["run", "-s", "single", "--dataset", "synthetic", "--global-batch", "4", flag, reference]
+                )
 
     def test_of_a_path_that_blocks_or_never_ends_is_refused(self) -> None:
         for path in ("pipe", "/dev/zero", "folder", "socket", "/dev/null", "dangling", "loop", "x" * 300, "y/" * 2500):
@@ -268,7 +275,7 @@ def specs(draw: st.DrawFn) -> bytes:
     text = (TOML_GOOD if draw(st.booleans()) else "") + "\n".join(f"{key} = {value}" for key, value in lines)
     options = draw(st.lists(st.tuples(st.sampled_from(KEYS["--strategy"].split()), SCALARS), max_size=2))
     text += "\n[option]\n" + "\n".join(f"{key} = {value}" for key, value in options) if options else ""
-    return text.encode("utf-8", draw(st.sampled_from(["surrogatepass", "surrogateescape", "replace"])))
+    return text.encode("utf-8", draw(st.sampled_from(["surrogatepass", "replace"])))
 
 
 def assert_spec_is_answered(content: bytes, command: str) -> None:

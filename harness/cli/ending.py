@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -12,6 +13,7 @@ from typing import NoReturn
 
 from .values import one_line
 
+_WRITING = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.EFBIG)
 TRACEBACK_VARIABLE = "STRATBENCH_TRACEBACK"
 """Set, an unforeseen exception's traceback is printed before its line."""
 
@@ -36,17 +38,10 @@ def drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _is_output_broken() -> bool:
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return True
-    return False
-
-
 def fail_unforeseen(error: Exception) -> NoReturn:
     """A mistake of stratbench's own, or the system's: what it is, and how to learn more."""
-    if isinstance(error, OSError) and _is_output_broken():
+    # Whoever writes a file names it in the error.
+    if isinstance(error, OSError) and error.filename is None and error.errno in _WRITING:
         drop_output()
         fail(f"standard output must be writable. Received: {error.strerror}.", 1)
     if TRACEBACK_VARIABLE in os.environ:
