@@ -14,10 +14,16 @@ import typing
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .base import Strategy
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+_MOST = 2**31 - 1
+"""Of whole numbers: they count, and TensorFlow's counters have 32 bits."""
 
 
 @cache
@@ -46,7 +52,7 @@ def find(name: str) -> type[Strategy]:
 
 def create(name: str, options: Mapping[str, Any]) -> Strategy:
     """The strategy with the user's options, which may be text. Raises UsageError for an unknown or unfit one."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     cls = find(name)
     known = [field.name for field in dataclasses.fields(cls)]
@@ -57,7 +63,7 @@ def create(name: str, options: Mapping[str, Any]) -> Strategy:
             has = f"has the options {', '.join(known)}" if known else "has no options"
             raise UsageError(f"strategy {name} {has}. Received: '{key}'.{hint}")
     try:
-        strategy = TypeAdapter(cls).validate_python(dict(options))
+        strategy = _adapter(cls).validate_python(dict(options))
     except ValidationError as error:
         first = error.errors()[0]
         # What follows the name is pydantic's own, such as the member of a union.
@@ -69,7 +75,17 @@ def create(name: str, options: Mapping[str, Any]) -> Strategy:
         value = getattr(strategy, key)
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"option {key} of strategy {name} must be finite. Received: {options[key]!r}.")
+        if isinstance(value, int) and abs(value) > _MOST:
+            raise UsageError(f"option {key} of strategy {name} must be at most {_MOST}. Received: {options[key]!r}.")
     return strategy
+
+
+@cache
+def _adapter(cls: type[Strategy]) -> TypeAdapter[Strategy]:
+    """What checks a class's options: made once, as making it takes milliseconds."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
 
 
 def describe(cls: type[Strategy]) -> dict[str, Any]:

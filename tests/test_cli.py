@@ -221,7 +221,10 @@ class TestMistakes:
             (["run", "-s", "single", "--split", "50/50/50", *WORK], "sum to 100"),
             (["run", "-s", "single", "--split", "100/0/0", *WORK], "positive"),
             (["run", "-s", "ps", "-n", "2", "--inject", "kil:worker=1,step=5", *WORK], "Did you mean 'kill'?"),
-            (["run", "-s", "ps", "-n", "2", "--inject", "kill:worker=1", *WORK], "N ≥ 0. Received: 'kill:worker=1'"),
+            (
+                ["run", "-s", "ps", "-n", "2", "--inject", "kill:worker=1", *WORK],
+                "Received: 'kill:worker=1'",
+            ),
             (["run", "-s", "ps", "-n", "2", "--inject", "kill:worker=7,step=5", *WORK], "ps-0, worker-0, worker-1"),
             (["list"], "strategies, models, datasets"),
             (["list", "cows"], "'cows'"),
@@ -240,6 +243,10 @@ class TestMistakes:
     def test_nothing_is_left_behind(self, refused: Any, tmp_path: Path) -> None:
         refused("run", "-s", "sngle", *WORK)
         refused("run", "-s", "single", "--model", "cn", *WORK)
+        refused("run", "-s", "single", "--dataset", "synthetic:classes=1", "--global-batch", "8")
+        refused("compare", "-s", "single", "--dataset", "hdf5:none.h5", "--global-batch", "8", "--output", "a/b")
+        refused("compare", "-s", "single", "--model", "mlp:units=1", *WORK)
+        refused("compare", "-s", "single", "--dataset", "synthetic:shape=4", "--model", "cnn", "--global-batch", "8")
         assert list(tmp_path.iterdir()) == []
 
     def test_in_a_process_of_its_own_too(self) -> None:
@@ -473,6 +480,44 @@ class TestList:
         run = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
         os.close(writer)
         assert (run.returncode, run.stderr) == (0, "")
+
+
+class TestStreams:
+    def test_a_full_disk_is_one_line(self) -> None:
+        with Path("/dev/full").open("w") as full:
+            command = [sys.executable, "-m", "stratbench.harness.cli", "list", "strategies"]
+            run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert run.returncode == 1
+        assert run.stderr == "stratbench: standard output must be writable. Received: No space left on device.\n"
+
+    def test_closed_ones_are_no_error(self) -> None:
+        command = f"{sys.executable} -m stratbench.harness.cli list models"
+        assert subprocess.run(["sh", "-c", f"{command} >&- 2>&- <&-"]).returncode == 0
+        run = subprocess.run(["sh", "-c", f"{command}x 2>&-"], stdout=subprocess.PIPE)
+        assert (run.returncode, run.stdout) == (2, b"")
+
+    @pytest.mark.parametrize("columns", ["²", "-1", "0", "9" * 30, "x", ""])
+    def test_an_odd_size_of_the_terminal_is_no_error(self, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", columns)
+        assert call("list", "strategies") == 0
+
+    def test_what_would_steer_the_terminal_is_shown_as_text(self, refused: Any) -> None:
+        assert "\\x1b[2Jx" in refused("run", "-s", "\x1b[2Jx", *WORK)
+
+    def test_an_exception_that_nobody_foresaw_is_one_line(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise ZeroDivisionError("by\nzero")
+
+        monkeypatch.setattr(cli, "_specs", fail)
+        assert call("run", "-s", "single", *WORK) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("stratbench: ZeroDivisionError: by zero. ") and len(error.splitlines()) == 1
+        assert "STRATBENCH_TRACEBACK" in error
+        monkeypatch.setenv("STRATBENCH_TRACEBACK", "1")
+        assert call("run", "-s", "single", *WORK) == 1
+        assert "Traceback" in capsys.readouterr().err
 
 
 class TestDoctor:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +11,9 @@ import click
 
 from ...errors import ResultsError, StratbenchError, UsageError
 from ..plan.task import current_job
-from .options import Counts, spec_options, work
-from .paths import AnyPath
+from .ending import drop_output, fail, fail_unforeseen, prepare_streams
+from .options import spec_options, work
+from .values import Counts, Folder, check_results, check_texts
 
 if TYPE_CHECKING:
     from ...results.raw.record import Record
@@ -23,30 +22,27 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point: every error a user can act on is one line on standard error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal without × or – is no reason to end.
-            stream.reconfigure(errors="replace")
+    prepare_streams()
     try:
-        sys.exit(cli(prog_name="stratbench", standalone_mode=False) or 0)
+        check_texts(sys.argv[1:])
+        code = cli(prog_name="stratbench", standalone_mode=False) or 0
+        sys.stdout.flush()
+        sys.exit(code)
     except StratbenchError as error:
-        _fail(str(error), error.exit_code)
+        fail(str(error), error.exit_code)
     except click.Abort:
-        _fail("interrupted", 130)
+        fail("interrupted", 130)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
+        fail(error.format_message(), error.exit_code)
     except BrokenPipeError:
         # The reader, such as head, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         sys.exit(0)
-
-
-def _fail(message: str, code: int) -> None:
-    print(f"stratbench: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(code)
+    except Exception as error:
+        fail_unforeseen(error)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -133,9 +129,10 @@ def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats:
     specs = _specs(list(strategy), sizes, repeats, flags)
     known = statuses(flags["output"])
     done = [spec for spec in specs if known.get(spec.run_id) == "ok"]
+    left = [spec for spec in specs if known.get(spec.run_id) != "ok"]
     if done:
         click.echo(f"{len(done)} of {len(specs)} runs are ok already in {flags['output']}: not run again", err=True)
-    _, code = run_specs([spec for spec in specs if spec not in done], flags["output"])
+    _, code = run_specs(left, flags["output"])
     _print_folder(flags["output"], {spec.run_id for spec in specs})
     return code
 
@@ -170,7 +167,7 @@ def doctor(as_json: bool) -> int:
 @cli.command("install-horovod")
 @click.option(
     "--cache",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Folder(),
     help="Where built wheels are kept. [default: ~/.cache/stratbench]",
 )
 def install_horovod(cache: Path | None) -> None:
@@ -184,7 +181,7 @@ def install_horovod(cache: Path | None) -> None:
 
 
 @cli.command()
-@click.argument("path", type=AnyPath())
+@click.argument("path", type=click.Path(path_type=Path))
 @click.option("--across-faults", is_flag=True, help="Set runs with injected faults against runs without.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 def show(path: Path, across_faults: bool, as_json: bool) -> None:
@@ -192,6 +189,7 @@ def show(path: Path, across_faults: bool, as_json: bool) -> None:
     from ...results import load
     from ...results.showing.report import to_json
 
+    check_results(path)
     try:
         tables = load(path)
     except ResultsError as error:
@@ -204,6 +202,7 @@ def show(path: Path, across_faults: bool, as_json: bool) -> None:
 
 def _specs(strategies: list[str], replicas: list[int], repeats: int, flags: dict[str, Any]) -> list[RunSpec]:
     """Every run that the flags ask for, checked as far as it can be before anything runs."""
+    from ..plan.models import BUILDERS
     from ..plan.spec import Experiment, parse_options
     from ..worker.trial import check
 
@@ -215,7 +214,8 @@ def _specs(strategies: list[str], replicas: list[int], repeats: int, flags: dict
         **work(flags),
     ).expand()
     job = current_job()
-    if (not job or not job.rank) and (unused := check(specs[0])):
+    # In a job, one process tries the user's model for all; what takes no trial each sees by itself.
+    if (not job or not job.rank or flags["model"] in BUILDERS) and (unused := check(specs[0])):
         click.echo(f"stratbench: not used of model {specs[0].model}: {unused}", err=True)
     return specs
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,72 +9,12 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ...errors import UsageError
-from .paths import AnyPath
+from . import spec_file
+from .values import Folder
 
 DEFAULT_OUTPUT = "stratbench-results"
 
 Command = Callable[..., Any]
-
-
-class Counts(click.ParamType):
-    """``1,2,4`` → [1, 2, 4]."""
-
-    name = "N[,N…]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
-        """One flag's numbers."""
-        parts = value if isinstance(value, list) else str(value).split(",")
-        try:
-            return [int(part) for part in parts]
-        except ValueError:
-            self.fail(f"replicas must be whole numbers such as 1,2,4. Received: '{value}'.", param, ctx)
-
-
-def _load(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
-    """Make the file's values the flags' defaults, so that flags on the command line win."""
-    if path is not None:
-        ctx.default_map = _read(path, ctx.command)
-    return path
-
-
-def _read(path: Path, command: click.Command) -> dict[str, Any]:
-    try:
-        content = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"the spec file can't be read: {error.strerror}. Received: {path}.") from None
-    except ValueError as error:
-        raise UsageError(f"the spec file must be TOML: {error}. Received: {path}.") from None
-    flags = {str(flag.name): flag for flag in command.params if flag.name not in ("spec", "as_json")}
-    values = {}
-    for written, value in content.items():
-        key = written.replace("-", "_")
-        if key not in flags:
-            near = difflib.get_close_matches(key, flags, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else f" It takes {', '.join(sorted(flags))}."
-            raise UsageError(f"{path}: a spec has these flags' names as keys. Received: '{written}'.{hint}")
-        values[key] = _value(path, flags[key], value)
-    return values
-
-
-def _value(path: Path, flag: click.Parameter, value: Any) -> Any:
-    """What click makes of the flag's text, as click would silently make 32 of 32.5 and 1 of true."""
-    if flag.name == "option" and isinstance(value, dict):
-        return [f"{key}={str(each).lower() if isinstance(each, bool) else each}" for key, each in value.items()]
-    several = isinstance(value, list) and (flag.multiple or isinstance(flag.type, Counts))
-    parts = value if several else [value]
-    for part in parts:
-        if isinstance(flag.type, click.types.IntParamType | Counts):
-            fits, kind = isinstance(part, int) and not isinstance(part, bool), "a whole number"
-        elif isinstance(flag.type, click.types.FloatParamType):
-            fits, kind = isinstance(part, int | float) and not isinstance(part, bool), "a number"
-        else:
-            fits, kind = isinstance(part, str), "text in quotes"
-        if not fits:
-            raise UsageError(f"{path}: {flag.name} must be {kind}. Received: {part!r}.")
-    if isinstance(flag.type, Counts):
-        return [parts]
-    return parts if flag.multiple else value
 
 
 def spec_options(command: Command) -> Command:
@@ -174,7 +112,7 @@ def spec_options(command: Command) -> Command:
         ),
         click.option(
             "--output",
-            type=AnyPath(file_okay=False),
+            type=Folder(),
             default=DEFAULT_OUTPUT,
             show_default=True,
             help="Folder for tables, logs and records.",
@@ -189,9 +127,9 @@ def spec_options(command: Command) -> Command:
         ),
         click.option(
             "--spec",
-            type=click.Path(path_type=Path, dir_okay=False),
+            type=click.Path(path_type=Path),
             is_eager=True,
-            callback=_load,
+            callback=spec_file.load,
             help="TOML file with these flags' names as keys; flags given here win.",
         ),
     ]

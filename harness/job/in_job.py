@@ -56,7 +56,7 @@ def run_in_job(spec: RunSpec, job: Job, output: Path) -> Record:
     open_store(output).close()
     _start_anew(spec, folder)
     writer = subprocess.Popen(
-        [sys.executable, "-m", recorder.__name__, str(output), str(folder)],
+        [sys.executable, "-P", "-m", recorder.__name__, str(output), str(folder)],
         stdin=subprocess.PIPE,
         start_new_session=True,
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ...results.raw.machine import Beside
 from ...strategies.base import TASK_VARIABLE, Reaction, Task
+from ..plan import variables
 from ..plan.task import LOST_SUFFIX, PARENT_VARIABLE, SCRATCH, task_labels
 from .processes import end_all
 from .watch import Death, Listener, Watch, program
@@ -113,7 +114,10 @@ class Launch:
         return Outcome(status, reason, self._task_ends(), started, time.time(), tuple(self._losses))
 
     def _start(self, task: Task) -> subprocess.Popen[bytes]:
-        environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
+        environment = variables.for_launcher(os.environ) if task.command else variables.for_task(os.environ)
+        if task.command:
+            # It is a Python program of its own, which must not take a file of the current folder for a module.
+            environment["PYTHONSAFEPATH"] = "1"
         environment |= dict(task.env)
         environment |= {
             TASK_VARIABLE: task.to_json(),
@@ -123,7 +127,7 @@ class Launch:
         }
         with (self._folder / f"{program(task)}.log").open("ab") as log:
             return subprocess.Popen(
-                [*task.command, sys.executable, "-m", "stratbench.harness.worker", str(self._folder)],
+                [*task.command, sys.executable, "-P", "-m", "stratbench.harness.worker", str(self._folder)],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -13,6 +13,8 @@ from typing import Self
 
 from ...errors import RunError
 
+MOST_PORT = 65535
+
 
 class Ports:
     """Reservations of one run; leave the ``with`` block to give them back."""
@@ -34,6 +36,10 @@ class Ports:
 
     def address(self, wanted: int | None = None) -> str:
         """Reserve a port and return ``"127.0.0.1:port"``. Raises RunError when ``wanted`` is taken."""
+        if wanted and wanted > MOST_PORT:
+            raise RunError(
+                f"ports go up to {MOST_PORT}, and the tasks need {wanted}; choose a lower one with -o port=…"
+            )
         reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._sockets.append(reserved)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

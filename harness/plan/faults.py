@@ -8,12 +8,16 @@ import math
 from collections.abc import Callable, Mapping
 
 from ...errors import UsageError
+from .task import MOST_COUNT
 
 GRAMMAR = {
     "slow": "slow:worker=I,factor=F or slow:worker=I,seconds=S[,probability=P]",
     "kill": "kill:worker=I,step=N or kill:ps=I,step=N",
     "pause": "pause:worker=I,step=N,seconds=S",
 }
+MOST_FACTOR = 1_000_000
+MOST_SECONDS = 1_000_000
+"""So that a sleep of both is one that the system can do."""
 _KEYS = {
     "slow": {"worker", "factor", "seconds", "probability"},
     "kill": {"worker", "ps", "step"},
@@ -79,9 +83,9 @@ def parse(text: str) -> Fault:
 
 
 _LIMITS: Mapping[str, Callable[[float], bool]] = {
-    **dict.fromkeys(("worker", "ps", "step"), lambda value: value >= 0 and value == int(value)),
-    "factor": lambda value: value > 1,
-    "seconds": lambda value: value > 0,
+    **dict.fromkeys(("worker", "ps", "step"), lambda value: 0 <= value <= MOST_COUNT and value == int(value)),
+    "factor": lambda value: 1 < value <= MOST_FACTOR,
+    "seconds": lambda value: 0 < value <= MOST_SECONDS,
     "probability": lambda value: 0 < value <= 1,
 }
 
@@ -111,5 +115,11 @@ def _number(name: str, text: str) -> float | None:
 
 
 def _wrong(kind: str, text: str) -> UsageError:
-    bounds = {"slow": "F > 1, S > 0, 0 < P ≤ 1", "kill": "N ≥ 0", "pause": "N ≥ 0, S > 0"}[kind]
+    numbers = {
+        "N": f"0 ≤ N ≤ {MOST_COUNT}",
+        "F": f"1 < F ≤ {MOST_FACTOR}",
+        "S": f"0 < S ≤ {MOST_SECONDS}",
+        "P": "0 < P ≤ 1",
+    }
+    bounds = ", ".join(numbers[letter] for letter in {"slow": "FSP", "kill": "N", "pause": "NS"}[kind])
     return UsageError(f"--inject must be {GRAMMAR[kind]} with {bounds}. Received: '{text}'.")

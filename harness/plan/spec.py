@@ -20,7 +20,7 @@ from ...errors import UsageError
 from ...results.raw.record import run_id
 from ...strategies import registry as strategies
 from ...strategies.base import Strategy
-from . import cores
+from . import bounds, cores
 from .faults import Fault, parse
 from .task import task_labels
 
@@ -155,46 +155,41 @@ class Experiment(BaseModel):
             raise UsageError("give --epochs or --steps, not both.")
         if not self.strategies:
             raise UsageError("give at least one --strategy; 'stratbench list strategies' shows them.")
-        positive = (
-            "global_batch",
-            "per_replica_batch",
-            "epochs",
-            "steps",
-            "learning_rate",
-            "reference_batch",
-        )
-        for name in (*positive, "repeats", "cores_per_replica", "timeout"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise UsageError(f"--{name.replace('_', '-')} must be greater than 0. Received: {value}.")
-        if not 0 <= self.warmup_epochs < float("inf"):
-            raise UsageError(f"--warmup-epochs must be 0 or more. Received: {self.warmup_epochs}.")
-        if not 0 <= self.seed < 2**31:
-            raise UsageError(f"--seed must be from 0 to 2³¹ − 1. Received: {self.seed}.")
-        for count in self.replicas:
-            if count < 1:
-                raise UsageError(f"--replicas must be at least 1. Received: {count}.")
+        bounds.check(self)
         return self
 
     def expand(self) -> list[RunSpec]:
         """Every run of the grid, in order. A strategy that can't scale, as ``single``, runs at its one size only."""
-        variants = [self._variant(reference) for reference in self.strategies]
+        variants = self._variants()
         for key in self.options:
             if not any(key in _fields(name) for name, _ in variants):
                 strategies.create(variants[0][0], {key: self.options[key]})
-        sizes = [size for name, _ in variants for size in self._sizes(name)]
-        per_replica = self.cores_per_replica or max(1, len(cores.usable()) // max(sizes))
+        sizes = {name: self._sizes(name) for name, _ in variants}
+        bounds.check_runs(sum(len(sizes[name]) for name, _ in variants) * self.repeats)
+        per_replica = self.cores_per_replica or max(1, len(cores.usable()) // max(map(max, sizes.values())))
         common = self._common()
-        specs = [
-            self._spec(name, options, replicas, repeat, per_replica, common)
-            for repeat, (name, options) in itertools.product(range(self.repeats), variants)
-            for replicas in self._sizes(name)
+        grid = [
+            self._spec(name, options, replicas, per_replica, common)
+            for name, options in variants
+            for replicas in sizes[name]
         ]
+        self._check_faults(grid)
+        repeated = (spec.model_copy(update={"repeat": repeat}) for repeat in range(self.repeats) for spec in grid)
+        return list({spec.run_id: spec for spec in repeated}.values())
+
+    def _check_faults(self, grid: Sequence[RunSpec]) -> None:
+        if not self.inject:
+            return
+        labels = set(itertools.chain.from_iterable(spec.labels() for spec in grid))
         for fault in map(parse, self.inject):
-            if not any(fault.label in spec.labels() for spec in specs):
-                has = f"{specs[0].strategy} at {specs[0].replicas} has {', '.join(specs[0].labels())}"
+            if fault.label not in labels:
+                has = f"{grid[0].strategy} at {grid[0].replicas} has {', '.join(grid[0].labels())}"
                 raise UsageError(f"--inject must name a task that a run has; {has}. Received: '{fault}'.")
-        return list({spec.run_id: spec for spec in specs}.values())
+
+    def _variants(self) -> list[tuple[str, dict[str, Any]]]:
+        references = list(dict.fromkeys(self.strategies))
+        bounds.check_runs(len(references))
+        return [self._variant(reference) for reference in references]
 
     def _variant(self, reference: str) -> tuple[str, dict[str, Any]]:
         name, _, text = reference.partition(":")
@@ -236,7 +231,8 @@ class Experiment(BaseModel):
             "learning_rate": self.learning_rate or OPTIMIZERS[self.optimizer]["learning_rate"],
             "lr_scaling": self.lr_scaling,
             "reference_batch": self.reference_batch or self.global_batch or self.per_replica_batch,
-            "warmup_epochs": self.warmup_epochs,
+            # -0.0 is 0.0, and would name another run.
+            "warmup_epochs": self.warmup_epochs + 0.0,
             "seed": self.seed,
             "inject": tuple(sorted(str(parse(text)) for text in self.inject)),
             "timeout": self.timeout,
@@ -255,7 +251,6 @@ class Experiment(BaseModel):
         name: str,
         options: dict[str, Any],
         replicas: int,
-        repeat: int,
         per_replica: int,
         common: Mapping[str, Any],
     ) -> RunSpec:
@@ -275,7 +270,6 @@ class Experiment(BaseModel):
             global_batch=batch,
             per_replica_batch=batch // replicas,
             cores_per_replica=per_replica,
-            repeat=repeat,
             **common,
         )
 

@@ -5,16 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from ...errors import UsageError
 from ...strategies.base import TASK_VARIABLE, Task
 
+MOST_REPLICAS = 4096
+"""Of one run, and processes of a job: each is listed in a run's rows."""
+MOST_COUNT = 2**31 - 1
+"""Of anything that is counted here: more does not fit TensorFlow's 32-bit integers."""
 PARENT_VARIABLE = "STRATBENCH_PARENT"
 SCRATCH = "scratch"
 """Subfolder of a run's for files of its tasks that are of no use after it."""
 LOST_SUFFIX = ".lost"
 """Of the empty file that the launcher names by the label of a task that died and won't be started again."""
 
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _JOBS = (
     ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
@@ -37,17 +45,49 @@ class Job:
 
 
 def current_job(environ: Mapping[str, str] = os.environ) -> Job | None:
-    """The job that this process is part of, from the environment; None outside of any."""
-    for rank, size, local_rank in _JOBS:
+    """The job that this process is part of, from the environment; None outside of any.
+
+    Raises UsageError for numbers that no job has.
+    """
+    for names in _JOBS:
+        rank, size, local_rank = names
         if rank in environ and size in environ:
-            return Job(int(environ[rank]), int(environ[size]), int(environ.get(local_rank, environ[rank])))
+            texts = [environ[rank], environ[size], environ.get(local_rank, environ[rank])]
+            if not all(map(_NUMBER.fullmatch, texts)) or not _is_place(*map(int, texts)):
+                given = ", ".join(f"{name}={environ[name]}" for name in names if name in environ)
+                raise UsageError(
+                    f"in a job that horovodrun or mpirun started, {rank} must be from 0 to {size} − 1, and {size} from "
+                    f"1 to {MOST_REPLICAS}; outside of one, unset them. Received: {given}."
+                )
+            return Job(*map(int, texts))
     return None
 
 
+def _is_place(rank: int, size: int, local_rank: int) -> bool:
+    return rank < size and local_rank < size and size <= MOST_REPLICAS
+
+
 def current_task(environ: Mapping[str, str] = os.environ) -> tuple[Task, bool]:
-    """This process's task, and whether a job's own launcher, not stratbench's, chose its index."""
-    told = json.loads(environ.get(TASK_VARIABLE, "{}"))
+    """This process's task, and whether a job's own launcher, not stratbench's, chose its index.
+
+    Raises UsageError for a description of a task that the launcher would not have written.
+    """
+    told = _told(environ.get(TASK_VARIABLE, "{}"))
     job = current_job(environ)
     if job is None or "index" in told:
         return Task(**told), False
     return Task(**told, index=job.rank, first_replica=job.local_rank), True
+
+
+def _told(text: str) -> dict[str, Any]:
+    """What `Task.to_json` wrote."""
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        told = None
+    counts = ("replicas", "index", "first_replica", "attempt")
+    if isinstance(told, dict) and told.keys() <= {"role", *counts} and told.get("role", "worker") in ("worker", "ps"):
+        numbers = [told[name] for name in counts if name in told]
+        if all(type(number) is int and 0 <= number <= MOST_COUNT for number in numbers):
+            return told
+    raise UsageError(f"{TASK_VARIABLE} is for stratbench's launcher to set; unset it. Received: {text}.")

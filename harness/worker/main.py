@@ -25,7 +25,7 @@ from ...errors import StratbenchError
 from ...results.raw import journal as journals
 from ...results.raw.journal import Journal
 from ...strategies.base import Server
-from ..plan import cores, spec
+from ..plan import cores, spec, variables
 from ..plan.task import PARENT_VARIABLE, current_task
 from . import usage
 
@@ -40,18 +40,26 @@ KEEP_VARIABLE = "STRATBENCH_KEEP_WEIGHTS"
 def main() -> None:
     """Run the task that the environment names, and end the process with 0, or 1 after a failure that is journalled."""
     folder = Path(sys.argv[1])
-    task, in_job = current_task()
+    try:
+        task, in_job = current_task()
+    except StratbenchError as error:
+        sys.exit(f"stratbench: {error}")
     if in_job:
         redirect(folder / f"{task.label}.log")
-    code = run_task(spec.read(folder / "spec.json"), task, folder)
+    starter = int(os.environ[PARENT_VARIABLE]) if in_job and PARENT_VARIABLE in os.environ else None
+    code = run_task(spec.read(folder / "spec.json"), task, folder, starter)
     # TensorFlow's servers and Horovod's threads have no clean way to stop; what matters is on disk.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def run_task(run: spec.RunSpec, task: Task, folder: Path) -> int:
-    """Train or serve as ``task``; 0 if all went well, 1 after a failure. Errors go to the journal and the log."""
+def run_task(run: spec.RunSpec, task: Task, folder: Path, starter: int | None = None) -> int:
+    """Train or serve as ``task``; 0 if all went well, 1 after a failure. Errors go to the journal and the log.
+
+    Args:
+        starter: process id of the stratbench whose job launcher started this process; None for any other start.
+    """
     _watch_parent()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     mine = cores.share(cores.usable(), task.first_replica, task.replicas, run.cores_per_replica, run.replicas)
@@ -70,6 +78,8 @@ def run_task(run: spec.RunSpec, task: Task, folder: Path) -> int:
         attempt=task.attempt,
     )
     try:
+        if starter is not None:
+            variables.take_rest(starter)
         # Importing may use whatever is idle: only training is held to the task's share.
         importlib.import_module("keras")
         cores.pin(mine)

@@ -61,7 +61,7 @@ class ParameterServer(Strategy):
         failure="async, downpour: others go on; sync: up to backup may die; ssp: ends",
     )
 
-    ps: Annotated[int, Ge(1)] = option(1, "parameter servers; variables are spread over them by size")
+    ps: Annotated[int, Ge(1), Le(4096)] = option(1, "parameter servers; variables are spread over them by size")
     mode: Literal["async", "sync", "ssp", "downpour"] = option("async", "when the servers apply what workers push")
     sync: bool = option(False, "short for mode=sync")
     lock: bool = option(False, "async, ssp, downpour: fetch and update all weights in one go, one worker at a time")

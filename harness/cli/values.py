@@ -1,0 +1,109 @@
+"""What the flags' texts may be, where click alone would let pass what fails later."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ...errors import UsageError
+
+MOST_PATH_BYTES = 3500
+"""Of a folder's name: Linux takes 4096, and the names of a run's files come behind it."""
+MOST_SHOWN = 1000
+"""Characters of a message."""
+
+
+class Counts(click.ParamType):
+    """``1,2,4`` → [1, 2, 4]."""
+
+    name = "N[,N…]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        """One flag's numbers, each once."""
+        parts = value if isinstance(value, list) else str(value).split(",")
+        try:
+            return [int(part) for part in dict.fromkeys(parts)]
+        except ValueError:
+            self.fail(f"replicas must be whole numbers such as 1,2,4. Received: '{value}'.", param, ctx)
+
+
+class Folder(click.ParamType):
+    """A folder to write to: one that is there, or a name that nothing has yet."""
+
+    name = "DIRECTORY"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Its path. Nothing is made."""
+        if not value or len(os.fsencode(value)) > MOST_PATH_BYTES:
+            self.fail(f"a folder's name must have from 1 to {MOST_PATH_BYTES} bytes. Received: '{value}'.", param, ctx)
+        mode = file_mode(Path(value))
+        if mode is not None and not stat.S_ISDIR(mode):
+            self.fail(f"the folder must be one. Received: '{value}', {kind(mode)}.", param, ctx)
+        check_results(Path(value))
+        return Path(value)
+
+
+def check_results(path: Path) -> None:
+    """Refuse what no results can be read from and what might block who opens it. Raises UsageError."""
+    mode = file_mode(path)
+    if mode is not None and stat.S_ISDIR(mode):
+        path /= "results.h5"
+        mode = file_mode(path)
+    if mode is not None and not stat.S_ISREG(mode):
+        raise UsageError(f"results must be in a regular file. Received: {path}, {kind(mode)}.")
+
+
+def file_mode(path: Path) -> int | None:
+    """As `os.stat` gives it; None if there is no such file. Raises UsageError for a path that can't be asked about."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"a path must be one that can be reached. Received: {path}: {error.strerror}.") from None
+
+
+def kind(mode: int) -> str:
+    """What it is, in words."""
+    kinds = {
+        stat.S_IFREG: "a file",
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "something else")
+
+
+def check_text(text: str) -> None:
+    """Refuse what is no text: no file of results could hold it. Raises UsageError."""
+    if "\0" in text:
+        raise UsageError(f"text must not hold the character NUL. Received: {text!r}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"text and file names must be UTF-8; where they are, set a UTF-8 locale, as by LC_ALL=C.UTF-8. "
+            f"Received: {text!r}."
+        ) from None
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """`check_text` for each."""
+    for text in texts:
+        check_text(text)
+
+
+def one_line(message: str) -> str:
+    """As it may be shown: on one line, without what would steer a terminal, its middle left out if it is long."""
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(message.split()))
+    if len(text) <= MOST_SHOWN:
+        return text
+    half = MOST_SHOWN // 2
+    return f"{text[:half]} […] {text[-half:]}"

@@ -1,0 +1,80 @@
+"""The most and the least of what a user may ask for: what can be stored, listed and computed with.
+
+Numbers of any length come from the command line and from TOML; past these bounds a run would fail somewhere else and
+later, or hang.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...errors import UsageError
+from .task import MOST_COUNT, MOST_REPLICAS
+
+if TYPE_CHECKING:
+    from .spec import Experiment
+
+MOST_RUNS = 10_000
+"""Of one command. Each has a folder and rows, and takes seconds at least."""
+MOST_FAULTS = 100
+"""Of one run."""
+MOST_CORES = 4096
+MOST_TEXT = 4096
+"""Characters of a model's or a data set's reference: the tables hold them in every row."""
+LEAST_RATE, MOST_RATE = 1e-30, 1e30
+"""Of learning rates: TensorFlow's are 32-bit floats, also after they were scaled."""
+
+_POSITIVE: dict[str, float] = {
+    "global_batch": MOST_COUNT,
+    "per_replica_batch": MOST_COUNT,
+    "epochs": MOST_COUNT,
+    "steps": MOST_COUNT,
+    "learning_rate": MOST_RATE,
+    "reference_batch": MOST_COUNT,
+    "repeats": MOST_RUNS,
+    "cores_per_replica": MOST_CORES,
+    "timeout": MOST_COUNT,
+}
+"""What must be greater than 0, and the most that it may be: enough for any use, and it fits where it is stored."""
+
+
+def check(experiment: Experiment) -> None:
+    """Refuse a number or a text out of its bounds. Raises UsageError, which names the flag."""
+    for name, most in _POSITIVE.items():
+        value = getattr(experiment, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise UsageError(f"{_flag(name)} must be greater than 0. Received: {value}.")
+        _at_most(name, value, most)
+    if not 0 <= experiment.warmup_epochs < float("inf"):
+        raise UsageError(f"--warmup-epochs must be 0 or more. Received: {experiment.warmup_epochs}.")
+    _at_most("warmup_epochs", experiment.warmup_epochs, MOST_COUNT)
+    if experiment.learning_rate is not None and experiment.learning_rate < LEAST_RATE:
+        raise UsageError(f"--learning-rate must be at least {LEAST_RATE:g}. Received: {experiment.learning_rate}.")
+    if not 0 <= experiment.seed < 2**31:
+        raise UsageError(f"--seed must be from 0 to 2³¹ − 1. Received: {experiment.seed}.")
+    for count in set(experiment.replicas):
+        if count < 1:
+            raise UsageError(f"--replicas must be at least 1. Received: {count}.")
+        _at_most("replicas", count, MOST_REPLICAS)
+    for name in ("model", "dataset", "split"):
+        if len(getattr(experiment, name)) > MOST_TEXT:
+            raise UsageError(
+                f"{_flag(name)} must have at most {MOST_TEXT} characters. Received: {len(getattr(experiment, name))}."
+            )
+    if len(experiment.inject) > MOST_FAULTS:
+        raise UsageError(f"--inject must be given at most {MOST_FAULTS} times. Received: {len(experiment.inject)}.")
+
+
+def check_runs(runs: int) -> None:
+    """Refuse more than `MOST_RUNS`. Raises UsageError."""
+    if runs > MOST_RUNS:
+        raise UsageError(f"one command makes at most {MOST_RUNS} runs: strategies × sizes × repeats. Received: {runs}.")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _at_most(name: str, value: float | None, most: float) -> None:
+    if value is not None and value > most:
+        raise UsageError(f"{_flag(name)} must be at most {most}. Received: {value}.")
