@@ -107,13 +107,13 @@ def parse(reference: str) -> Dataset:
     """
     if len(reference) > _MAX_LENGTH:
         raise UsageError(f"data set must be at most {_MAX_LENGTH} characters long. Received: {len(reference)}")
-    if _UNPRINTABLE.search(reference):
-        hint = "Rename the file, or give it a link with such a name"
-        raise UsageError(f"data set must be UTF-8 without control characters. {hint}. Received: {reference!a}")
     name, separator, rest = _REFERENCE.fullmatch(reference).groups()  # type: ignore[union-attr]
     known = available()
     if name not in known:
         raise UsageError(_choice("data set", known, name))
+    if _UNPRINTABLE.search(reference):
+        hint = "Rename the file, or give it a link with such a name"
+        raise UsageError(f"data set must be UTF-8 without control characters. {hint}. Received: {reference!a}")
     cls = known[name]
     options = {option.name: option for option in fields(cls)}
     if separator and not options:

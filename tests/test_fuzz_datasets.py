@@ -94,7 +94,7 @@ def test_references(reference: str) -> None:
 
 @pytest.mark.exhaustive
 @given(REFERENCES)
-@few(20_000)
+@few(5_000)
 def test_many_references(reference: str) -> None:
     check_reference(reference)
 
@@ -255,7 +255,7 @@ def test_odd_members(tmp_path: Path, parts: Any, options: dict[str, Any]) -> Non
 
 @pytest.mark.exhaustive
 @given(MEMBERS, GIVEN)
-@few(5000)
+@few(2_000)
 def test_many_odd_members(tmp_path: Path, parts: Any, options: dict[str, Any]) -> None:
     check_members(tmp_path, parts, options)
 
