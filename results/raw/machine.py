@@ -185,12 +185,12 @@ _LEAST_SHARE, _MOST_SHARE, _MOST_OF_A_REPLICA = 0.03, 0.1, 0.3
 _MOST_STOLEN = _MOST_THROTTLED = 0.05
 """Shares from which on a run counts as disturbed.
 
-With cnn and mlp on one core, beside busy loops of 20% to 100% of that core, the rate fell by about the share that others
-took: 5% to 81%. Beside nothing, the share was below 0.03. Rates of such runs differ by 10% on an idle machine as well,
-and of half a second two ticks are 0.04: less than 0.1 can't be told from chance. In a synchronous run all wait for the
-replica that was slowed, so of 8 replicas 0.3 of one's cores is enough, which is 0.04 of all; below 0.03 it can't be
-told from the system's own work on every core. What is stolen or throttled is time that is simply lost, and an idle
-machine has less than 0.01 of it.
+With cnn and mlp on one core, beside busy loops of 20% to 100% of that core, the rate fell by about the share that
+others took: 5% to 81%. Beside nothing, the share was below 0.03. Rates of such runs differ by 10% on an idle machine as
+well, and of half a second two ticks are 0.04: less than 0.1 can't be told from chance. In a synchronous run all wait
+for the replica that was slowed, so of 8 replicas 0.3 of one's cores is enough, which is 0.04 of all; below 0.03 it
+can't be told from the system's own work on every core. What is stolen or throttled is time that is simply lost, and an
+idle machine has less than 0.01 of it.
 """
 
 
