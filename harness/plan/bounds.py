@@ -6,13 +6,11 @@ later, or hang.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
 from ...errors import UsageError
 from .task import MOST_COUNT, MOST_REPLICAS
-
-if TYPE_CHECKING:
-    from .spec import Experiment
 
 MOST_RUNS = 10_000
 """Of one command. Each has a folder and rows, and takes seconds at least."""
@@ -38,7 +36,20 @@ _POSITIVE: dict[str, float] = {
 """What must be greater than 0, and the most that it may be: enough for any use, and it fits where it is stored."""
 
 
-def check(experiment: Experiment) -> None:
+class Asked(Protocol):
+    """What is looked at of an `Experiment`."""
+
+    replicas: Sequence[int]
+    model: str
+    dataset: str
+    split: str
+    learning_rate: float | None
+    warmup_epochs: float
+    seed: int
+    inject: Sequence[str]
+
+
+def check(experiment: Asked) -> None:
     """Refuse a number or a text out of its bounds. Raises UsageError, which names the flag."""
     for name, most in _POSITIVE.items():
         value = getattr(experiment, name)
