@@ -103,8 +103,8 @@ class Record:
             if content["schema_version"] > schema.SCHEMA_VERSION:
                 raise NewerResultsError(
                     f"A record's schema must be at most {schema.SCHEMA_VERSION}. "
-                    f"Received: {shown(path)} with schema {content['schema_version']}. Upgrade stratbench, or choose "
-                    "another --output."
+                    f"Received: {shown(path)} with schema {checked.short(content['schema_version'])}. "
+                    "Upgrade stratbench, or choose another --output."
                 )
             return _checked(_LATER | content)
         except (ValueError, KeyError, RecursionError) as error:
@@ -116,8 +116,10 @@ class Record:
 
 def _parse(text: bytes) -> dict[str, Any]:
     content = json.loads(text, parse_constant=checked.no_constant)
-    if not isinstance(content, dict) or type(content.get("schema_version")) is not int:
-        raise ValueError("it has no schema_version")
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    # A bool is an int to Python.
+    if type(version) is not int or version < 1:
+        raise ValueError("it has no schema_version that is a whole number from 1")
     return content
 
 
