@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from stratbench.errors import StratbenchError, UsageError
 from stratbench.harness.cli import commands, session
 from stratbench.harness.plan.faults import parse as parse_fault
-from stratbench.harness.plan.task import current_job, current_task
+from stratbench.harness.plan.task import current_job, current_task, launcher_pid
 from stratbench.harness.worker import trial
 
 DIGITS = "9" * 5000
@@ -380,7 +380,7 @@ environments = st.dictionaries(
 def assert_environment_is_answered(environment: dict[str, str], arguments: list[str]) -> None:
     """The property, and what a worker would make of it."""
     assert_one_line(arguments, environment)
-    for read in (current_job, current_task):
+    for read in (current_job, current_task, launcher_pid):
         with contextlib.suppress(StratbenchError):
             read(environment)
 
@@ -415,6 +415,13 @@ class TestEnvironment:
         environment = {f"{prefix}RANK": rank, f"{prefix}SIZE": size}
         code, errors = call(["run", "-s", "horovod", "--dataset", "synthetic", "--global-batch", "8"], environment)
         assert code == 2 and f"{prefix}RANK must be from 0 to {prefix}SIZE − 1" in errors
+
+    def test_of_a_job_whose_folder_can_not_be_made_is_refused(self) -> None:
+        Path("folder/runs").touch()
+        work = ["-s", "horovod", "--dataset", "synthetic", "--global-batch", "8", "--output", "folder"]
+        code, errors = call(["run", *work], {"HOROVOD_RANK": "1", "HOROVOD_SIZE": "2", "STRATBENCH_PARENT": "x"})
+        Path("folder/runs").unlink()
+        assert code == 2 and "The output folder must be writable" in errors
 
     @pytest.mark.parametrize("text", [task for task in TASKS if task != "{}"])
     def test_of_a_task_that_the_launcher_did_not_write_is_refused(self, text: str) -> None:

@@ -57,7 +57,7 @@ def test_a_task_of_ones_own_gets_all_but_a_cluster_of_the_users() -> None:
     assert variables.for_task({**SECRETS, "TF_CONFIG": "{}"}) == SECRETS
 
 
-class Started(Exception):  # noqa: N818
+class StartedError(Exception):
     """In place of a process."""
 
 
@@ -69,12 +69,12 @@ def test_tasks_start_without_the_current_folder_and_a_launcher_without_secrets(
 
     def popen(arguments: list[str], **settings: object) -> None:
         given.update(settings, arguments=arguments)
-        raise Started
+        raise StartedError
 
     monkeypatch.setattr(launcher.subprocess, "Popen", popen)
     monkeypatch.setenv("SECRET_TOKEN", "hunter2")
     task = Task(command=command)
-    with pytest.raises(Started):
+    with pytest.raises(StartedError):
         launcher.Launch([task], tmp_path, 1.0, threading.Event(), lambda label, event: None).run()
     worker = given["arguments"][len(command) :]
     assert worker[1:4] == ["-P", "-m", "stratbench.harness.worker"]

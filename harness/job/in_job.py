@@ -19,7 +19,7 @@ from ...results.raw.record import NAME, Record
 from ...strategies.base import Task
 from ..launch.run import open_store
 from ..plan.spec import RunSpec
-from ..plan.task import Job
+from ..plan.task import PARENT_VARIABLE, Job
 from ..worker.main import redirect, run_task
 from . import recorder
 
@@ -44,6 +44,8 @@ def joins(spec: RunSpec, job: Job) -> bool:
 
 def run_in_job(spec: RunSpec, job: Job, output: Path) -> Record:
     """Do this rank's part; only rank 0 returns, with the record. Raises RunError if no row could be written."""
+    # Another started this process: of a stratbench that did so further up nothing is to be waited for.
+    os.environ.pop(PARENT_VARIABLE, None)
     folder = output / "runs" / spec.run_id
     try:
         folder.mkdir(parents=True, exist_ok=True)

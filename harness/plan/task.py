@@ -79,6 +79,16 @@ def current_task(environ: Mapping[str, str] = os.environ) -> tuple[Task, bool]:
     return Task(**told, index=job.rank, first_replica=job.local_rank), True
 
 
+def launcher_pid(environ: Mapping[str, str] = os.environ) -> int | None:
+    """The process id of the stratbench that this task works for; None if nobody told. Raises UsageError for no id."""
+    text = environ.get(PARENT_VARIABLE)
+    if text is None:
+        return None
+    if not _NUMBER.fullmatch(text):
+        raise UsageError(f"{PARENT_VARIABLE} is for stratbench's launcher to set; unset it. Received: {text}.")
+    return int(text)
+
+
 def _told(text: str) -> dict[str, Any]:
     """What `Task.to_json` wrote."""
     try:

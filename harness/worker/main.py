@@ -26,7 +26,7 @@ from ...results.raw import journal as journals
 from ...results.raw.journal import Journal
 from ...strategies.base import Server
 from ..plan import cores, spec, variables
-from ..plan.task import PARENT_VARIABLE, current_task
+from ..plan.task import current_task, launcher_pid
 from . import usage
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ def main() -> None:
     folder = Path(sys.argv[1])
     try:
         task, in_job = current_task()
+        starter = launcher_pid() if in_job else None
     except StratbenchError as error:
         sys.exit(f"stratbench: {error}")
     if in_job:
         redirect(folder / f"{task.label}.log")
-    starter = int(os.environ[PARENT_VARIABLE]) if in_job and PARENT_VARIABLE in os.environ else None
     code = run_task(spec.read(folder / "spec.json"), task, folder, starter)
     # TensorFlow's servers and Horovod's threads have no clean way to stop; what matters is on disk.
     sys.stdout.flush()
@@ -177,13 +177,13 @@ def _telling_line(text: str) -> str:
 
 def _watch_parent() -> None:
     """End this process when the launcher is gone, killed without a chance to end its tasks."""
-    parent = os.environ.get(PARENT_VARIABLE)
+    parent = launcher_pid()
     if parent is None:
         return
     import psutil
 
     try:
-        launcher = psutil.Process(int(parent))
+        launcher = psutil.Process(parent)
     except psutil.NoSuchProcess:
         os._exit(FAILED)
 
