@@ -113,7 +113,7 @@ class Watch:
         return Death(name, how, self._folder / f"{name}.log")
 
     def explain(self, deaths: list[Death]) -> str:
-        """One line about the first task that was killed; else about the first failure in a journal, or the first death."""
+        """One line about the first task that was killed, else the first failure in a journal, else the first death."""
         killed = [death for death in deaths if death.how.startswith("killed") and death.name not in self.failures]
         if not killed and self.failures:
             label, why = next(iter(self.failures.items()))
