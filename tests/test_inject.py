@@ -172,6 +172,16 @@ class TestInjector:
     ) -> None:
         assert self.strikes(tmp_path, monkeypatch, Task(index=1, attempt=1), first=3) == [6]
 
+    def test_what_kills_the_worker_itself_comes_last(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(inject.os, "kill", lambda pid, number: None)
+        monkeypatch.setattr(inject, "_pause", lambda seconds, label: None)
+        texts = ["kill:worker=0,step=0", "kill:ps=0,step=0", "pause:worker=0,step=0,seconds=0.01"]
+        writer = journal.Journal(tmp_path / "worker-0.jsonl")
+        Injector([parse(text) for text in texts], Task(index=0), 1, writer).strike(0)
+        writer.close()
+        done = [event["fault"] for event in journal.read(writer.path).injected]
+        assert sorted(done) == sorted(texts) and done[-1] == texts[0]
+
     def test_nothing_is_around_a_trainer_that_nothing_strikes(self, tmp_path: Path) -> None:
         writer = journal.Journal(tmp_path / "worker-0.jsonl")
         trainer = Steps()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from stratbench.harness.plan.spec import RunSpec
 from stratbench.harness.worker.main import KEEP_VARIABLE
 from stratbench.harness.worker.workload import SpecWorkload
 from stratbench.results.raw import journal
+from stratbench.strategies.base import Reaction
 from stratbench.strategies.registry import create
 
 MODEL = "softmax_regression:model"
@@ -175,3 +177,49 @@ def test_options_of_another_mode_are_refused(options: dict[str, str], message: s
 def test_an_infinite_bound_and_backups() -> None:
     assert create("ps", {"mode": "ssp", "staleness": "inf"}).skip(2) is None
     assert "backup=2" in str(create("ps", {"mode": "sync", "backup": "2"}).skip(2))
+
+
+@pytest.mark.parametrize(
+    ("options", "left", "reactions"),
+    [
+        # Worker 0 died with the ps task, in one poll of the launcher.
+        ({"restart": "true", "checkpoint_every": "5"}, [1], {"ps-0": "RESTART", "worker-0": "RESTART"}),
+        ({"restart": "true", "checkpoint_every": "5"}, [], {"ps-0": "RESTART", "worker-0": "RESTART"}),
+        ({"checkpoint_every": "5"}, [1], {"ps-0": "RESTART", "worker-0": "GO_ON"}),
+        ({"checkpoint_every": "5"}, [], {"ps-0": "END", "worker-0": "END"}),
+        ({"restart": "true"}, [1], {"ps-0": "END", "worker-0": "RESTART"}),
+        ({"restart": "true"}, [], {"ps-0": "END", "worker-0": "RESTART"}),
+        ({}, [1], {"ps-0": "END", "worker-0": "GO_ON"}),
+        ({"mode": "sync", "backup": "1"}, [0], {"ps-0": "END", "worker-1": "GO_ON"}),
+        ({"mode": "sync", "backup": "1"}, [1], {"ps-0": "END", "worker-0": "END"}),
+    ],
+)
+def test_what_becomes_of_a_run_when_a_task_dies(
+    options: dict[str, str], left: list[int], reactions: dict[str, str]
+) -> None:
+    strategy = create("ps", options)
+    everyone = strategy.tasks(2, lambda port: "127.0.0.1:1")
+    workers = [task for task in everyone if task.role == "worker" and task.index in left]
+    dead = {task.label: task for task in everyone if task.label in reactions}
+    found = {label: strategy.after_death(task, workers, everyone) for label, task in dead.items()}
+    assert found == {label: Reaction[name] for label, name in reactions.items()}
+
+
+SLEEPS = """
+import os, time
+task = os.environ.get("STRATBENCH_TASK", "")
+if task and not ('"ps"' in task and '"index": 0' in task):
+    time.sleep(6)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ps:sync=true,ps=2", "ps-tree"])
+def test_a_ps_task_that_was_there_long_before_the_others_reaches_them(
+    strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_strays: None
+) -> None:
+    """gRPC waits longer and longer between attempts to connect, and what is sent meanwhile fails."""
+    (tmp_path / "sitecustomize.py").write_text(SLEEPS)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    outcome = launch(make_spec(strategy, 2), tmp_path / "run")
+    assert outcome.status == "ok", outcome.reason

@@ -52,12 +52,12 @@ class FakeTrainer(Trainer):
         return [np.full(3, self._clock.now)]
 
 
-def run(folder: Path, steps: int, losses: list[float]) -> tuple[journal.TaskLog, FakeTrainer]:
+def run(folder: Path, steps: int, losses: list[float], first: int = 0) -> tuple[journal.TaskLog, FakeTrainer]:
     clock = Clock()
     trainer = FakeTrainer(clock, losses)
     writer = journal.Journal(folder / "worker-0.jsonl")
     try:
-        train(trainer, FakeBatches(clock), Schedule(0.1, 0.3, 2), steps, writer, folder, clock)
+        train(trainer, FakeBatches(clock), Schedule(0.1, 0.3, 2), steps, writer, folder, clock, first)
     finally:
         writer.close()
     return journal.read(folder / "worker-0.jsonl"), trainer
@@ -79,3 +79,22 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(tmp_path: Path
     with pytest.raises(RunError, match=f"the loss became {loss} at step 2"):
         run(tmp_path, 6, [1.0, 1.0, loss, 1.0, 1.0, 1.0])
     assert len(journal.read(tmp_path / "worker-0.jsonl").steps) == 3
+
+
+@pytest.mark.parametrize(
+    ("first", "epochs", "saved"),
+    [(3, [0, 1], ["epoch-0.npz", "epoch-1.npz"]), (4, [1], ["epoch-0.npz", "epoch-1.npz"]), (6, [], ["epoch-1.npz"])],
+)
+def test_a_process_that_goes_on_saves_what_the_one_before_may_not_have(
+    tmp_path: Path, first: int, epochs: list[int], saved: list[str]
+) -> None:
+    log, _ = run(tmp_path, 6, [1.0] * 6, first)
+    assert [event["epoch"] for event in log.epochs] == epochs
+    assert log.steps["step"].tolist() == list(range(first, 6))
+    assert sorted(path.name for path in tmp_path.glob("epoch*")) == saved
+
+
+def test_a_process_that_goes_on_keeps_what_the_one_before_has_saved(tmp_path: Path) -> None:
+    (tmp_path / "epoch-0.npz").write_text("of the end of epoch 0")
+    run(tmp_path, 8, [1.0] * 8, 4)
+    assert (tmp_path / "epoch-0.npz").read_text() == "of the end of epoch 0"

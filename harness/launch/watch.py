@@ -1,4 +1,4 @@
-"""What the launcher knows of a run's tasks while they work: their journals, their last steps, how they died."""
+"""What the launcher knows about the tasks of a run: their journals, their last steps, how they died."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .processes import alive, describe_exit
 
 LAST_LINES = 3
 _CHATTER = re.compile(r"I\d{4} |E\d{4} .*(cuInit|CUDA)|WARNING: All log messages before absl|\[\d+\]<std")
-"""What TensorFlow logs before it can be told not to, and that it found no GPU."""
+"""What TensorFlow logs before its log level is set, and that it found no GPU."""
 
 Listener = Callable[[str, dict[str, Any]], None]
-"""Called with a task's label and each event of its journal, as they come."""
+"""Called with the label of a task and each new event of its journal."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Death:
-    """A process that ended too early: its task's label or its program's name, how it ended, its log."""
+    """A process that ended too early: the label of its task or the name of its program, how it ended, its log."""
 
     name: str
     how: str
@@ -33,7 +33,7 @@ class Death:
 
 
 def program(task: Task) -> str:
-    """Name of what the launcher starts: the task's label, or the job launcher that stands before its workers."""
+    """Name of what the launcher starts: the label of the task, or the job launcher that starts its workers."""
     return Path(task.command[0]).name if task.command else task.label
 
 
@@ -56,7 +56,7 @@ class Watch:
         return list(self._followers)
 
     def poll(self) -> bool:
-        """Read what is new; whether there was anything."""
+        """Read the new events of all journals; True if there were any."""
         news = [(label, event) for label, follower in self._followers.items() for event in follower.poll()]
         for label, event in news:
             self._take(label, event)
@@ -77,7 +77,7 @@ class Watch:
                 self.ended.add(label)
 
     def _adopt(self, label: str, pid: int) -> None:
-        """Remember the process itself, so that its number can't come to mean another."""
+        """Remember the process and not only its pid, which may be reused."""
         try:
             member = psutil.Process(pid)
             if str(self._folder) in member.cmdline():
@@ -86,19 +86,19 @@ class Watch:
             return
 
     def forget(self, label: str) -> None:
-        """Its process is known to be dead; whoever comes in its place will be adopted anew."""
+        """Forget the process of this task, which is dead. The next process of the task is found by its journal."""
         self.members.pop(label, None)
         self.failures.pop(label, None)
 
     def gone(self) -> list[str]:
-        """Tasks that have started and are no more, without having said that they ended."""
+        """Labels of the tasks whose process is dead and whose journal has no end."""
         missing = [label for label, member in self.members.items() if not alive(member)]
         if any(label not in self.ended for label in missing):
             self.poll()
         return [label for label in missing if label not in self.ended]
 
     def reported(self, task: Task) -> list[Death]:
-        """Workers whose end a job's own launcher has printed, first death first."""
+        """Workers whose end the launcher of the job has printed, in the order of their deaths."""
         path = self._folder / f"{program(task)}.log"
         if not task.exit_patterns or not path.exists():
             return []
@@ -108,12 +108,12 @@ class Watch:
         return [self.death(f"{task.role}-{index}", code) for index, code in ends if code]
 
     def death(self, name: str, code: int | None) -> Death:
-        """How ``name`` ended; None for a code that nobody knows."""
+        """How ``name`` ended. ``code`` is None if its exit code is unknown."""
         how = "gone without a word" if code is None else describe_exit(code)
         return Death(name, how, self._folder / f"{name}.log")
 
     def explain(self, deaths: list[Death]) -> str:
-        """One line: the first that was killed; else the first failure that a task itself told; else the first death."""
+        """One line about the first task that was killed, else the first failure in a journal, else the first death."""
         killed = [death for death in deaths if death.how.startswith("killed") and death.name not in self.failures]
         if not killed and self.failures:
             label, why = next(iter(self.failures.items()))
@@ -123,7 +123,7 @@ class Watch:
         return f"{death.name} {verb} {death.how}{self._when(death.name)}; its log ends: {_last_words(death.log)}"
 
     def progress(self) -> str:
-        """How far the run came, for the end of a sentence."""
+        """The last step of the run, for the end of a sentence."""
         return f" after step {max(self.last_step.values())}" if self.last_step else " before the first step"
 
     def _when(self, label: str) -> str:
@@ -134,7 +134,7 @@ class Watch:
 
 
 def _exit_code(match: re.Match[str]) -> int:
-    """As subprocess counts: a signal is a negative code."""
+    """The exit code as in `subprocess`: negative for a signal."""
     groups = match.groupdict()
     return -int(groups["signal"]) if "signal" in groups else int(groups["code"])
 

@@ -1,8 +1,8 @@
-"""Makes a worker's faults happen, around its steps: no strategy knows of them.
+"""Makes the faults of a worker happen, around its steps. Strategies do not know about them.
 
-- A slow worker sleeps inside its forward pass, so that, as on a slow machine, its gradients are late *and* stale.
-- A killed one sends itself SIGKILL; a ps task gets it from worker 0. Neither has a last word.
-- A paused one is stopped with all its threads by a process that lives as long as the pause: see `stopper`.
+- A slow worker sleeps in its forward pass, so its gradients are late *and* stale, as on a slow machine.
+- A worker that is to die sends SIGKILL to itself; worker 0 sends it to a ps task.
+- A worker that is to pause is stopped, with all its threads, by another process: see `stopper`.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     import numpy as np
 
 CALIBRATION_STEPS = 10
-"""Steps after the warm-up that are left alone, to learn how long one takes: what a factor is a factor of."""
+"""Steps after the warm-up that are not slowed. A factor is relative to their median duration."""
 
 
 class Slowness:
     """How long this worker sleeps in each step.
 
     Attributes:
-        seconds: in the present step.
-        total_seconds: so far.
+        seconds: in the current step.
+        total_seconds: in all steps so far.
     """
 
     def __init__(self, faults: Sequence[Fault], seed: int):
@@ -51,12 +51,12 @@ class Slowness:
         self.seconds = self.total_seconds = 0.0
 
     def begin(self) -> None:
-        """Draw the present step's."""
+        """Draw how long this worker sleeps in the step that begins."""
         self.seconds = sum(map(self._draw, self._faults))
         self.total_seconds += self.seconds
 
     def end(self, step_seconds: float) -> None:
-        """Learn from the first steps how long one takes."""
+        """Remember the duration of the first steps."""
         if len(self._alone) < WARMUP_STEPS + CALIBRATION_STEPS:
             self._alone.append(step_seconds)
 
@@ -77,18 +77,18 @@ class Injector:
 
     Args:
         faults: of the whole run.
-        first_step: the first that this process takes; later than 0 in a worker that was restarted.
+        first_step: the first step of this process; greater than 0 in a worker that was restarted.
     """
 
     def __init__(self, faults: Sequence[Fault], task: Task, seed: int, journal: Journal, first_step: int = 0):
         mine = [fault for fault in faults if fault.label == task.label]
-        # Nobody counts steps in a ps task: worker 0 does it for them.
+        # A ps task has no steps: worker 0 counts for it.
         mine += [fault for fault in faults if fault.role == "ps" and task.label == "worker-0"]
         slow = [fault for fault in mine if fault.kind == "slow"]
         self.slowness = Slowness(slow, seed) if slow else None
         # At one step, what kills this process comes last: it would leave out the rest.
         due = sorted((fault for fault in mine if fault.kind != "slow"), key=self._kills_itself)
-        # What killed the process before this one must not kill it again.
+        # A fault that killed the former process of this worker must not kill this one too.
         self._due = [fault for fault in due if not task.attempt or (fault.step or 0) > first_step]
         self._journal = journal
 
@@ -98,16 +98,16 @@ class Injector:
 
     @property
     def delay(self) -> Callable[[], None] | None:
-        """What the forward pass is to call, if anything."""
+        """A function that the forward pass must call, or None."""
         return self.slowness.sleep if self.slowness else None
 
     @property
     def delayed_seconds(self) -> float | None:
-        """How long the steps so far were made, on purpose; None if that was not asked for."""
+        """Seconds that this worker slept so far; None if no slowness was asked for."""
         return self.slowness.total_seconds if self.slowness else None
 
     def strike(self, step: int) -> None:
-        """What is due before ``step``."""
+        """Make the faults happen that are due before ``step``. Raises RunError when a pause did not hold."""
         for fault in [fault for fault in self._due if fault.step == step]:
             self._journal.event("injected", fault=str(fault), kind=fault.kind, task=fault.label, step=step)
             if fault.kind == "pause":
@@ -118,12 +118,12 @@ class Injector:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def around(self, trainer: Trainer, first_step: int = 0) -> Trainer:
-        """The trainer with the faults around its steps; itself if there are none."""
+        """A trainer that injects the faults before its steps; ``trainer`` itself if there are no faults."""
         return Injected(trainer, self, first_step) if self.slowness or self._due else trainer
 
 
 class Injected(Trainer):
-    """Another trainer, struck before its steps."""
+    """A trainer that injects faults before the steps of another trainer."""
 
     def __init__(self, inner: Trainer, injector: Injector, first_step: int):
         self.rank, self.memory = inner.rank, inner.memory
@@ -172,7 +172,7 @@ def _pause(seconds: float, label: str) -> None:
 
 
 def _kill(journal: Path) -> None:
-    """The task of that journal, if it is a process of this run on this host."""
+    """Kill the task that writes ``journal``, if it is a process of this run on this host."""
     start = journals.read(journal).start
     if start is None or not psutil.pid_exists(start["pid"]):
         return

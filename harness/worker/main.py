@@ -154,7 +154,7 @@ def _snapshots(folder: Path) -> Iterator[None]:
         yield
     finally:
         if not os.environ.get(KEEP_VARIABLE):
-            for path in folder.glob("epoch-*.npz"):
+            for path in folder.glob("epoch-*.n*"):
                 path.unlink()
 
 

@@ -44,7 +44,8 @@ def train(
     """
     step = first_step
     for epoch, skipped, stop in _epochs(first_step, total_steps, batches.steps_per_epoch):
-        source = islice(batches.epoch(epoch), skipped, stop)
+        # A former process of this worker may have died after the last step of an epoch and before its copy was saved.
+        source = islice(batches.epoch(epoch), skipped, stop) if skipped < stop else ()
         traffic = tcp_bytes()
         first, whole = step, not skipped
         begin = before = clock()
@@ -66,13 +67,15 @@ def train(
         # Counts go with the connections to what died, and those of the process before this one are gone as well.
         sent, received = _difference(traffic, tcp_bytes()) if whole else (None, None)
         seconds = None if skipped else before - begin
-        journal.event(
-            "epoch", epoch=epoch, seconds=seconds, steps=step - first, sent_bytes=sent, received_bytes=received
-        )
+        if skipped < stop:
+            journal.event(
+                "epoch", epoch=epoch, seconds=seconds, steps=step - first, sent_bytes=sent, received_bytes=received
+            )
         weights = trainer.weights()
         _restored(trainer, journal)
-        if reports():
-            np.savez(snapshots / f"epoch-{epoch}.npz", *weights)
+        path = snapshots / f"epoch-{epoch}.npz"
+        if reports() and (skipped < stop or not path.exists()):
+            _save(path, weights)
         if trainer.finished:
             return
 
@@ -83,6 +86,14 @@ def _restored(trainer: Trainer, journal: Journal) -> bool:
     for death in deaths:
         journal.event("restored", **dataclasses.asdict(death))
     return bool(deaths)
+
+
+def _save(path: Path, weights: list[np.ndarray]) -> None:
+    """Save under another name first: a process that dies meanwhile leaves no part of a file."""
+    fresh = path.with_suffix(".new")
+    with fresh.open("wb") as file:
+        np.savez(file, *weights)
+    fresh.replace(path)
 
 
 def _note(journal: Journal, step: int, update: Update) -> None:
@@ -105,7 +116,10 @@ def _difference(before: tuple[int, int] | None, after: tuple[int, int] | None) -
 
 
 def _epochs(first_step: int, total_steps: int, steps_per_epoch: int) -> Iterator[tuple[int, int, int]]:
-    """(epoch, steps of it to pass over, where in it to stop); the first and the last may be a part."""
-    for epoch in range(first_step // steps_per_epoch, -(-total_steps // steps_per_epoch)):
+    """(epoch, steps of it to pass over, where in it to stop); the first and the last may be a part.
+
+    The first is that of the step before ``first_step``, of which there may be nothing left but to save its weights.
+    """
+    for epoch in range(max(0, first_step - 1) // steps_per_epoch, -(-total_steps // steps_per_epoch)):
         begin = epoch * steps_per_epoch
         yield epoch, max(0, first_step - begin), min(total_steps - begin, steps_per_epoch)
