@@ -179,7 +179,7 @@ class TestMistakes:
             (["run", "-s", "single", "--global-batch", "8", "--dataset", "mnits"], "Did you mean 'mnist'?"),
             (["run", "-s", "single", "--global-batch", "8", "--dataset", "hdf5"], "hdf5:PATH"),
             (["run", "-s", "single", "--global-batch", "8", "--dataset", "hdf5:no such.h5"], "'no such.h5'"),
-            (["run", "-s", "single", "--global-batch", "8", "--dataset", "syn\nthetic"], "without control characters"),
+            (["run", "-s", "single", "--global-batch", "8", "--dataset", "syn\nthetic"], "Did you mean"),
             (["run", "-s", "single", "--global-batch", "8", "--dataset", "synthetic:classes=x"], "Received: 'x'"),
             (["run", "-s", "single", "--global-batch", "2", "--dataset", "synthetic:examples=3"], "3 examples"),
             (["run", "-s", "mirrored", "-n", "0", *WORK], "--replicas must be at least 1. Received: 0"),
