@@ -6,8 +6,8 @@ later, or hang.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any
 
 from ...errors import UsageError
 from .task import MOST_COUNT, MOST_REPLICAS
@@ -36,44 +36,35 @@ _POSITIVE: dict[str, float] = {
 """What must be greater than 0, and the most that it may be: enough for any use, and it fits where it is stored."""
 
 
-class Asked(Protocol):
-    """What is looked at of an `Experiment`."""
+def check(experiment: Mapping[str, Any]) -> None:
+    """Refuse a number or a text out of its bounds. Raises UsageError, which names the flag.
 
-    replicas: Sequence[int]
-    model: str
-    dataset: str
-    split: str
-    learning_rate: float | None
-    warmup_epochs: float
-    seed: int
-    inject: Sequence[str]
-
-
-def check(experiment: Asked) -> None:
-    """Refuse a number or a text out of its bounds. Raises UsageError, which names the flag."""
+    Args:
+        experiment: the fields of an `Experiment` by name.
+    """
     for name, most in _POSITIVE.items():
-        value = getattr(experiment, name)
+        value = experiment[name]
         if value is not None and not 0 < value < float("inf"):
             raise UsageError(f"{_flag(name)} must be greater than 0. Received: {value}.")
         _at_most(name, value, most)
-    if not 0 <= experiment.warmup_epochs < float("inf"):
-        raise UsageError(f"--warmup-epochs must be 0 or more. Received: {experiment.warmup_epochs}.")
-    _at_most("warmup_epochs", experiment.warmup_epochs, MOST_COUNT)
-    if experiment.learning_rate is not None and experiment.learning_rate < LEAST_RATE:
-        raise UsageError(f"--learning-rate must be at least {LEAST_RATE:g}. Received: {experiment.learning_rate}.")
-    if not 0 <= experiment.seed < 2**31:
-        raise UsageError(f"--seed must be from 0 to 2³¹ − 1. Received: {experiment.seed}.")
-    for count in set(experiment.replicas):
+    if not 0 <= experiment["warmup_epochs"] < float("inf"):
+        raise UsageError(f"--warmup-epochs must be 0 or more. Received: {experiment['warmup_epochs']}.")
+    _at_most("warmup_epochs", experiment["warmup_epochs"], MOST_COUNT)
+    if experiment["learning_rate"] is not None and experiment["learning_rate"] < LEAST_RATE:
+        raise UsageError(f"--learning-rate must be at least {LEAST_RATE:g}. Received: {experiment['learning_rate']}.")
+    if not 0 <= experiment["seed"] < 2**31:
+        raise UsageError(f"--seed must be from 0 to 2³¹ − 1. Received: {experiment['seed']}.")
+    for count in set(experiment["replicas"]):
         if count < 1:
             raise UsageError(f"--replicas must be at least 1. Received: {count}.")
         _at_most("replicas", count, MOST_REPLICAS)
     for name in ("model", "dataset", "split"):
-        if len(getattr(experiment, name)) > MOST_TEXT:
+        if len(experiment[name]) > MOST_TEXT:
             raise UsageError(
-                f"{_flag(name)} must have at most {MOST_TEXT} characters. Received: {len(getattr(experiment, name))}."
+                f"{_flag(name)} must have at most {MOST_TEXT} characters. Received: {len(experiment[name])}."
             )
-    if len(experiment.inject) > MOST_FAULTS:
-        raise UsageError(f"--inject must be given at most {MOST_FAULTS} times. Received: {len(experiment.inject)}.")
+    if len(experiment["inject"]) > MOST_FAULTS:
+        raise UsageError(f"--inject must be given at most {MOST_FAULTS} times. Received: {len(experiment['inject'])}.")
 
 
 def check_runs(runs: int) -> None:

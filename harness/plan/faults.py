@@ -115,11 +115,9 @@ def _number(name: str, text: str) -> float | None:
 
 
 def _wrong(kind: str, text: str) -> UsageError:
-    numbers = {
-        "N": f"0 ≤ N ≤ {MOST_COUNT}",
-        "F": f"1 < F ≤ {MOST_FACTOR}",
-        "S": f"0 < S ≤ {MOST_SECONDS}",
-        "P": "0 < P ≤ 1",
-    }
-    bounds = ", ".join(numbers[letter] for letter in {"slow": "FSP", "kill": "N", "pause": "NS"}[kind])
+    bounds = {
+        "slow": f"F > 1, S > 0, 0 < P ≤ 1, F at most {MOST_FACTOR} and S at most {MOST_SECONDS}",
+        "kill": f"N ≥ 0, N at most {MOST_COUNT}",
+        "pause": f"N ≥ 0, S > 0, N at most {MOST_COUNT} and S at most {MOST_SECONDS}",
+    }[kind]
     return UsageError(f"--inject must be {GRAMMAR[kind]} with {bounds}. Received: '{text}'.")

@@ -155,7 +155,7 @@ class Experiment(BaseModel):
             raise UsageError("give --epochs or --steps, not both.")
         if not self.strategies:
             raise UsageError("give at least one --strategy; 'stratbench list strategies' shows them.")
-        bounds.check(self)
+        bounds.check(dict(self))
         return self
 
     def expand(self) -> list[RunSpec]:
