@@ -2,7 +2,6 @@ import json
 import math
 import sys
 
-import h5py
 import pytest
 import stratbench.results
 from stratbench.results import schema
@@ -10,7 +9,7 @@ from stratbench.results.raw import journal, record
 from stratbench.results.showing import report
 from stratbench.results.tables import store
 from test_results_record import STARTED, array, assert_equal, make_log, make_record, make_spec
-from test_results_store import assert_csv_follows
+from test_results_store import assert_csv_follows, edited
 
 # (step, update, fetched, staleness, clock, slowest_clock, blocked_seconds, applied)
 FIRST = [(0, 0, 0, 0, 0, 0, 0.0, True), (1, 2, 1, 1, 1, 0, 0.25, True), (2, 4, 3, 1, 2, 1, 0.5, True)]
@@ -165,13 +164,11 @@ LATER = {
 def test_results_from_before_these_tables_and_columns_are_shown_and_extended(tmp_path, capsys):
     with store.Store(tmp_path) as opened:
         opened.add(make_record())
-    with h5py.File(tmp_path / "results.h5") as file, h5py.File(tmp_path / "older.h5", "w") as older_file:
-        older_file.attrs.update(file.attrs)
-        for table in file.keys() - {"updates", "staleness"}:
-            file.copy(table, older_file)
-            for name in LATER.get(table, ()):
-                del older_file[table][name]
-    (tmp_path / "older.h5").replace(tmp_path / "results.h5")
+    with edited(tmp_path / "results.h5") as file:
+        del file["updates"], file["staleness"]
+        for table, names in LATER.items():
+            for name in names:
+                del file[table][name]
     for name in ("updates", "staleness"):
         (tmp_path / f"{name}.csv").unlink()
     older = stratbench.results.load(tmp_path)

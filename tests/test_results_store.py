@@ -380,6 +380,21 @@ def test_a_run_twice_in_the_tables_is_refused(tmp_path):
             read(tmp_path)
 
 
+def test_a_file_from_before_digests_is_read_and_extended(tmp_path):
+    with store.Store(tmp_path) as opened:
+        opened.add(record_of(1))
+    path = tmp_path / "results.h5"
+    with h5py.File(io.BytesIO(path.read_bytes())) as sealed, h5py.File(tmp_path / "older.h5", "w") as older:
+        older.attrs["schema_version"] = sealed.attrs["schema_version"]
+        for table in schema.TABLES:
+            sealed.copy(table, older, without_attrs=True)
+    (tmp_path / "older.h5").replace(path)
+    assert not path.read_bytes().startswith(opening._SEAL) and len(stratbench.results.load(tmp_path).steps) == 8
+    with store.Store(tmp_path) as opened:
+        opened.add(record_of(2))
+    assert path.read_bytes().startswith(opening._SEAL) and len(assert_csv_follows(tmp_path).steps) == 16
+
+
 def test_a_changed_byte_is_never_read_as_a_number(tmp_path):
     with store.Store(tmp_path) as opened:
         opened.add(record_of(1))
