@@ -160,26 +160,28 @@ def test_after_sigkill_the_same_command_works(output: Path) -> None:
     assert not list(output.glob("*.tmp")) and not (output / ".lock").exists()
 
 
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [("label", "7"), ("nan", "must be finite numbers. Received: nan in row")],
-    ids=["label", "nan"],
-)
-def test_bad_data_is_a_failed_row_and_one_line(fault: str, message: str, tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    x, y = random.random((600, 8, 8, 1), dtype="float32"), random.integers(4, size=600)
-    if fault == "label":
-        y[300:] = 7
-    else:
-        x[:] = np.nan
-    with h5py.File(tmp_path / "my data.h5", "w") as file:
+def write_data(folder: Path, x: np.ndarray, y: np.ndarray) -> str:
+    """The reference of a data set of four classes."""
+    with h5py.File(folder / "my data.h5", "w") as file:
         file["x"], file["y"] = x, y
-    reference = f"hdf5:{tmp_path / 'my data.h5'},classes=4"
+    return f"hdf5:{folder / 'my data.h5'},classes=4"
+
+
+def test_bad_examples_are_a_failed_row_and_one_line(tmp_path: Path) -> None:
+    message = "must be finite numbers. Received: nan in row"
+    reference = write_data(tmp_path, np.full((600, 8, 8, 1), np.nan, "float32"), np.arange(600) % 4)
     code, out, error = bench(tmp_path / "out", "run", "-s", "single", "--dataset", reference, *WORK)
     assert (code, out) == (1, "")
     assert len(error.splitlines()) == 1 and message in error, error
     (row,) = rows(tmp_path / "out").to_dict("records")
     assert row["status"] == "failed" and message in row["reason"]
+
+
+def test_bad_labels_are_one_line_before_anything_runs(tmp_path: Path) -> None:
+    reference = write_data(tmp_path, np.zeros((600, 8, 8, 1), "float32"), np.where(np.arange(600) < 300, 1, 7))
+    code, out, error = bench(tmp_path / "out", "run", "-s", "single", "--dataset", reference, *WORK)
+    assert (code, out) == (2, "") and not (tmp_path / "out").exists()
+    assert len(error.splitlines()) == 1 and "7" in error, error
 
 
 @pytest.fixture
