@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -182,6 +183,16 @@ class TestInjector:
         done = [event["fault"] for event in journal.read(writer.path).injected]
         assert sorted(done) == sorted(texts) and done[-1] == texts[0]
 
+    def test_a_ps_task_that_is_dead_already_is_no_error(self, tmp_path: Path) -> None:
+        writer = journal.Journal(tmp_path / "ps-0.jsonl")
+        with subprocess.Popen([sys.executable, "-c", "pass", str(tmp_path)]) as process:
+            writer.event("start", pid=process.pid)
+            # Ended, and nobody has waited for it.
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            inject._kill(writer.path)
+        inject._kill(writer.path)
+        writer.close()
+
     def test_nothing_is_around_a_trainer_that_nothing_strikes(self, tmp_path: Path) -> None:
         writer = journal.Journal(tmp_path / "worker-0.jsonl")
         trainer = Steps()
@@ -222,8 +233,8 @@ class TestPause:
     @staticmethod
     def helpers(folder: Path) -> list[psutil.Process]:
         """What stops it, and what guards that, in this order."""
-        found = [each for each in processes_of(folder) if "stratbench.harness.worker.stopper" in each.cmdline()]
-        return sorted(found, key=lambda each: each.create_time())
+        found = [each for each in processes_of(folder) if "stratbench.harness.worker.stopper" in each.info["cmdline"]]
+        return sorted(found, key=lambda each: each.pid)
 
     def test_a_process_killed_in_it_leaves_no_helper(self, paused: subprocess.Popen[str], tmp_path: Path) -> None:
         paused.kill()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +11,12 @@ import pytest
 import softmax_regression
 from conftest import launch, make_spec
 from stratbench.errors import UsageError
+from stratbench.harness.launch.ports import Ports
 from stratbench.harness.plan.spec import RunSpec
 from stratbench.harness.worker.main import KEEP_VARIABLE
 from stratbench.harness.worker.workload import SpecWorkload
 from stratbench.results.raw import journal
-from stratbench.strategies.base import Reaction
+from stratbench.strategies.base import Reaction, Task
 from stratbench.strategies.registry import create
 
 MODEL = "softmax_regression:model"
@@ -205,21 +205,39 @@ def test_what_becomes_of_a_run_when_a_task_dies(
     assert found == {label: Reaction[name] for label, name in reactions.items()}
 
 
-SLEEPS = """
-import os, time
-task = os.environ.get("STRATBENCH_TASK", "")
-if task and not ('"ps"' in task and '"index": 0' in task):
-    time.sleep(6)
-"""
+class UnlinkedError(Exception):
+    """Ends the wait."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ps:sync=true,ps=2", "ps-tree"])
-def test_a_ps_task_that_was_there_long_before_the_others_reaches_them(
-    strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_strays: None
-) -> None:
-    """gRPC waits longer and longer between attempts to connect, and what is sent meanwhile fails."""
-    (tmp_path / "sitecustomize.py").write_text(SLEEPS)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    outcome = launch(make_spec(strategy, 2), tmp_path / "run")
-    assert outcome.status == "ok", outcome.reason
+@pytest.mark.parametrize("reachable", [True, False])
+def test_no_worker_begins_before_the_ps_tasks_reach_one_another(reachable: bool) -> None:
+    """Ps task 0 looks for ps task 1 where nobody is; the worker reaches both."""
+    import tensorflow as tf
+    from stratbench.strategies.parameter_server._graph import shared_variable
+    from stratbench.strategies.parameter_server._session import Node, Sessions
+
+    asked: list[bool] = []
+
+    def leads() -> bool:
+        asked.append(True)
+        if len(asked) > 3:
+            raise UnlinkedError
+        return True
+
+    v1 = tf.compat.v1
+    with Ports() as ports, tf.Graph().as_default():
+        first, second, worker, nowhere = (ports.address() for _ in range(4))
+        known = {"ps": [first, second], "worker": [worker]}
+        wrong = known if reachable else known | {"ps": [first, nowhere]}
+        servers = [tf.distribute.Server(wrong, "ps", 0), tf.distribute.Server(known, "ps", 1)]
+        servers.append(tf.distribute.Server(known, "worker", 0))
+        variables = [shared_variable(f"v{server}", server, (), tf.int64) for server in (0, 1)]
+        node = Node(Task("worker", 0), None, servers[-1].target, v1.ConfigProto())  # type: ignore[arg-type]
+        sessions = Sessions(node, tf.group(*[variable.initializer for variable in variables]), {})
+        if reachable:
+            with sessions.open(leads) as session:
+                assert session.run(variables) == [0, 0] and len(asked) == 1
+        else:
+            with pytest.raises(UnlinkedError):
+                sessions.open(leads)

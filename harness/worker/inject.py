@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -174,8 +175,10 @@ def _pause(seconds: float, label: str) -> None:
 def _kill(journal: Path) -> None:
     """Kill the task that writes ``journal``, if it is a process of this run on this host."""
     start = journals.read(journal).start
-    if start is None or not psutil.pid_exists(start["pid"]):
+    if start is None:
         return
-    process = psutil.Process(start["pid"])
-    if str(journal.parent) in process.cmdline():
-        process.kill()
+    # It may be dead already.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(start["pid"])
+        if str(journal.parent) in process.cmdline():
+            process.kill()
