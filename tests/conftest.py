@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import os
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from stratbench.harness.launch.ports import Ports
 from stratbench.harness.launch.run import prepare
 from stratbench.harness.plan.spec import Experiment, RunSpec
 
+_NUMBERS = itertools.count()
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -69,3 +73,21 @@ def horovod() -> None:
     problem = status().problem
     if problem:
         pytest.skip(problem)
+
+
+Write = Callable[[str], str]
+
+
+@pytest.fixture
+def write(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Makes a module in this folder of the test module's HEAD and a text; gives the reference of its ``make``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def module(text: str) -> str:
+        name = f"user_model_{next(_NUMBERS)}"
+        (tmp_path / f"{name}.py").write_text(request.module.HEAD + text)
+        importlib.invalidate_caches()
+        return f"{name}:make"
+
+    return module

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import itertools
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from conftest import make_spec
+from conftest import Write, make_spec
 from stratbench.errors import UsageError
 from stratbench.harness.worker import trial
 
 # TensorFlow takes seconds to load, and the suite in which this is the first to do so says so.
 pytestmark = pytest.mark.slow
 
-Write = Callable[[str], str]
-NUMBERS = itertools.count()
 
 HEAD = """
 import keras
@@ -36,21 +30,6 @@ class Base(keras.Model):
     def call(self, x):
         return self.dense(self.flatten(x))
 """
-
-
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Makes a module of the user's in the current folder and gives the reference of its ``make``."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-
-    def module(text: str) -> str:
-        name = f"user_compiled_{next(NUMBERS)}"
-        (tmp_path / f"{name}.py").write_text(HEAD + text)
-        importlib.invalidate_caches()
-        return f"{name}:make"
-
-    return module
 
 
 def compiled(arguments: str) -> str:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import itertools
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_spec
+from conftest import Write, make_spec
 from stratbench.datasets.base import Info
 from stratbench.errors import UsageError
 from stratbench.harness.plan import models
@@ -20,8 +15,6 @@ from stratbench.harness.worker import building, compiled, trial
 # TensorFlow takes seconds to load, and the suite in which this is the first to do so says so.
 pytestmark = pytest.mark.slow
 
-Write = Callable[[str], str]
-NUMBERS = itertools.count()
 
 HEAD = """
 import keras
@@ -35,21 +28,6 @@ LABELS = np.array([0, 2, 1, 2], dtype="int32")
 SCORES = np.array([[2.0, 0.1, -1.0], [0.3, 0.2, 0.4], [-1.0, 0.5, 3.0], [0.0, -2.0, 1.0]], dtype="float32")
 SOFTMAX = np.exp(SCORES) / np.exp(SCORES).sum(axis=1, keepdims=True)
 CROSS_ENTROPY = float(np.mean(-np.log(SOFTMAX[np.arange(4), LABELS])))
-
-
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Makes a module of the user's in the current folder and gives the reference of its ``make``."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-
-    def module(text: str) -> str:
-        name = f"user_model_{next(NUMBERS)}"
-        (tmp_path / f"{name}.py").write_text(HEAD + text)
-        importlib.invalidate_caches()
-        return f"{name}:make"
-
-    return module
 
 
 def build(reference: str, shape: tuple[int, ...], classes: int) -> Any:

@@ -13,7 +13,7 @@ from ...errors import ResultsError, StratbenchError, UsageError
 from ..plan.task import current_job
 from .ending import drop_output, fail, fail_unforeseen, prepare_streams
 from .options import spec_options, work
-from .values import Counts, Folder, check_results, check_texts
+from .values import Counts, Folder, check_texts
 
 if TYPE_CHECKING:
     from ...results.raw.record import Record
@@ -189,7 +189,6 @@ def show(path: Path, across_faults: bool, as_json: bool) -> None:
     from ...results import load
     from ...results.showing.report import to_json
 
-    check_results(path)
     try:
         tables = load(path)
     except ResultsError as error:

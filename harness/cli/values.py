@@ -44,18 +44,7 @@ class Folder(click.ParamType):
         mode = file_mode(Path(value))
         if mode is not None and not stat.S_ISDIR(mode):
             self.fail(f"the folder must be one. Received: '{value}', {kind(mode)}.", param, ctx)
-        check_results(Path(value))
         return Path(value)
-
-
-def check_results(path: Path) -> None:
-    """Refuse what no results can be read from and what might block who opens it. Raises UsageError."""
-    mode = file_mode(path)
-    if mode is not None and stat.S_ISDIR(mode):
-        path /= "results.h5"
-        mode = file_mode(path)
-    if mode is not None and not stat.S_ISREG(mode):
-        raise UsageError(f"results must be in a regular file. Received: {path}, {kind(mode)}.")
 
 
 def file_mode(path: Path) -> int | None:
