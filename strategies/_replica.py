@@ -1,4 +1,4 @@
-"""What the strategies share that run a Keras model eagerly built in each process."""
+"""Shared by the strategies that build a Keras model eagerly in each process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from .base import Memory, StepResult, Trainer, Workload
+from .trainer import Batch, Memory, StepResult, Trainer, Workload, examples_of
 
 if TYPE_CHECKING:
     import keras
@@ -16,20 +16,21 @@ if TYPE_CHECKING:
 
 
 def loss_and_gradients(
-    workload: Workload, model: keras.Model, x: tf.Tensor, y: tf.Tensor, scale: float = 1.0
+    workload: Workload, model: keras.Model, batch: Batch, scale: float = 1.0
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Mean loss over (x, y), with the model's own regularisers, and its gradients.
+    """Mean loss over a batch of tensors, with the model's own regularisers, and its gradients.
 
-    Gradients are dense, those of an `Embedding` too. Keras's optimizers take a sparse one whose indices repeat for
-    several gradients (Σg² in Adam where (Σg)² is meant), so that its update would depend on how it was exchanged.
+    Gradients are dense, those of an `Embedding` too. Where indices repeat in a sparse gradient, Keras's optimizers
+    treat it as several gradients (Adam then adds up g², not (Σg)²), so the update would depend on how the gradient was
+    exchanged.
 
     Args:
-        scale: factor on the gradients alone; 1/N where what follows sums over N replicas.
+        scale: factor on the gradients only; 1/N if they are then summed over N replicas.
     """
     variables = [variable.value for variable in model.trainable_variables]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(variables)
-        loss = workload.loss(y, model(workload.inputs(x), training=True))
+        loss = workload.loss(batch, model(workload.inputs(batch), training=True))
         loss = add_to(loss, model.losses)
         scaled = loss * scale if scale != 1.0 else loss
     gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
@@ -37,14 +38,14 @@ def loss_and_gradients(
 
 
 def add_to(loss: tf.Tensor, others: Iterable[tf.Tensor]) -> tf.Tensor:
-    """The loss with those of regularisers and ``add_loss``, each summed up and in the loss's type, as Keras does."""
+    """The loss plus those of regularisers and ``add_loss``, each summed and cast to the loss's type, as Keras does."""
     for other in others:
         loss += tf.cast(tf.reduce_sum(other), loss.dtype)
     return loss
 
 
 def extra_loss(model: keras.Model) -> tf.Tensor:
-    """What regularisers and ``add_loss`` added in the model's last call."""
+    """The sum of what regularisers and ``add_loss`` added in the model's last call."""
     return add_to(tf.zeros([]), model.losses)
 
 
@@ -55,7 +56,7 @@ class KerasTrainer(Trainer):
         self,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
-        body: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+        body: Callable[[Batch], tf.Tensor],
         rank: int = 0,
         shards: int = 1,
         copies: int = 1,
@@ -65,25 +66,25 @@ class KerasTrainer(Trainer):
         self.optimizer = optimizer
         self.rank = self.shard = rank
         self.shards, self.count = shards, count
-        # As Keras's own fit, which doesn't convert either; converted code stays in the temporary folder after a kill.
+        # Without AutoGraph, as in Keras's own fit: its code would stay in the temporary folder after a kill.
         self._body = tf.function(body, reduce_retracing=True, autograph=False)
         self._learning_rate: float | None = None
         self.memory = Memory(copies * size_bytes(model.variables), copies * size_bytes(optimizer.variables))
 
-    def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
+    def step(self, batch: Batch, learning_rate: float) -> StepResult:
         """See `Trainer.step`. Reading the loss waits for the device, so that the step is over on return."""
         if learning_rate != self._learning_rate:
             self.optimizer.learning_rate = self._learning_rate = learning_rate
-        loss = float(self._body(x, y))
-        return StepResult(loss if len(y) else 0.0, len(y))
+        loss, examples = float(self._body(batch)), examples_of(batch)
+        return StepResult(loss if examples else None, examples)
 
-    def weights(self) -> list[np.ndarray]:
+    def weights(self) -> list[np.ndarray | None]:
         """See `Trainer.weights`."""
         return self.model.get_weights()
 
 
 def size_bytes(variables: Iterable[keras.Variable]) -> int:
-    """Of all of them together."""
+    """Bytes of all the variables."""
     return sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for v in variables)
 
 

@@ -32,7 +32,7 @@ def available() -> dict[str, type[Strategy]]:
     found: dict[str, type[Strategy]] = {}
     for module in pkgutil.walk_packages([str(Path(__file__).parent)], prefix=f"{__package__}."):
         name = module.name.rpartition(".")[2]
-        if module.ispkg or name in ("base", "registry") or name.startswith("_"):
+        if module.ispkg or name in ("base", "trainer", "registry") or name.startswith("_"):
             continue
         for member in vars(importlib.import_module(module.name)).values():
             if inspect.isclass(member) and issubclass(member, Strategy) and not inspect.isabstract(member):

@@ -1,11 +1,12 @@
 """One replica in one process: the baseline that the others are measured against.
 
-θ ← θ − η·g; no communication. ``mode`` says how many examples an update sees: ``minibatch`` the global batch as asked
-for, ``bgd`` all training examples (batch gradient descent), ``sgd`` one (stochastic gradient descent).
+θ ← θ − η·g; no communication. ``mode`` says how many examples an update uses: ``minibatch`` the global batch of
+``--global-batch``, ``bgd`` all training examples (batch gradient descent), ``sgd`` one (stochastic gradient descent).
 Source: Bottou, Curtis & Nocedal, *Optimization Methods for Large-Scale Machine Learning*, SIAM Review 60(2), 2018.
 
-``parts=N`` is for ``--sharding static``: N parts of the data, each in its own order, whose r-th batches in a row make a
-global batch. So N replicas of another strategy draw theirs, and the weights are to be the same up to rounding.
+``parts=N`` is for ``--sharding static``: N parts of the data, each in its own order. A global batch has the next
+examples of every part. N replicas of another strategy draw the same batches, so the weights are the same up to
+rounding.
 
 Limits: ``bgd`` computes the whole set in one step, so its activations must fit in memory.
 """
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Ge
 
 from ..errors import UsageError
-from .base import Address, Strategy, Task, Trainer, Traits, Workload, option
+from .base import Place, Strategy, Task, Traits, option
+from .trainer import Batch, Trainer, Workload
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -41,7 +43,7 @@ class Single(Strategy):
     )
 
     parts: Annotated[int, Ge(1)] = option(
-        1, "with --sharding static: parts of the data, each in its own order, as that many replicas draw them"
+        1, "with --sharding static: number of parts of the data, as so many replicas draw them"
     )
 
     def global_batch(self, asked: int, examples: int) -> int:
@@ -54,16 +56,16 @@ class Single(Strategy):
         return batch
 
     def skip_sharding(self, sharding: str) -> str | None:
-        """Parts are told apart under static sharding only."""
+        """Only static sharding has parts."""
         if self.parts > 1 and sharding != "static":
             return (
                 f"parts={self.parts} has no effect with --sharding {sharding}; leave it out, or use --sharding static"
             )
         return None
 
-    def tasks(self, replicas: int, address: Address) -> list[Task]:
+    def tasks(self, replicas: int, place: Place) -> list[Task]:
         """One worker."""
-        return [Task()]
+        return [Task(host=place.host(0))]
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
@@ -75,8 +77,8 @@ class Single(Strategy):
         model, optimizer = workload.model(), workload.optimizer()
         optimizer.build(model.trainable_variables)
 
-        def body(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-            loss, gradients = loss_and_gradients(workload, model, x, y)
+        def body(batch: Batch) -> tf.Tensor:
+            loss, gradients = loss_and_gradients(workload, model, batch)
             optimizer.apply(gradients, model.trainable_variables)
             return loss
 

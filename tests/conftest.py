@@ -41,7 +41,7 @@ def launch(spec: RunSpec, folder: Path, stop: threading.Event | None = None, lis
     """Run the spec's real processes, without a store."""
     prepare(spec, folder)
     with Ports() as ports:
-        tasks = spec.create_strategy().tasks(spec.replicas, ports.address)
+        tasks = spec.create_strategy().tasks(spec.replicas, ports)
         nobody = lambda label, event: None  # noqa: E731
         return Launch(tasks, folder, spec.timeout, stop or threading.Event(), listen or nobody).run()
 

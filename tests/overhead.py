@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from stratbench.harness.launch.ports import Ports
 from stratbench.results.raw import journal
+from stratbench.strategies.base import THIS_HOST
 from stratbench.strategies.collectives.horovod import Horovod
 from stratbench.strategies.registry import available
 
@@ -47,9 +48,9 @@ def by_hand(strategy: str, model: str, replicas: int, batch: int, steps: int) ->
     """The same for `handwritten`."""
     arguments = [sys.executable, str(HERE / "handwritten.py"), strategy, model, str(batch), str(steps)]
     with Ports() as ports:
-        addresses = [ports.address() for _ in range(replicas + (strategy == "ps"))]
+        addresses = [ports.address(THIS_HOST) for _ in range(replicas + (strategy == "ps"))]
         if strategy == "horovod":
-            prefix = Horovod().tasks(replicas, ports.address)[0].command
+            prefix = Horovod().tasks(replicas, ports)[0].command
             commands = [[*prefix, *arguments, "0", str(replicas)]]
         else:
             workers = 1 if strategy in ("single", "mirrored") else replicas

@@ -183,8 +183,7 @@ class TestInput:
         from stratbench.harness.worker.workload import SpecWorkload
 
         workload = SpecWorkload(make_spec(dataset=dataset, global_batch=8))
-        x, _ = next(workload.batches(1, 0).epoch(0))
-        return np.asarray(workload.inputs(x))
+        return np.asarray(workload.inputs(next(workload.batches(1, 0).epoch(0))))
 
     @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int32", "uint32", "int64", "float32", "float64"])
     def test_as_stored(self, dtype: str, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from conftest import make_spec
 from dataset_helpers import message
 from stratbench.harness.worker.inject import Injected
-from stratbench.strategies.base import StepResult, Trainer
+from stratbench.strategies.trainer import StepResult, Trainer
 
 
 class Several(Trainer):
@@ -15,8 +15,8 @@ class Several(Trainer):
 
     rank, shards, shard, count = 1, 4, 2, 2
 
-    def step(self, x: Any, y: Any, learning_rate: float) -> StepResult:
-        return StepResult(0.0, len(y))
+    def step(self, batch: Any, learning_rate: float) -> StepResult:
+        return StepResult(None, 0)
 
     def weights(self) -> list[Any]:
         return []

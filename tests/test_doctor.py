@@ -41,7 +41,7 @@ class Fake(Strategy):
     def skip(self, replicas):
         return "two is one too many; run: something" if replicas == 2 else None
 
-    def tasks(self, replicas, address):
+    def tasks(self, replicas, place):
         raise NotImplementedError
 
     def trainer(self, task, workload):

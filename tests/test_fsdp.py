@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import launch, make_spec
 from stratbench.errors import RunError
+from stratbench.harness.plan.task import NoPlace
 from stratbench.results.raw import journal
 from stratbench.strategies.registry import create
 
@@ -59,7 +60,7 @@ def test_each_process_holds_its_part(units: int, replicas: int, tmp_path: Path, 
 
 
 def test_awkward_layers_give_the_whole_models_weights(horovod: None) -> None:
-    (task,) = create("fsdp", {}).tasks(2, lambda port: "localhost:0")
+    (task,) = create("fsdp", {}).tasks(2, NoPlace())
     script = Path(__file__).with_name("sharded_model.py")
     done = subprocess.run(
         [*task.command, sys.executable, str(script)], capture_output=True, text=True, timeout=180, check=False

@@ -358,7 +358,7 @@ TASKS = [
     '{"index": -1}',
     '{"index": 1.5}',
     '{"index": 1e99}',
-    '{"role": "chief"}',
+    '{"role": "../chief"}',
     "[" * 9999,
 ]
 TASKS += [

@@ -28,7 +28,8 @@ from stratbench.harness.worker.train import WARMUP_STEPS
 from stratbench.results.raw import journal
 from stratbench.results.raw.record import Record
 from stratbench.results.tables.store import Store
-from stratbench.strategies.base import StepResult, Task, Trainer
+from stratbench.strategies.base import Task
+from stratbench.strategies.trainer import Batch, StepResult, Trainer
 
 KILL = "kill:worker=1,step=50"
 
@@ -143,7 +144,7 @@ finally:
 
 
 class Steps(Trainer):
-    def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
+    def step(self, batch: Batch, learning_rate: float) -> StepResult:
         return StepResult(0.0, 1)
 
     def weights(self) -> list[np.ndarray]:
@@ -159,7 +160,7 @@ class TestInjector:
         faults = [parse("kill:worker=1,step=3"), parse("kill:worker=1,step=6")]
         trainer = Injector(faults, task, 1, writer, first).around(Steps(), first)
         for _ in range(first, 10):
-            trainer.step(np.zeros(1), np.zeros(1), 0.1)
+            trainer.step((np.zeros(1), np.zeros(1)), 0.1)
         writer.close()
         assert struck == [signal.SIGKILL] * len(struck)
         return [event["step"] for event in journal.read(writer.path).injected]
@@ -302,8 +303,10 @@ class TestRuns:
         assert row["status"] == "failed" and "worker-1 was killed by SIGKILL after step 49" in row["reason"]
 
     def test_backup_workers_make_up_for_one(self, tmp_path: Path) -> None:
-        row = run(tmp_path, "ps:sync=true,backup=1", 2, KILL).run
-        assert row["status"] == "ok" and "others went on" in row["fault"], row["reason"]
+        # A step ends with the first gradient: only a slow worker 0 leaves worker 1 a step to die before.
+        faults = ("slow:worker=0,seconds=0.05", "kill:worker=1,step=5")
+        row = run(tmp_path, "ps:sync=true,backup=1", 2, *faults, steps=60).run
+        assert row["status"] == "ok" and "others went on" in row["fault"], row
 
     @pytest.mark.parametrize("moment", ["half written", "written", "announced"])
     def test_a_death_within_a_push_stops_nobody(

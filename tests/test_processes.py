@@ -10,12 +10,12 @@ from stratbench.harness.launch.ports import Ports
 from stratbench.harness.launch.processes import alive, describe_exit, end_all
 from stratbench.harness.plan import cores
 from stratbench.harness.plan.task import current_job, current_task
-from stratbench.strategies.base import Task
+from stratbench.strategies.base import THIS_HOST, Task
 
 
 def test_reserved_ports_are_distinct_and_given_to_nobody_else() -> None:
     with Ports() as ports:
-        numbers = [int(ports.address().split(":")[1]) for _ in range(20)]
+        numbers = [int(ports.address(THIS_HOST).split(":")[1]) for _ in range(20)]
         assert len(set(numbers)) == 20
         with socket.socket() as other, pytest.raises(OSError, match="in use"):
             other.bind(("127.0.0.1", numbers[0]))
@@ -32,7 +32,7 @@ def test_a_taken_port_is_named() -> None:
         other.listen()
         taken = other.getsockname()[1]
         with Ports() as ports, pytest.raises(RunError, match=f"port {taken} is taken"):
-            ports.address(taken)
+            ports.address(THIS_HOST, taken)
 
 
 def test_every_replica_has_its_own_cores() -> None:

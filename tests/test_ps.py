@@ -13,10 +13,11 @@ from conftest import launch, make_spec
 from stratbench.errors import UsageError
 from stratbench.harness.launch.ports import Ports
 from stratbench.harness.plan.spec import RunSpec
+from stratbench.harness.plan.task import NoPlace
 from stratbench.harness.worker.main import KEEP_VARIABLE
 from stratbench.harness.worker.workload import SpecWorkload
 from stratbench.results.raw import journal
-from stratbench.strategies.base import Reaction, Task
+from stratbench.strategies.base import THIS_HOST, Reaction, Task
 from stratbench.strategies.registry import create
 
 MODEL = "softmax_regression:model"
@@ -198,7 +199,7 @@ def test_what_becomes_of_a_run_when_a_task_dies(
     options: dict[str, str], left: list[int], reactions: dict[str, str]
 ) -> None:
     strategy = create("ps", options)
-    everyone = strategy.tasks(2, lambda port: "127.0.0.1:1")
+    everyone = strategy.tasks(2, NoPlace())
     workers = [task for task in everyone if task.role == "worker" and task.index in left]
     dead = {task.label: task for task in everyone if task.label in reactions}
     found = {label: strategy.after_death(task, workers, everyone) for label, task in dead.items()}
@@ -227,7 +228,7 @@ def test_no_worker_begins_before_the_ps_tasks_reach_one_another(reachable: bool)
 
     v1 = tf.compat.v1
     with Ports() as ports, tf.Graph().as_default():
-        first, second, worker, nowhere = (ports.address() for _ in range(4))
+        first, second, worker, nowhere = (ports.address(THIS_HOST) for _ in range(4))
         known = {"ps": [first, second], "worker": [worker]}
         wrong = known if reachable else known | {"ps": [first, nowhere]}
         servers = [tf.distribute.Server(wrong, "ps", 0), tf.distribute.Server(known, "ps", 1)]

@@ -12,7 +12,7 @@ from stratbench.errors import RunError
 from stratbench.harness.plan.learning_rate import Schedule
 from stratbench.harness.worker.train import WARMUP_STEPS, train
 from stratbench.results.raw import journal
-from stratbench.strategies.base import StepResult, Trainer
+from stratbench.strategies.trainer import Batch, StepResult, Trainer, examples_of
 
 INPUT_SECONDS, STEP_SECONDS, SNAPSHOT_SECONDS = 1.0, 10.0, 1000.0
 
@@ -42,10 +42,10 @@ class FakeTrainer(Trainer):
         self._losses = iter(losses)
         self.rates: list[float] = []
 
-    def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
+    def step(self, batch: Batch, learning_rate: float) -> StepResult:
         self._clock.now += STEP_SECONDS
         self.rates.append(learning_rate)
-        return StepResult(next(self._losses), len(y))
+        return StepResult(next(self._losses), examples_of(batch))
 
     def weights(self) -> list[np.ndarray]:
         self._clock.now += SNAPSHOT_SECONDS

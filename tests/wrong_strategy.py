@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from stratbench.harness.plan import spec as specs
+from stratbench.harness.plan.task import NoPlace
 from stratbench.harness.worker.workload import SpecWorkload
 from stratbench.strategies import _replica
 from stratbench.strategies.tf_distribute.mirrored import Mirrored
@@ -17,15 +18,15 @@ def main() -> None:
     if mistake == "sum":
         right = _replica.loss_and_gradients
         _replica.loss_and_gradients = lambda *arguments, scale: right(*arguments, scale=1.0)
-    with strategy.trainer(strategy.tasks(2, None)[0], workload) as trainer:
+    with strategy.trainer(strategy.tasks(2, NoPlace())[0], workload) as trainer:
         schedule = workload.schedule()
-        for step, (x, y) in enumerate(workload.batches(1, 0).epoch(0)):
+        for step, batch in enumerate(workload.batches(1, 0).epoch(0)):
             if step == workload.total_steps:
                 break
             if mistake == "shard":
-                half = len(y) // 2
-                x, y = np.concatenate([x[:half], x[:half]]), np.concatenate([y[:half], y[:half]])
-            trainer.step(x, y, schedule(step))
+                half = [each[: len(each) // 2] for each in batch]
+                batch = tuple(np.concatenate([each, each]) for each in half)
+            trainer.step(batch, schedule(step))
         np.savez(result, *trainer.weights())
 
 

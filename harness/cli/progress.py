@@ -71,7 +71,7 @@ class RunProgress:
                 self._progress.update(task, total=event.get("total_steps"), note="training")
             case "steps":
                 _, step, *_, loss, _ = event["rows"][-1]
-                self._progress.update(task, completed=step + 1, note=f"loss {loss:.4f}")
+                self._progress.update(task, completed=step + 1, note="training" if loss is None else f"loss {loss:.4f}")
             case "evaluation":
                 self._progress.update(task, note=f"validation accuracy {event['validation_accuracy']:.4f}")
 

@@ -19,7 +19,7 @@ from ...results.raw.record import NAME, Record
 from ...strategies.base import Task
 from ..launch.run import open_store
 from ..plan.spec import RunSpec
-from ..plan.task import PARENT_VARIABLE, Job
+from ..plan.task import PARENT_VARIABLE, Job, NoPlace
 from ..worker.main import redirect, run_task
 from . import recorder
 
@@ -30,7 +30,7 @@ def joins(spec: RunSpec, job: Job) -> bool:
     Raises UsageError for a strategy that starts its own processes, in a job of several, and for a wrong size.
     """
     strategy = spec.create_strategy()
-    if not any(task.command for task in strategy.tasks(spec.replicas, lambda port: "localhost:0")):
+    if not any(task.command for task in strategy.tasks(spec.replicas, NoPlace())):
         if job.size == 1:
             return False
         raise UsageError(

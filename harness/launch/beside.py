@@ -31,7 +31,7 @@ class Beside:
         strangers = machine.children()
         self._read = read or (lambda: machine.read(strangers))
         self._listen = listen
-        labels = task_labels([task for task in tasks if task.replicas])
+        labels = task_labels([task for task in tasks if not task.serves])
         self._due = {"ready": set(labels), "trained": set(labels)}
         self._load_before: float | None = None
         with contextlib.suppress(OSError, AttributeError):

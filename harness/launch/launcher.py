@@ -16,10 +16,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ...errors import RunError
 from ...results.raw.machine import Beside
 from ...strategies.base import TASK_VARIABLE, Reaction, Task
 from ..plan import variables
 from ..plan.task import LOST_SUFFIX, PARENT_VARIABLE, SCRATCH, task_labels
+from .ports import is_here
 from .processes import end_all
 from .watch import Death, Listener, Watch, program
 
@@ -97,7 +99,13 @@ class Launch:
         self._deaths: list[Death] = []
 
     def run(self) -> Outcome:
-        """Start, watch, end. Whatever happens, no process of the run is left."""
+        """Start, watch, end. Whatever happens, no process of the run is left.
+
+        Raises RunError, before any task is started, for a host that is not this machine.
+        """
+        for host in {task.host for task in self._tasks}:
+            if not is_here(host):
+                raise RunError(f"tasks can only be started on this machine so far. Received: host {host}.")
         started = time.time()
         try:
             for task in self._tasks:
@@ -148,7 +156,7 @@ class Launch:
             if deaths and not self._go_on(deaths):
                 self._deaths = deaths
                 return "failed", ""
-            if all(self._code(task) == 0 for task in self._tasks if task.replicas):
+            if all(self._code(task) == 0 for task in self._tasks if not task.serves):
                 return "ok", ""
             if time.monotonic() - moved > self._timeout:
                 return "timeout", f"no progress for {self._timeout:g} s{self._watch.progress()}"
@@ -202,7 +210,7 @@ class Launch:
         gone = [label for label in self._watch.gone() if label in self._left]
         for label in gone:
             self._reap(label)
-        dead = [task for task in self._tasks if self._code(task) or (self._code(task) == 0 and not task.replicas)]
+        dead = [task for task in self._tasks if self._code(task) or (self._code(task) == 0 and task.serves)]
         if not dead and not gone:
             return []
         own = [self._watch.death(program(task), self._code(task)) for task in dead]

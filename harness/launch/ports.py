@@ -1,4 +1,4 @@
-"""Free TCP ports without a race.
+"""Where a run's tasks are started: on this machine, with TCP ports that no other program can take meanwhile.
 
 A port is bound here, without listening, until the run is over. TensorFlow's gRPC servers set SO_REUSEADDR, and so does
 the reservation: Linux then lets the server listen on that port, while nobody else is given it.
@@ -12,12 +12,13 @@ from types import TracebackType
 from typing import Self
 
 from ...errors import RunError
+from ...strategies.base import THIS_HOST
 
 MOST_PORT = 65535
 
 
 class Ports:
-    """Reservations of one run; leave the ``with`` block to give them back."""
+    """The ports of one run, a `stratbench.strategies.base.Place`. Leave the ``with`` block to give them back."""
 
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []
@@ -34,20 +35,32 @@ class Ports:
             reserved.close()
         self._sockets.clear()
 
-    def address(self, wanted: int | None = None) -> str:
-        """Reserve a port and return ``"127.0.0.1:port"``. Raises RunError when ``wanted`` is taken."""
-        if wanted and wanted > MOST_PORT:
-            raise RunError(
-                f"ports go up to {MOST_PORT}, and the tasks need {wanted}; choose a lower one with -o port=…"
-            )
+    def host(self, replica: int) -> str:
+        """This machine, for every replica."""
+        return THIS_HOST
+
+    def address(self, host: str, port: int | None = None) -> str:
+        """Reserve a port of this machine, known as ``host``. Raises RunError when the port is taken."""
+        if port and port > MOST_PORT:
+            raise RunError(f"ports go up to {MOST_PORT}, and the tasks need {port}; choose a lower one with -o port=…")
         reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._sockets.append(reserved)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            reserved.bind(("", wanted or 0))
+            reserved.bind(("", port or 0))
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
             why = "is taken by another program" if error.errno == errno.EADDRINUSE else "may not be used by this user"
-            raise RunError(f"port {wanted} {why}; choose another with -o port=…, or 0 for free ones") from None
-        return f"127.0.0.1:{reserved.getsockname()[1]}"
+            raise RunError(f"port {port} {why}; choose another with -o port=…, or 0 for free ones") from None
+        return f"{host}:{reserved.getsockname()[1]}"
+
+
+def is_here(host: str) -> bool:
+    """Whether a host's name or address is one of this machine's."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True

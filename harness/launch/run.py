@@ -128,7 +128,7 @@ def _outcome(spec: RunSpec, folder: Path, stop: threading.Event, listen: Listene
     try:
         with Ports() as ports:
             strategy = spec.create_strategy()
-            tasks = strategy.tasks(spec.replicas, ports.address)
+            tasks = strategy.tasks(spec.replicas, ports)
             beside = Beside(tasks, listen)
             outcome = Launch(tasks, folder, spec.timeout, stop, beside.listen, strategy.after_death).run()
             return dataclasses.replace(outcome, beside=beside.finish())

@@ -22,7 +22,7 @@ from ...strategies import registry as strategies
 from ...strategies.base import Strategy
 from . import bounds, cores
 from .faults import Fault, parse
-from .task import task_labels
+from .task import NoPlace, task_labels
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"name": "sgd", "learning_rate": 0.1, "momentum": 0.0},
@@ -107,7 +107,7 @@ class RunSpec(BaseModel):
 
     def labels(self) -> list[str]:
         """``worker-0``, …: of the tasks that it will have."""
-        return task_labels(self.create_strategy().tasks(self.replicas, lambda port: "localhost:0"))
+        return task_labels(self.create_strategy().tasks(self.replicas, NoPlace()))
 
     def create_strategy(self) -> Strategy:
         """The strategy with this run's options."""

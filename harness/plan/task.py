@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import UsageError
-from ...strategies.base import TASK_VARIABLE, Task
+from ...strategies.base import TASK_VARIABLE, THIS_HOST, Task
 
 MOST_REPLICAS = 4096
 """Of one run, and processes of a job: each is listed in a run's rows."""
@@ -22,12 +22,25 @@ SCRATCH = "scratch"
 LOST_SUFFIX = ".lost"
 """Of the empty file that the launcher names by the label of a task that died and won't be started again."""
 
+_ROLE = re.compile(r"[a-z]{1,16}")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _JOBS = (
     ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
     ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
 )
+
+
+class NoPlace:
+    """A `stratbench.strategies.base.Place` to ask which tasks a run would have: it reserves nothing."""
+
+    def host(self, replica: int) -> str:
+        """This machine."""
+        return THIS_HOST
+
+    def address(self, host: str, port: int | None = None) -> str:
+        """No real address."""
+        return f"{host}:0"
 
 
 def task_labels(tasks: Sequence[Task]) -> list[str]:
@@ -79,6 +92,10 @@ def current_task(environ: Mapping[str, str] = os.environ) -> tuple[Task, bool]:
     return Task(**told, index=job.rank, first_replica=job.local_rank), True
 
 
+def _is_role(role: Any) -> bool:
+    return isinstance(role, str) and _ROLE.fullmatch(role) is not None
+
+
 def launcher_pid(environ: Mapping[str, str] = os.environ) -> int | None:
     """The process id of the stratbench that this task works for; None if nobody told. Raises UsageError for no id."""
     text = environ.get(PARENT_VARIABLE)
@@ -96,7 +113,7 @@ def _told(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         told = None
     counts = ("replicas", "index", "first_replica", "attempt")
-    if isinstance(told, dict) and told.keys() <= {"role", *counts} and told.get("role", "worker") in ("worker", "ps"):
+    if isinstance(told, dict) and told.keys() <= {"role", *counts} and _is_role(told.get("role", "worker")):
         numbers = [told[name] for name in counts if name in told]
         if all(type(number) is int and 0 <= number <= MOST_COUNT for number in numbers):
             return told

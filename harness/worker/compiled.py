@@ -16,9 +16,10 @@ from ...errors import UsageError
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
 
-Loss = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
+    from ...strategies.trainer import Tensor
+
+Loss = Callable[["Tensor", "Tensor"], "Tensor"]
 
 _METHODS = ("train_step", "test_step", "compute_loss", "make_train_function", "make_test_function", "fit", "evaluate")
 """That decide what is trained or evaluated under ``model.fit``; a model's own are not called here."""
@@ -111,7 +112,7 @@ def loss_function(model: keras.Model, classes: int) -> Loss:
     ``model.fit`` the loss is computed in Keras's float type, whatever type the predictions have.
     """
     import keras
-    import tensorflow as tf
+    from keras import ops
 
     chosen = getattr(model, "loss", None)
     if chosen is None:
@@ -122,10 +123,10 @@ def loss_function(model: keras.Model, classes: int) -> Loss:
     dtype = getattr(chosen, "dtype", None) or keras.config.floatx()
     sparse = takes_indices(chosen)
 
-    def loss(y: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
-        predictions = tf.cast(predictions, dtype)
-        target = y if sparse else tf.one_hot(y, classes, dtype=predictions.dtype)
-        return tf.reduce_mean(per_example(target, predictions))
+    def loss(y: Tensor, predictions: Tensor) -> Tensor:
+        predictions = ops.cast(predictions, dtype)
+        target = y if sparse else ops.one_hot(y, classes, dtype=dtype)
+        return ops.mean(per_example(target, predictions))
 
     return loss
 

@@ -1,73 +1,62 @@
-"""Accuracy and loss of weight snapshots, computed after training so that no worker waits for it."""
+"""Accuracy and loss of the saved weights, computed after training so that no worker waits for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...datasets.batches import sequential
 from ...results.raw.journal import Journal
+from ...strategies.trainer import Batch, examples_of
+from . import backend, snapshots
 from .workload import SpecWorkload
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
 
-    Totals = tuple[tf.Tensor, tf.Tensor]
+    from ...strategies.trainer import Tensor
 
 EVALUATION_BATCH = 1000
 
 Measure = Callable[[np.ndarray], tuple[float, float]]
 
 
-def evaluate(workload: SpecWorkload, snapshots: Path, journal: Journal) -> None:
+def evaluate(workload: SpecWorkload, folder: Path, journal: Journal) -> None:
     """Journal each epoch's validation loss and accuracy, with the test set's for the last epoch."""
     model = workload.model()
     measure = _measure(workload, model)
-    files = sorted(snapshots.glob("epoch-*.npz"), key=_epoch)
-    for path in files:
-        with np.load(path) as saved:
-            model.set_weights([saved[name] for name in saved.files])
+    epochs = snapshots.epochs(folder)
+    for epoch in epochs:
+        model.set_weights(snapshots.load(folder, epoch, len(model.weights)))
         loss, accuracy = measure(workload.rows["validation"])
         results = {"validation_loss": loss, "validation_accuracy": accuracy}
-        if path is files[-1]:
+        if epoch == epochs[-1]:
             results["test_loss"], results["test_accuracy"] = measure(workload.rows["test"])
-        journal.event("evaluation", epoch=_epoch(path), **results)
+        journal.event("evaluation", epoch=epoch, **results)
 
 
-def _epoch(snapshot: Path) -> int:
-    return int(snapshot.stem.split("-")[1])
+def batch_measure(workload: SpecWorkload, model: keras.Model) -> Callable[[Batch], tuple[Tensor, Tensor]]:
+    """A function of a batch → its mean loss and its number of right answers, as float32."""
+    from keras import ops
 
+    def measure(batch: Batch) -> tuple[Tensor, Tensor]:
+        outputs = model(workload.inputs(batch), training=False)
+        return ops.cast(workload.loss(batch, outputs), "float32"), workload.hits(batch, outputs)
 
-def batch_measure(workload: SpecWorkload, model: keras.Model) -> Callable[[tf.Tensor, tf.Tensor], Totals]:
-    """A compiled function of a batch, (x, y) → its sum of losses and its number of right answers, as float32."""
-    import tensorflow as tf
-
-    @tf.function(reduce_retracing=True, autograph=False)
-    def batch_totals(x: tf.Tensor, y: tf.Tensor) -> Totals:
-        predictions = model(workload.inputs(x), training=False)
-        hits = tf.equal(tf.argmax(predictions, -1, output_type=tf.int32), y)
-        loss = tf.cast(workload.loss(y, predictions), tf.float32)
-        return loss * tf.cast(tf.size(y), tf.float32), tf.reduce_sum(tf.cast(hits, tf.float32))
-
-    return batch_totals
+    return backend.compiled(measure)
 
 
 def _measure(workload: SpecWorkload, model: keras.Model) -> Measure:
-    batch_totals = batch_measure(workload, model)
+    of_batch = batch_measure(workload, model)
 
     def measure(rows: np.ndarray) -> tuple[float, float]:
-        totals = np.zeros(2)
-        for x, y in _batches(workload, rows):
-            totals += [float(value) for value in batch_totals(x, y)]
-        loss, accuracy = totals / len(rows)
-        return float(loss), float(accuracy)
+        losses = hits = 0.0
+        for batch in workload.in_order(rows, EVALUATION_BATCH):
+            loss, right = of_batch(batch)
+            losses += float(loss) * examples_of(batch)
+            hits += float(right)
+        return losses / len(rows), hits / len(rows)
 
     return measure
-
-
-def _batches(workload: SpecWorkload, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    return sequential(workload.dataset, rows, EVALUATION_BATCH)

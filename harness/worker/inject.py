@@ -23,7 +23,8 @@ import psutil
 from ...errors import RunError
 from ...results.raw import journal as journals
 from ...results.raw.journal import Journal
-from ...strategies.base import StepResult, Task, Trainer
+from ...strategies.base import Task
+from ...strategies.trainer import Batch, StepResult, Trainer
 from ..plan.faults import Fault
 from . import stopper
 from .train import WARMUP_STEPS
@@ -131,14 +132,14 @@ class Injected(Trainer):
         self.shards, self.shard, self.count = inner.shards, inner.shard, inner.count
         self._inner, self._injector, self._step = inner, injector, first_step
 
-    def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
+    def step(self, batch: Batch, learning_rate: float) -> StepResult:
         """See `Trainer.step`."""
         self._injector.strike(self._step)
         slowness = self._injector.slowness
         if slowness:
             slowness.begin()
         begin = time.perf_counter()
-        result = self._inner.step(x, y, learning_rate)
+        result = self._inner.step(batch, learning_rate)
         if slowness:
             slowness.end(time.perf_counter() - begin)
         self._step += 1
@@ -146,7 +147,7 @@ class Injected(Trainer):
         self._take_restored()
         return result
 
-    def weights(self) -> list[np.ndarray]:
+    def weights(self) -> list[np.ndarray | None]:
         """See `Trainer.weights`."""
         weights = self._inner.weights()
         self._take_restored()

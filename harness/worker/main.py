@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 from ...errors import StratbenchError
 from ...results.raw import journal as journals
 from ...results.raw.journal import Journal
-from ...strategies.base import Server
+from ...strategies.base import TASK_VARIABLE
+from ...strategies.trainer import Server
 from ..plan import cores, spec, variables
 from ..plan.task import current_task, launcher_pid
 from . import usage
@@ -47,7 +48,10 @@ def main() -> None:
         sys.exit(f"stratbench: {error}")
     if in_job:
         redirect(folder / f"{task.label}.log")
-    code = run_task(spec.read(folder / "spec.json"), task, folder, starter)
+    run = spec.read(folder / "spec.json")
+    if task.label not in run.labels():
+        sys.exit(f"stratbench: {TASK_VARIABLE} must name one of {', '.join(run.labels())}. Received: {task.label}.")
+    code = run_task(run, task, folder, starter)
     # TensorFlow's servers and Horovod's threads have no clean way to stop; what matters is on disk.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -80,6 +84,7 @@ def run_task(run: spec.RunSpec, task: Task, folder: Path, starter: int | None = 
     try:
         if starter is not None:
             variables.take_rest(starter)
+        os.environ["KERAS_BACKEND"] = run.create_strategy().backend
         # Importing may use whatever is idle: only training is held to the task's share.
         importlib.import_module("keras")
         cores.pin(mine)
@@ -135,10 +140,10 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
             traffic_bytes=strategy.traffic_bytes(workload.trained_bytes, run.replicas),
         )
         switches = usage.involuntary_switches()
-        struck = injector.around(trainer, first_step)
+        injected = injector.around(trainer, first_step)
         reports = functools.partial(workload.reports, trainer.rank)
         schedule, steps = workload.schedule(), workload.total_steps
-        train(struck, batches, schedule, steps, journal, folder, first_step=first_step, reports=reports)
+        train(injected, batches, schedule, steps, journal, folder, first_step=first_step, reports=reports)
         journal.event("trained", involuntary_switches=usage.involuntary_switches() - switches)
         used = usage.totals()
         workload.delay = None
@@ -150,12 +155,13 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
 
 @contextmanager
 def _snapshots(folder: Path) -> Iterator[None]:
+    from . import snapshots
+
     try:
         yield
     finally:
         if not os.environ.get(KEEP_VARIABLE):
-            for path in folder.glob("epoch-*.n*"):
-                path.unlink()
+            snapshots.remove(folder)
 
 
 def _report(error: BaseException, journal: Journal) -> None:

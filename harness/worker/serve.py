@@ -7,7 +7,7 @@ import signal
 import threading
 
 from ...results.raw.journal import Journal
-from ...strategies.base import Server
+from ...strategies.trainer import Server
 from . import usage
 
 SAMPLE_SECONDS = 0.25

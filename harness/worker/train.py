@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from ...datasets.batches import Batches
 from ...errors import RunError
 from ...results.raw.journal import Journal
-from ...strategies.base import Trainer, Update
+from ...strategies.trainer import Trainer, Update
 from ..plan.learning_rate import Schedule
+from .snapshots import save
 from .usage import tcp_bytes
 
 WARMUP_STEPS = 2
@@ -28,7 +27,7 @@ def train(
     schedule: Schedule,
     total_steps: int,
     journal: Journal,
-    snapshots: Path,
+    folder: Path,
     clock: Callable[[], float] = time.perf_counter,
     first_step: int = 0,
     reports: Callable[[], bool] = lambda: True,
@@ -36,8 +35,10 @@ def train(
     """Train from ``first_step`` up to ``total_steps`` updates and journal each.
 
     A step's seconds run from the end of the step before to its own end, so that they add up to the whole time. Between
-    epochs the clock rests while a copy of the weights is taken, which a process that ``reports`` saves as
-    ``snapshots/epoch-N.npz``.
+    epochs the clock rests while a copy of the weights is taken and saved in ``folder``: see `snapshots`.
+
+    Args:
+        reports: whether this process saves the weights that all processes hold.
 
     Raises:
         RunError: the loss of a step is NaN or infinite.
@@ -49,16 +50,16 @@ def train(
         traffic = tcp_bytes()
         first, whole = step, not skipped
         begin = before = clock()
-        for x, y in source:
+        for batch in source:
             ready = clock()
-            result = trainer.step(x, y, schedule(step))
+            result = trainer.step(batch, schedule(step))
             now = clock()
             warmup = step < first_step + WARMUP_STEPS
             journal.step(epoch, step, now - before, ready - before, result.examples, result.loss, warmup, now)
             whole &= not _restored(trainer, journal)
             if result.update:
                 _note(journal, step, result.update)
-            if not math.isfinite(result.loss):
+            if result.loss is not None and not math.isfinite(result.loss):
                 raise RunError(f"the loss became {result.loss} at step {step}")
             before = now
             step += 1
@@ -73,27 +74,17 @@ def train(
             )
         weights = trainer.weights()
         _restored(trainer, journal)
-        path = snapshots / f"epoch-{epoch}.npz"
-        if reports() and (skipped < stop or not path.exists()):
-            _save(path, weights)
+        save(folder, epoch, trainer.rank, weights, reports(), again=skipped < stop)
         if trainer.finished:
             return
 
 
 def _restored(trainer: Trainer, journal: Journal) -> bool:
-    """Journal the deaths that the trainer got over; whether there were any."""
+    """Journal the deaths that the trainer recovered from; whether there were any."""
     deaths, trainer.restored = trainer.restored, ()
     for death in deaths:
         journal.event("restored", **dataclasses.asdict(death))
     return bool(deaths)
-
-
-def _save(path: Path, weights: list[np.ndarray]) -> None:
-    """Save under another name first: a process that dies meanwhile leaves no part of a file."""
-    fresh = path.with_suffix(".new")
-    with fresh.open("wb") as file:
-        np.savez(file, *weights)
-    fresh.replace(path)
 
 
 def _note(journal: Journal, step: int, update: Update) -> None:

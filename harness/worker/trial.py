@@ -18,8 +18,8 @@ from ..plan import models
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
 
+    from ...strategies.trainer import Batch
     from ..plan.spec import RunSpec
     from .workload import SpecWorkload
 
@@ -88,14 +88,15 @@ def attempt(spec: RunSpec) -> str:
     workload = SpecWorkload(spec)
     model = workload.model()
     random = np.random.default_rng(0)
-    integers = np.dtype(workload.input_dtype).kind in "iu"
-    shape = (_EXAMPLES, *workload.input_shape)
+    info = workload.info
+    integers = np.dtype(info.dtype).kind in "iu"
+    shape = (_EXAMPLES, *info.shape)
     # Bytes or ids from a small range: an Embedding takes none beyond its size.
-    x = (random.integers(0, 2, shape) if integers else random.random(shape)).astype(workload.input_dtype)
-    y = (np.arange(_EXAMPLES) % workload.info.classes).astype(np.int32)
+    x = (random.integers(0, 2, shape) if integers else random.random(shape)).astype(info.dtype)
+    y = (np.arange(_EXAMPLES) % info.classes).astype(np.int32)
     try:
-        loss_and_gradients(workload, model, x, y)
-        once, twice = (_extra_loss(workload, model, examples) for examples in (x, np.concatenate([x, x])))
+        loss_and_gradients(workload, model, (x, y))
+        once, twice = (_extra_loss(workload, model, (each, y)) for each in (x, np.concatenate([x, x])))
     except Exception as error:
         raise UsageError(f"model {spec.model} can't be trained: {one_line(error)}") from error
     if not np.isclose(once, twice, rtol=1e-3, atol=1e-6):
@@ -105,17 +106,17 @@ def attempt(spec: RunSpec) -> str:
             f"for the same ones twice."
         )
     try:
-        for value in batch_measure(workload, model)(x, y):
+        for value in batch_measure(workload, model)((x, y)):
             float(value)
     except Exception as error:
         raise UsageError(f"model {spec.model} can't be evaluated: {one_line(error)}") from error
     return workload.unused
 
 
-def _extra_loss(workload: SpecWorkload, model: keras.Model, x: np.ndarray) -> float:
+def _extra_loss(workload: SpecWorkload, model: keras.Model, batch: Batch) -> float:
     from ...strategies._replica import extra_loss
 
-    model(workload.inputs(x), training=False)
+    model(workload.inputs(batch), training=False)
     return float(extra_loss(model))
 
 

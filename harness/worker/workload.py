@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+# Makes NumPy know the type "bfloat16".
+import ml_dtypes  # noqa: F401
+import numpy as np
+
 from ...datasets import base as datasets
-from ...datasets.batches import Batches, steps_per_epoch
+from ...datasets.batches import Batches, sequential, steps_per_epoch
 from ...datasets.split import split_rows
 from ..plan import learning_rate
 from ..plan.spec import OPTIMIZERS, RunSpec
 from ..plan.task import LOST_SUFFIX, SCRATCH
-from . import compiled
+from . import backend, compiled
 from .building import build
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
+
+    from ...strategies.trainer import Batch, Tensor
 
 
 class SpecWorkload:
-    """What a `RunSpec` describes. Implements `stratbench.strategies.base.Workload`.
+    """What a `RunSpec` describes. Implements `stratbench.strategies.trainer.Workload`. A batch is a tuple (x, y).
 
     Args:
-        folder: the run's, where the launcher leaves word of workers that it no longer counts on.
+        folder: the run's. The launcher leaves a file there for each worker that no longer takes part.
         first_step: that this process takes; later than 0 in a worker that was started again.
 
     Attributes:
         delay: called in every forward pass that is traced after it is set.
         unused: what the model was compiled with and this run does not use, in words.
+        parameters, trained_bytes, activation_bytes: of the model that was built last.
     """
 
     def __init__(self, spec: RunSpec, folder: Path | None = None, first_step: int = 0):
@@ -44,8 +50,7 @@ class SpecWorkload:
         self.replicas = spec.replicas
         self.global_batch = spec.global_batch
         self.cores_per_replica = spec.cores_per_replica
-        self.input_shape = self.info.shape
-        self.input_dtype = self.info.dtype
+        self.empty_batch = (np.zeros((0, *self.info.shape), self.info.dtype), np.zeros(0, np.int32))
         self.optimizer_settings: Mapping[str, Any] = OPTIMIZERS[spec.optimizer] | {"learning_rate": spec.learning_rate}
         self.steps_per_epoch = steps_per_epoch(len(self.rows["train"]), spec.global_batch, spec.last_batch)
         self.total_steps = spec.steps or (spec.epochs or 0) * self.steps_per_epoch
@@ -64,7 +69,7 @@ class SpecWorkload:
         if not model.built:
             model.build((None, *self.info.shape))
         self.parameters = model.count_params()
-        self.trained_bytes = sum(math.prod(v.shape) * _item_bytes(v) for v in model.trainable_variables)
+        self.trained_bytes = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in model.trainable_variables)
         self.activation_bytes = _activation_bytes(model, self.spec.per_replica_batch)
         if self._loss is None:
             compiled.check(self.spec.model, model, scaled=self.info.scale != 1)
@@ -79,17 +84,17 @@ class SpecWorkload:
         settings = dict(self.optimizer_settings)
         return keras.optimizers.get({"class_name": settings.pop("name"), "config": settings})
 
-    def inputs(self, x: tf.Tensor) -> tf.Tensor:
+    def inputs(self, batch: Batch) -> Tensor:
         """See the protocol."""
-        import tensorflow as tf
+        import keras
 
+        x, _ = batch
         if self.delay:
-            with tf.control_dependencies([tf.numpy_function(self.delay, [], [])]):
-                x = tf.identity(x)
+            x = backend.after(self.delay, x)
         scale = self.info.scale
         if scale == 1:
             return x
-        x = tf.cast(x, tf.float32)
+        x = keras.ops.cast(x, "float32")
         x = x if scale.numerator == 1 else x * float(scale.numerator)
         return x if scale.denominator == 1 else x / float(scale.denominator)
 
@@ -103,17 +108,26 @@ class SpecWorkload:
     def workers_left(self) -> list[int]:
         """See the protocol."""
         lost = {path.stem for path in self._folder.glob(f"worker-*{LOST_SUFFIX}")} if self._folder else set()
-        return [index for index in range(self.replicas) if f"worker-{index}" not in lost]
+        workers = [label for label in self.spec.labels() if label.startswith("worker-")]
+        return [int(label.rpartition("-")[2]) for label in workers if label not in lost]
 
     def reports(self, rank: int) -> bool:
         """Whether that worker is the one that saves and evaluates the weights: the first of those left."""
         return rank == self.workers_left()[0]
 
-    def loss(self, y: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
+    def loss(self, batch: Batch, outputs: Tensor) -> Tensor:
         """See the protocol. Call `model` first: a compiled loss comes with it."""
         if self._loss is None:
             raise RuntimeError("model() comes before loss()")
-        return self._loss(y, predictions)
+        _, y = batch
+        return self._loss(y, outputs)
+
+    def hits(self, batch: Batch, outputs: Tensor) -> Tensor:
+        """How many examples of a batch the model's outputs give the right class, as a scalar."""
+        from keras import ops
+
+        _, y = batch
+        return ops.sum(ops.cast(ops.equal(ops.argmax(outputs, axis=-1), ops.cast(y, "int32")), "float32"))
 
     def batches(self, shards: int, shard: int, count: int = 1) -> Batches:
         """What one process reads of every global batch: see `Batches`."""
@@ -129,6 +143,10 @@ class SpecWorkload:
             last=self.spec.last_batch,
         )
 
+    def in_order(self, rows: np.ndarray, size: int) -> Iterator[Batch]:
+        """The examples of these rows, in order, in batches of ``size`` and what is left over."""
+        return sequential(self.dataset, rows, size)
+
     def schedule(self) -> learning_rate.Schedule:
         """Learning rate of each update."""
         spec = self.spec
@@ -136,12 +154,6 @@ class SpecWorkload:
         return learning_rate.Schedule(
             start=spec.learning_rate, peak=peak, warmup_steps=round(spec.warmup_epochs * self.steps_per_epoch)
         )
-
-
-def _item_bytes(variable: keras.Variable) -> int:
-    import tensorflow as tf
-
-    return tf.as_dtype(variable.dtype).size
 
 
 def _activation_bytes(model: keras.Model, examples: int) -> int | None:

@@ -63,7 +63,7 @@ def _staleness(log: TaskLog) -> np.ndarray:
 def traffic(logs: Sequence[TaskLog]) -> dict[int, dict[str, float]]:
     """By epoch, for those that every worker ended, the traffic columns of the epochs table."""
     # A task that died before it could say what it is counts as a worker: it has ended no epoch.
-    workers = [log for log in logs if not log.start or log.start["replicas"]]
+    workers = [log for log in logs if not log.start or log.start["role"] == "worker"]
     if not workers:
         return {}
     ended = [{event["epoch"]: event for event in log.epochs} for log in workers]

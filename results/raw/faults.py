@@ -33,7 +33,7 @@ def run(inject: Sequence[str], status: str, logs: Sequence[TaskLog], losses: Seq
     if never:
         columns["fault"] = "; ".join(filter(None, [columns["fault"], f"never due: {' '.join(never)}"]))
     if status == "ok" and (losses or undone):
-        workers = [log for log in logs if log.start and log.start["replicas"]]
+        workers = [log for log in logs if log.start and log.start["role"] == "worker"]
         wanted = len(workers) * max((log.ready["total_steps"] for log in workers if log.ready), default=0)
         # A step that a restarted worker did twice counts once. Backup workers pass over steps without any death.
         dead = [log for log in workers if log.label in {loss["label"] for loss in losses}]

@@ -98,7 +98,7 @@ class Journal:
         step_seconds: float,
         input_seconds: float,
         examples: int,
-        loss: float,
+        loss: float | None,
         warmup: bool,
         now: float,
     ) -> None:
@@ -110,7 +110,7 @@ class Journal:
             step_seconds: from the end of the previous step (or the epoch's start) to the end of this one.
             input_seconds: the part of it that was spent waiting for data.
             examples: how many examples this task used.
-            loss: their mean loss; numpy scalars will do, and are only converted when written.
+            loss: their mean loss, None without examples; numpy scalars are only converted when they are written.
             warmup: whether rates and quantiles leave this step out.
             now: seconds of a monotonic clock that the caller has read anyway.
         """

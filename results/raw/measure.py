@@ -8,7 +8,8 @@ The definitions hold for every strategy:
 - A task's rate is its measured steps' examples over their seconds. A run's rate is the sum of its tasks' own
   rates, never one task's times their number.
 - Quantiles pool the measured steps of all tasks.
-- Losses are training facts, not timings: their means weigh all steps, warm-up included, by examples.
+- Losses are training facts, not timings: their means weigh all steps, warm-up included, by examples. A task that
+  counts no examples of a step knows no loss of it.
 
 Whatever lacks its data is NaN: a run may be skipped, too short, or dead halfway. Only tasks that took steps
 count here, so a parameter server is a task with memory but without a rate. ``peak_rss_bytes_total`` adds up
@@ -47,8 +48,8 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 
 def rank_zero(logs: Sequence[TaskLog]) -> TaskLog | None:
-    """The log of the task that reports for the run: of those with replicas that did not die, that of lowest rank."""
-    started = [(log.end is None, log.start["rank"], log) for log in logs if log.start and log.start["replicas"]]
+    """The log of the task that reports for the run: of the workers that did not die, that of lowest rank."""
+    started = [(log.end is None, log.start["rank"], log) for log in logs if log.start and log.start["role"] == "worker"]
     return min(started, key=lambda each: each[:2])[2] if started else None
 
 

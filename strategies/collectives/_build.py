@@ -1,4 +1,4 @@
-"""What Horovod is installed here and what it was built for, read from its files.
+"""Which Horovod is installed here, and what it was built for, read from its files.
 
 Neither TensorFlow nor Horovod is imported: the launcher and the command line ask this, and must stay light.
 """
@@ -34,7 +34,7 @@ class HorovodStatus:
         built_for_tensorflow: the version whose headers it was compiled with.
         controllers: ``gloo``, ``mpi``: what can coordinate its processes and reduce on CPUs.
         nccl: whether it reduces on NVIDIA GPUs by NCCL.
-        problem: why it can't be used, in one sentence that ends in the command that mends it; None if it can.
+        problem: why it can't be used, in one sentence that ends in the command that fixes it; None if it can.
     """
 
     installed: bool

@@ -1,4 +1,4 @@
-"""What the strategies share whose N processes ``horovodrun`` starts and Horovod's collectives join.
+"""Shared by the strategies whose N processes are started by ``horovodrun`` and exchange tensors by its collectives.
 
 Source: Sergeev & Del Balso, *Horovod: fast and easy distributed deep learning in TensorFlow*, arXiv 1802.05799;
 https://horovod.readthedocs.io/en/stable/tensorflow.html
@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Gt
 
 from ...errors import RunError
-from ..base import Address, Strategy, Task, Workload, option, skip_for_gpus
+from .._devices import skip_for_gpus
+from ..base import Place, Strategy, Task, option
+from ..trainer import Batch, Workload
 from ._build import status
 
 if TYPE_CHECKING:
@@ -35,16 +37,16 @@ _ENDS = (
     r"process rank (?P<index>\d+) with PID \d+ on node \S+ exited on signal (?P<signal>\d+)",
     r"Process name: \[\[\d+,\d+\],(?P<index>\d+)\]\s+Exit code: +(?P<code>\d+)",
 )
-"""What horovodrun prints of a worker's end with Gloo, and Open MPI's mpirun of the first that ended."""
+"""What horovodrun prints with Gloo when a worker ends, and Open MPI's mpirun when the first one ends."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective(Strategy):
-    """One process a replica, whose tensors meet in Horovod's background thread."""
+    """One process a replica. Horovod's background thread exchanges their tensors."""
 
     needs = "Horovod built for this TensorFlow (stratbench install-horovod)"
 
-    controller: Literal["auto", "gloo", "mpi"] = option("auto", "who coordinates; auto is Gloo if built, else MPI")
+    controller: Literal["auto", "gloo", "mpi"] = option("auto", "what coordinates; auto is Gloo if built, else MPI")
     cycle_ms: Annotated[float, Gt(0)] = option(1.0, "how often the background thread looks for tensors, in ms")
 
     def skip(self, replicas: int) -> str | None:
@@ -56,8 +58,8 @@ class Collective(Strategy):
             return f"this Horovod was built with {', '.join(build.controllers)}, not {self.controller}"
         return skip_for_gpus(replicas)
 
-    def tasks(self, replicas: int, address: Address) -> list[Task]:
-        """One ``horovodrun`` that starts N workers; they learn their rank from it."""
+    def tasks(self, replicas: int, place: Place) -> list[Task]:
+        """One ``horovodrun``, which starts N workers and tells them their ranks."""
         launcher = (_horovodrun(), "-np", str(replicas), *self._hosts(replicas), "--disable-cache")
         return [
             Task(
@@ -86,7 +88,7 @@ class Collective(Strategy):
         from .._replica import set_threads, use_gpu
 
         set_threads(1, workload.cores_per_replica)
-        # Read by init, and set here so that they hold in a job that somebody else's horovodrun started.
+        # Horovod reads these in init. Set here, they also hold in a job that the user's own horovodrun started.
         os.environ.update(self.environment())
         hvd.init()
         try:
@@ -101,7 +103,7 @@ class Collective(Strategy):
             hvd.shutdown()
 
     def _controller(self) -> str:
-        """Which one to use. Gloo's horovodrun tells more of a job's end, and is the same wherever it was built."""
+        """The one to use. With Gloo, horovodrun reports more about a job's end, and does so on every machine."""
         if self.controller != "auto":
             return self.controller
         return "gloo" if "gloo" in status().controllers else "mpi"
@@ -124,22 +126,20 @@ def broadcast(hvd: ModuleType, variables: Sequence[keras.Variable], root: int = 
         variable.assign(hvd.broadcast(variable.value.read_value(), root_rank=root))
 
 
-def weighted_gradients(
-    workload: Workload, model: keras.Model, x: tf.Tensor, y: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mean loss, and what one process adds to the mean over all: n_i·g_i flat with n_i behind it, (1, parameters + 1).
+def weighted_gradients(workload: Workload, model: keras.Model, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean loss, and this process's part of the mean over all: a row of n_i·g_i and n_i, shape (1, parameters + 1).
 
-    Without examples all is 0, and the model is not run: means over nothing would make its moving statistics NaN.
+    Without examples everything is 0, and the model does not run: its moving statistics would become NaN.
     """
     import tensorflow as tf
 
     from .._replica import loss_and_gradients
 
     variables = [variable.value for variable in model.trainable_variables]
-    count = tf.cast(tf.shape(y)[0], variables[0].dtype)
+    count = tf.cast(tf.shape(tf.nest.flatten(batch)[0])[0], variables[0].dtype)
 
     def some() -> tuple[tf.Tensor, list[tf.Tensor]]:
-        loss, gradients = loss_and_gradients(workload, model, x, y)
+        loss, gradients = loss_and_gradients(workload, model, batch)
         return loss, [gradient * count for gradient in gradients]
 
     def none() -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -150,7 +150,7 @@ def weighted_gradients(
 
 
 def weighted_mean(rows: tf.Tensor, model: keras.Model) -> list[tf.Tensor]:
-    """Σ n_i g_i / Σ n_i, a tensor for each trained weight, of every process's row of `weighted_gradients`."""
+    """Σ n_i g_i / Σ n_i, a tensor for each trained weight, from the rows of all processes."""
     import tensorflow as tf
 
     total = tf.reduce_sum(rows, axis=0)
@@ -158,14 +158,14 @@ def weighted_mean(rows: tf.Tensor, model: keras.Model) -> list[tf.Tensor]:
 
 
 def flat(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-    """All of them, one behind the other, as one vector."""
+    """The tensors as one vector, one after the other."""
     import tensorflow as tf
 
     return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
 
 
 def parts(vector: tf.Tensor, like: Sequence[tf.Variable]) -> list[tf.Tensor]:
-    """What `flat` made, in the shapes of ``like`` again."""
+    """The inverse of `flat`: tensors in the shapes of ``like``."""
     import tensorflow as tf
 
     pieces = tf.split(vector, [math.prod(variable.shape) for variable in like])

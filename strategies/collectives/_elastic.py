@@ -1,7 +1,7 @@
-"""Goes on with fewer processes when one dies: Horovod's elastic mode, whose launcher lets the others meet again.
+"""Training continues with fewer processes when one dies: Horovod's elastic mode.
 
-After a collective that failed, the processes left form a new job, take the weights of whoever came furthest, and repeat
-the step. Source: https://horovod.readthedocs.io/en/stable/elastic_include.html
+When a collective fails, the remaining processes form a new job, take the weights of the process with the most updates,
+and repeat the step. Source: https://horovod.readthedocs.io/en/stable/elastic_include.html
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
-from ..base import Restored, StepResult, Trainer
+from ..trainer import Batch, Restored, StepResult, Trainer
 from ._collective import broadcast
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ FAILED = (tf.errors.UnknownError, tf.errors.InternalError, tf.errors.AbortedErro
 
 
 class ElasticTrainer(Trainer):
-    """Steps of ``inner``, which no death but its own ends.
+    """The steps of ``inner``, which continue when another process dies.
 
     Args:
-        variables: that all processes hold the same of.
+        variables: that are the same in all processes.
     """
 
     def __init__(
@@ -42,16 +42,16 @@ class ElasticTrainer(Trainer):
         self.rank, self.memory = inner.rank, inner.memory
         self.shards, self.shard, self.count = inner.shards, inner.shard, inner.count
         self._inner, self._hvd, self._variables = inner, hvd, variables
-        self._updates, self._last = 0, StepResult(0.0, 0)
+        self._updates, self._last = 0, StepResult(None, 0)
 
-    def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
+    def step(self, batch: Batch, learning_rate: float) -> StepResult:
         """See `Trainer.step`."""
         failed: float | None = None
         while True:
             try:
                 done = failed is not None and self._meet_again()
-                # Of a step that others had finished without this process the loss is not known: the last one stands.
-                result = self._last if done else self._inner.step(x, y, learning_rate)
+                # If others had finished the step without this process, its loss is not known: the last one is given.
+                result = self._last if done else self._inner.step(batch, learning_rate)
             except FAILED:
                 failed = failed or time.monotonic()
                 continue
@@ -63,13 +63,13 @@ class ElasticTrainer(Trainer):
             return result
 
     def _meet_again(self) -> bool:
-        """Whether the step that failed here is in the weights already, as another process had finished it."""
+        """Whether the weights include the step that failed here, because another process had finished it."""
         self._hvd.shutdown()
         self._hvd.init()
         updates = self._hvd.allgather(tf.constant([self._updates], tf.int64)).numpy()
         broadcast(self._hvd, self._variables, root=int(np.argmax(updates)))
         return self._updates < updates.max()
 
-    def weights(self) -> list[np.ndarray]:
+    def weights(self) -> list[np.ndarray | None]:
         """See `Trainer.weights`."""
         return self._inner.weights()

@@ -1,6 +1,6 @@
-"""Where Horovod's elastic launcher is to start N processes of this machine: each on a "host" of its own.
+"""The hosts for Horovod's elastic launcher to start N processes of this machine on: one "host" for each process.
 
-Horovod never again uses a host one of whose processes died, and all of these would be on one.
+Horovod does not use a host again after one of its processes died, and all of these would be on one host.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ Gradients = Sequence[tf.Tensor]
 
 
 def every(passes: int, model: keras.Model, update: Callable[[Gradients], None]) -> Callable[[Gradients], None]:
-    """Adds up what it is given; every ``passes`` calls it calls ``update`` with the sums and starts anew."""
+    """Adds up gradients. Every ``passes`` calls it gives the sums to ``update`` and starts from zero."""
     sums = [tf.Variable(tf.zeros_like(variable.value), trainable=False) for variable in model.trainable_variables]
     calls = tf.Variable(0, dtype=tf.int64, trainable=False)
 

@@ -1,11 +1,11 @@
-"""A Keras model whose trained weights are cut over N processes and whole only while a layer computes.
+"""A Keras model whose trained weights are sharded over N processes, and whole only while a layer computes.
 
 A layer's weights are one flat buffer, padded to a multiple of N, of which process r keeps part r. All-gather makes it
 whole; the derivative of that is the reduce-scatter of the layer's gradients.
 Source: Rajbhandari et al., *ZeRO*, SC 2020 (stage 3); Zhao et al., *PyTorch FSDP*, VLDB 2023.
 
 Limits: the layers are the leaves of nested Sequential and Functional models; one that is used twice is gathered twice.
-A layer that draws random numbers elsewhere than from a Keras seed generator would draw others when recomputed.
+A layer that draws random numbers without a Keras seed generator would draw other ones when it is recomputed.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _MASK = "_keras_mask"
 
 
 class ShardedModel:
-    """Stands for the model in a training step, with the shards as its trained weights.
+    """Takes the model's place in a training step. Its trained weights are the shards.
 
     Attributes:
         trainable_variables: this process's shards, one a layer.
-        variables: these, and what is not trained, of which every process has its own.
+        variables: the shards, and the variables that are not trained, of which every process has a copy.
         transient_bytes: see `stratbench.strategies.collectives.fsdp`.
 
     Raises RunError for a model that can't be cut.
@@ -42,7 +42,7 @@ class ShardedModel:
         layers = [layer for layer in _leaves(model) if layer.trainable_variables]
         _check(model, layers)
         cut = {id(v) for v in model.trainable_variables}
-        # Before the layers are cut, so that rank 0's are what every layer's own state begins with.
+        # Before the layers are cut, so that the state of every layer starts from rank 0's values.
         rest = [v for v in model.variables if id(v) not in cut]
         broadcast(hvd, rest)
         self._model = model
@@ -58,7 +58,7 @@ class ShardedModel:
 
     @property
     def losses(self) -> list[tf.Tensor]:
-        """Of the regularisers, from the last call."""
+        """Those of the regularisers in the last call."""
         return self._model.losses
 
     def get_weights(self) -> list[np.ndarray]:
@@ -70,10 +70,10 @@ class ShardedModel:
 
 
 class ShardedLayer:
-    """Takes the place of a layer's ``call``: gathers, computes, forgets, and does so again in the backward pass.
+    """Takes the place of a layer's ``call``: gathers, computes, releases, and does so again in the backward pass.
 
     Attributes:
-        weights: the layer's trained weights, whose memory is given back.
+        weights: the layer's trained weights, whose memory is released.
         shard: this process's part of them, a 1-D variable.
         gathered_bytes: of the whole buffer, padding included.
     """
@@ -98,8 +98,8 @@ class ShardedLayer:
         """The whole weights.
 
         Args:
-            after: what is computed first. A gathering waits for nothing else, so without it those of all layers would
-                be done as a step begins, and those of the backward pass be merged with the forward pass's.
+            after: what is computed first. Without it, TensorFlow would gather all layers at the start of a step, and
+                gather nothing in the backward pass.
         """
         with tf.control_dependencies(after):
             flat = self._hvd.allgather(tf.stop_gradient(self.shard.value), name=f"gather_{self._layer.name}")
@@ -117,7 +117,7 @@ class ShardedLayer:
         masks = [getattr(tensor, _MASK, None) for tensor in tensors]
         inputs = ([tf.convert_to_tensor(v.value) for v in self._state], tensors, masks)
         compute = self._trace((args, kwargs), leaves, inputs)
-        # What is recorded is the gradient below, not this: recorded, it would keep its intermediate results.
+        # The tape records the gradient below, not this computation, whose intermediate results it would keep.
         results = compute(self.gather(after=tensors), *tf.nest.map_structure(_constant, inputs))
         for variable, value in zip(self._state, results["state"], strict=True):
             variable.assign(value)
@@ -195,7 +195,7 @@ def _constant(tensor: tf.Tensor | None) -> tf.Tensor | None:
 
 
 def _depends_on_weights(tensor: tf.Tensor) -> bool:
-    """Whether a gathering comes before it: the gradient of what does not, as of examples, is not worth computing."""
+    """Whether an all-gather comes before it. If not, as for the examples, its gradient is not needed."""
     seen, todo = set(), [tensor.op] if tf.is_symbolic_tensor(tensor) else []
     while todo:
         op = todo.pop()
@@ -208,13 +208,13 @@ def _depends_on_weights(tensor: tf.Tensor) -> bool:
 
 
 def _release(variable: keras.Variable) -> None:
-    """Give the memory of its value back. Whoever still read it would fail, as it has no elements."""
+    """Release the memory of its value. Reading it afterwards fails, as it has no elements."""
     nothing = tf.zeros([0], variable.dtype)
     tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=nothing, validate_shape=False)
 
 
 def _is_graph(model: Any) -> bool:
-    """Whether all that it does is to call its layers."""
+    """Whether the model does nothing but call its layers."""
     # Keras exports no name for the class of Functional models.
     example = keras.Input((1,))
     functional = type(keras.Model(example, example))

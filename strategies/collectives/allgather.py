@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..base import Memory, Task, Trainer, Traits, Workload
+from ..base import Task, Traits
+from ..trainer import Batch, Memory, Trainer, Workload
 from ._collective import Collective, replicate, weighted_gradients, weighted_mean
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class AllGather(Collective):
 
             model, optimizer = replicate(hvd, workload)
 
-            def body(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-                loss, row = weighted_gradients(workload, model, x, y)
+            def body(batch: Batch) -> tf.Tensor:
+                loss, row = weighted_gradients(workload, model, batch)
                 rows = hvd.allgather(row, name="gradients", ignore_name_scope=True)
                 optimizer.apply(weighted_mean(rows, model), model.trainable_variables)
                 return loss

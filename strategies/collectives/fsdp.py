@@ -1,17 +1,17 @@
 """Fully sharded data parallelism: each of N processes holds 1/N of every layer's weights and optimizer state.
 
-Before a layer's forward pass its weights are all-gathered, and forgotten after it; before its backward pass, which
-computes the forward pass again, they are gathered once more. Its gradients are reduce-scattered, g = (1/N) Σ g_i, and
-θ_r ← θ_r − step(g_r): each process r updates its own part of θ by a Keras optimizer that knows no other.
+Before a layer's forward pass its weights are all-gathered; after it they are released. The backward pass gathers them
+once more, and computes the forward pass again. A layer's gradients are reduce-scattered, g = (1/N) Σ g_i, and θ_r ← θ_r
+− step(g_r): each process r updates its own part of θ by a Keras optimizer of its own.
 Source: Rajbhandari et al., *ZeRO: Memory Optimizations Toward Training Trillion Parameter Models*, SC 2020 (stage 3);
 Zhao et al., *PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel*, VLDB 2023.
 
-`Memory.transient_bytes` is twice the buffer of the largest layer, padding included, as its weights and their gradients,
-or these and the copy that is being reduced, are alive at once; and the process's part of the gradients of all layers.
+`Memory.transient_bytes` counts two buffers of the largest layer, padding included: its weights and their gradients, or
+the gradients and the copy that is being reduced. It adds the process's part of the gradients of all layers.
 
-Limits: Sequential and Functional models only, without constraints on weights. Nothing is fetched ahead: transfers don't
-overlap with computation. Parallel branches of a model may be whole at once. Each process builds the whole model first,
-and takes a whole copy between epochs, so its peak of resident memory is not a sharded one.
+Limits: Sequential and Functional models only, without constraints on weights. Nothing is prefetched: transfers don't
+overlap with computation. Layers of parallel branches may be gathered at the same time. Each process builds the whole
+model first, and takes a whole copy between epochs, so its peak resident memory is that of a whole model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..base import Memory, Task, Trainer, Traits, Workload
+from ..base import Task, Traits
+from ..trainer import Batch, Memory, Trainer, Workload
 from ._collective import Collective
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Fsdp(Collective):
-    """One process a replica, that holds its part of the weights and gathers a layer's when it needs them."""
+    """One process a replica. It holds its part of the weights and gathers a layer's weights when it needs them."""
 
     name = "fsdp"
     summary = "fully sharded (ZeRO-3): weights and optimizer state cut over N processes, gathered a layer at a time"
@@ -42,7 +43,7 @@ class Fsdp(Collective):
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
-        """Cuts the model; the ``tf.function`` sees shards where others see weights."""
+        """Shards the model. The shards take the place of the weights in the ``tf.function``."""
         with self.joined(workload) as hvd:
             from .._replica import KerasTrainer, loss_and_gradients, size_bytes
             from ._sharding import ShardedModel
@@ -50,8 +51,8 @@ class Fsdp(Collective):
             model, optimizer = ShardedModel(workload.model(), hvd), workload.optimizer()
             optimizer.build(model.trainable_variables)
 
-            def body(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-                loss, gradients = loss_and_gradients(workload, model, x, y)
+            def body(batch: Batch) -> tf.Tensor:
+                loss, gradients = loss_and_gradients(workload, model, batch)
                 optimizer.apply(gradients, model.trainable_variables)
                 return loss
 

@@ -4,15 +4,17 @@ g = (1/N) Σ g_i over Gloo, MPI or NCCL, as Horovod was built; rank 0's initial 
 ``op=adasum``: (1 − g₁·g₂/2‖g₁‖²) g₁ + (1 − g₁·g₂/2‖g₂‖²) g₂ up a tree of pairs, each weight's gradient by itself.
 ``backward_passes_per_step=k`` adds up k steps' gradients locally and all-reduces their mean once: k steps of global
 batch B make one update of k·B.
-``elastic=true``: when a process dies, the others meet again, take the weights of whoever came furthest, repeat the step
-and go on as N − 1, each with its own share of the global batch; the share of the dead one is left out of the mean.
+``elastic=true``: when a process dies, the others form a new job, take the weights of the process with the most updates,
+repeat the step and continue as N − 1. Each keeps its share of the global batch; the mean leaves out the share of the
+dead process.
 Source: Sergeev & Del Balso, *Horovod: fast and easy distributed deep learning in TensorFlow*, arXiv 1802.05799;
 Maleki et al., *Scaling Distributed Training with Adaptive Summation*, arXiv 2006.02924;
 https://horovod.readthedocs.io/en/stable/tensorflow.html
 
-Limits: upstream has no release for TensorFlow ≥ 2.16, so Horovod comes by ``stratbench install-horovod``. Adasum is of
-gradients, its authors' way for plain SGD; for other optimizers they combine updates. With k backward passes the steps
-left over at a run's end, up to k − 1, are not applied. An elastic job may need Gloo's time-out of 30 s to see a death.
+Limits: upstream has no release for TensorFlow ≥ 2.16, so Horovod comes by ``stratbench install-horovod``. Adasum
+combines gradients, as its authors do for plain SGD; for other optimizers they combine updates. With k backward passes
+the steps left over at a run's end, up to k − 1, are not applied. An elastic job may need Gloo's time-out of 30 s to see
+a death.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Ge
 
 from ...errors import RunError
-from ..base import Memory, Reaction, Task, Trainer, Traits, Workload, gpus, option, ring_bytes
+from .._devices import gpus
+from ..base import Reaction, Task, Traits, option, ring_bytes
+from ..trainer import Batch, Memory, Trainer, Workload
 from ._build import HorovodStatus, status
 from ._collective import Collective, replicate
 from ._elastic_hosts import MOST, elastic_hosts
@@ -58,7 +62,7 @@ class Horovod(Collective):
     backward_passes_per_step: Annotated[int, Ge(1)] = option(1, "steps k whose gradients are added up for one update")
 
     def skip(self, replicas: int) -> str | None:
-        """Also what Horovod would refuse halfway, or ignore without a word."""
+        """Also options that Horovod would refuse during the run, or ignore silently."""
         return super().skip(replicas) or _unable(self, status(), replicas)
 
     def after_death(self, task: Task, left: Sequence[Task], everyone: Sequence[Task]) -> Reaction:
@@ -106,14 +110,14 @@ class Horovod(Collective):
 
             apply = every(passes, model, update) if passes > 1 else update
 
-            def body(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-                loss, gradients = loss_and_gradients(workload, model, x, y, scale=1 / passes)
+            def body(batch: Batch) -> tf.Tensor:
+                loss, gradients = loss_and_gradients(workload, model, batch, scale=1 / passes)
                 apply(gradients)
                 return loss
 
             trainer = KerasTrainer(model, optimizer, body, rank=hvd.rank(), shards=hvd.size())
             if passes > 1:
-                # The sums outlive a step, as the optimizer's state does.
+                # The sums are kept between steps, as the optimizer's state is.
                 state = size_bytes(optimizer.variables) + size_bytes(model.trainable_variables)
                 trainer.memory = Memory(size_bytes(model.variables), state)
             if not self.elastic:

@@ -6,9 +6,9 @@ is averaged as well. ``period=end`` is one-shot averaging, after the last step o
 Source: Zinkevich et al., *Parallelized Stochastic Gradient Descent*, NIPS 2010 (one-shot); Zhang et al., *Parallel SGD:
 When does averaging help?*, 2016; Stich, *Local SGD Converges Fast and Communicates Little*, ICLR 2019.
 
-Limits: other optimizers' states, as Adam's, are averaged or kept, but no period makes that the sequence of one replica.
-Weights evaluated between two averagings are the mean at that step, which no process trains with. Averaging for them is
-not in the steps' time. `traffic_bytes` leaves the averaged optimizer state out.
+Limits: the state of other optimizers, such as Adam's, is averaged or kept, but no period gives the weights of one
+replica. Weights evaluated between two averagings are the mean at that step, which no process trains with. Averaging for
+them is not in the steps' time. `traffic_bytes` leaves the averaged optimizer state out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
-from ..base import StepResult, Task, Trainer, Traits, Workload, option, ring_bytes
+from ..base import Task, Traits, option, ring_bytes
+from ..trainer import Batch, StepResult, Trainer, Workload
 from ._collective import Collective, replicate
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ class LocalSgd(Collective):
             if self.average_momentum:
                 averaged += [v.value for v in _state(optimizer)]
 
-            def step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-                loss, gradients = loss_and_gradients(workload, model, x, y)
+            def step(batch: Batch) -> tf.Tensor:
+                loss, gradients = loss_and_gradients(workload, model, batch)
                 optimizer.apply(gradients, model.trainable_variables)
                 return loss
 
@@ -73,7 +74,7 @@ class LocalSgd(Collective):
 
             local = KerasTrainer(model, optimizer, step, rank=hvd.rank(), shards=hvd.size())
             period = workload.total_steps if self.period == "end" else self.period
-            # Traced now: the first averaging comes after the warm-up, and its time would count.
+            # Traced now: the first averaging comes after the warm-up steps, so its tracing would be measured.
             yield LocalTrainer(local, averaged, means.get_concrete_function(), period)
 
 
@@ -91,17 +92,17 @@ class LocalTrainer(Trainer):
         self._period = period
         self._steps = 0
 
-    def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
+    def step(self, batch: Batch, learning_rate: float) -> StepResult:
         """See `Trainer.step`. The averaging belongs to the step that it follows."""
-        result = self._local.step(x, y, learning_rate)
+        result = self._local.step(batch, learning_rate)
         self._steps += 1
         if self._steps % self._period == 0:
             for variable, mean in zip(self._averaged, self._means(), strict=True):
                 variable.assign(mean)
         return result
 
-    def weights(self) -> list[np.ndarray]:
-        """See `Trainer.weights`: the mean over all processes, which between two averagings no process takes on."""
+    def weights(self) -> list[np.ndarray | None]:
+        """See `Trainer.weights`: the mean over all processes. Between two averagings no process trains with it."""
         model = self._local.model
         if self._steps % self._period == 0:
             return self._local.weights()
@@ -110,5 +111,5 @@ class LocalTrainer(Trainer):
 
 
 def _state(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
-    """Moments and the like; the learning rate and the count of steps are variables as well, and equal on all ranks."""
+    """Momentum and similar state. The learning rate and the step count are variables too, and equal on all ranks."""
     return [v for v in optimizer.variables if v.value.dtype.is_floating and v is not optimizer.learning_rate]

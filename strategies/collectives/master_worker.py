@@ -1,12 +1,13 @@
 """Centralised data parallelism: a master gathers the gradients, updates the weights and broadcasts them.
 
 g = Σ n_i g_i / Σ n_i over each process's mean gradient g_i of its n_i examples; θ ← θ − η·g on rank 0, then θ to all.
-Rank 0 is the master and computes a replica too. A gather proper: an all-to-all in which each sends to rank 0 alone.
+Rank 0 is the master and computes a replica too. The gather is an all-to-all in which every process sends to rank 0
+only.
 Source: Ben-Nun & Hoefler, *Demystifying Parallel and Distributed Deep Learning: An In-depth Concurrency Analysis*,
 ACM Computing Surveys 52(4), 2019.
 
-Limits: rank 0 receives N−1 gradients one behind the other and holds N of them at once, so that its link and its memory
-bound N. Horovod's gather over MPI counts elements in 32 bits.
+Limits: rank 0 receives N−1 gradients one after the other and holds N of them at once, so its network link and its
+memory limit N. Horovod's gather over MPI counts elements in 32 bits.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..base import Memory, Task, Trainer, Traits, Workload
+from ..base import Task, Traits
+from ..trainer import Batch, Memory, Trainer, Workload
 from ._collective import Collective, broadcast, flat, parts, weighted_gradients, weighted_mean
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class MasterWorker(Collective):
-    """One process a replica; the first one is the master too."""
+    """One process a replica; the first one is also the master."""
 
     name = "master-worker"
     summary = "centralised: rank 0 gathers all gradients, updates, broadcasts the weights (Horovod's collectives)"
@@ -38,7 +40,7 @@ class MasterWorker(Collective):
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
-        """Ranks run different graphs, so that names are given to what they do together."""
+        """The ranks run different graphs, so the collectives have explicit names."""
         with self.joined(workload) as hvd:
             import tensorflow as tf
 
@@ -51,18 +53,19 @@ class MasterWorker(Collective):
                 optimizer.build(model.trainable_variables)
             weights = [v.value for v in model.trainable_variables]
 
-            def body(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-                loss, row = weighted_gradients(workload, model, x, y)
+            def body(batch: Batch) -> tf.Tensor:
+                loss, row = weighted_gradients(workload, model, batch)
                 to_master = tf.one_hot(0, hvd.size(), dtype=tf.int32)
                 rows, _ = hvd.alltoall(row, to_master, name="gradients", ignore_name_scope=True)
                 if master:
                     optimizer.apply(weighted_mean(rows, model), model.trainable_variables)
                     mine = flat(weights)
                 else:
-                    # No row came. Only the shape counts, but TensorFlow drops what nothing depends on: the gather.
+                    # No row arrived, and only the shape matters. But TensorFlow removes a gather that nothing depends
+                    # on.
                     mine = tf.reduce_sum(rows, axis=0)[:-1]
                 updated = hvd.broadcast(mine, 0, name="weights", ignore_name_scope=True)
-                # On the master too, where it changes nothing, lest its part of the broadcast be dropped.
+                # On the master too, where it changes nothing: else TensorFlow removes its part of the broadcast.
                 for variable, value in zip(weights, parts(updated, weights), strict=True):
                     variable.assign(value)
                 return loss

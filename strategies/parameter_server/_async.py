@@ -1,23 +1,18 @@
-"""Asynchronous updates, with or without a bound on how far workers drift apart (stale synchronous parallel)."""
+"""Asynchronous updates, with or without a bound on how far ahead a worker may be (stale synchronous parallel)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import tensorflow as tf
 
-from ..base import Update, Workload
+from ..trainer import Batch, Update, Workload
 from ._count import Counter, Section, at_servers
 from ._graph import FIRST, compute, share, shared_variable
 from ._session import Node
 from ._trainer import PsTrainer
 
-if TYPE_CHECKING:
-    import numpy as np
-
 
 class AsyncTrainer(PsTrainer):
-    """Fetches θ, computes g, pushes it; the servers apply it at once. All in one ``Session.run``.
+    """Fetches θ, computes g and pushes it, in one ``Session.run``; the servers apply it at once.
 
     Args:
         servers: how many ps tasks hold weights.
@@ -48,9 +43,9 @@ class AsyncTrainer(PsTrainer):
                 with tf.control_dependencies([push]):
                     counts += Clocks(self.rank, self.shards).tick(bound)
             with tf.device(FIRST):
-                # One tensor, as each that travels costs a step the same, however small.
+                # One tensor: each tensor that is sent costs about the same time, however small it is.
                 told = tf.stack([tf.cast(count, tf.float64) for count in counts])
-        self._fetches, self._inputs = [work.loss, told, tf.group(fetch, push, work.local)], [work.x, work.y]
+        self._fetches, self._inputs = [work.loss, told, tf.group(fetch, push, work.local)], work.feeds
         self.connect()
         self._let_on = (0, 0.0) if bound is not None else (None, 0.0)
 
@@ -59,9 +54,9 @@ class AsyncTrainer(PsTrainer):
         super().bind()
         self._run = self.session.make_callable(self._fetches, self._inputs)
 
-    def advance(self, x: np.ndarray, y: np.ndarray) -> tuple[float, Update]:
-        """See `PsTrainer`. That this step might begin was found out at the end of the one before."""
-        loss, (fetched, number, *let_on), _ = self._run(x, y)
+    def advance(self, batch: Batch) -> tuple[float, Update]:
+        """See `PsTrainer`. The bound was checked at the end of the step before."""
+        loss, (fetched, number, *let_on), _ = self._run(*tf.nest.flatten(batch))
         slowest, blocked = self._let_on
         if let_on:
             self._let_on = int(let_on[0]), float(let_on[1])
@@ -75,10 +70,10 @@ class AsyncTrainer(PsTrainer):
 
 
 class Clocks:
-    """Every worker's clock, the number of steps that it has ended, and who may go on.
+    """Every worker's clock, which counts the steps that it has finished, and the tokens that let workers continue.
 
-    The slowest clock rises by one at a time, and with each rise every worker gets a token. So a worker at clock c that
-    has taken c − s tokens knows that no clock is below c − s.
+    The slowest clock rises by one at a time, and with each rise every worker gets a token. A worker at clock c that has
+    taken c − s tokens knows that no clock is below c − s.
     """
 
     def __init__(self, worker: int, workers: int):
@@ -94,7 +89,7 @@ class Clocks:
         """Advance this worker's clock, and wait while it is more than ``bound`` ahead of the slowest.
 
         Returns:
-            The slowest clock when the worker was let go on, and the seconds that it waited.
+            The slowest clock when the worker was allowed to continue, and the seconds that it waited.
         """
         with tf.device(FIRST):
             (own, *told), leave = self._section.run(self._advance)
@@ -106,7 +101,7 @@ class Clocks:
                 return tf.reduce_min(self._clocks.read_value()), tf.timestamp() - begin
 
     def _advance(self) -> list[tf.Tensor | tf.Operation]:
-        """[own clock, operations that hand out the tokens]."""
+        """[own clock, operations that enqueue the tokens]."""
         before = tf.reduce_min(self._clocks.read_value())
         with tf.control_dependencies([before]):
             ticked = tf.raw_ops.ResourceScatterAdd(
@@ -114,6 +109,6 @@ class Clocks:
             )
         with tf.control_dependencies([ticked]):
             clocks = self._clocks.read_value()
-        # One token for a rise, none for no rise.
+        # One token if the slowest clock has risen, else none.
         rise = tf.fill([tf.reduce_min(clocks) - before], before + 1)
         return [clocks[self._worker], *[tokens.enqueue_many([rise]) for tokens in self._tokens]]

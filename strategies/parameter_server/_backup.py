@@ -6,24 +6,24 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from ..base import Workload
+from ..trainer import Workload
 from ._graph import FIRST, Shared, server_of, shared_variable, staging_variable
 from ._sync import Barrier
 
 
 class BackupBarrier(Barrier):
-    """A barrier that a worker may miss, or die at.
+    """A barrier where a worker may come late, or die.
 
     A worker first writes its gradients to rows of its own, beside the variables. Then it announces them, by one
     operation on one ps task. The ps task that updates chooses the first ``needed`` announcements of a step, reads only
-    the rows of these workers, and tells each worker whether it was chosen. So the gradients of one worker count for all
-    variables or for none, at whatever moment it dies.
+    the rows of these workers, and tells each worker whether it was chosen. So the gradients of a worker count for all
+    variables or for none, whenever it dies.
 
     Args:
         place: device of the clock and the queues, a ps task.
-        members: workers that meet here; the rows are in their order.
+        members: the workers of this barrier; the rows are in their order.
         needed: gradients that end a step.
-        steps: after so many, none begins.
+        steps: in all; after the last one, no step begins.
     """
 
     def __init__(self, place: str, members: Sequence[int], variables: Sequence[tf.Variable], needed: int, steps: int):
@@ -57,7 +57,7 @@ class BackupBarrier(Barrier):
             return now, [self._announced.enqueue([tf.constant(member, tf.int64), clock])]
 
     def wait(self, member: int, clock: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """See `Barrier.wait`. Where ``clock`` is the end, after which no token comes, it is returned in its place."""
+        """See `Barrier.wait`. At the last step no token comes, and ``clock`` is returned instead."""
         with tf.device(self.place):
             if clock is None:
                 token, counted = self._tokens[member].dequeue()
@@ -75,11 +75,11 @@ class BackupBarrier(Barrier):
         return means
 
     def open(self) -> tf.Operation:
-        """See `Barrier.open`. It tells the members of the step that `take` made part of the graph before."""
+        """See `Barrier.open`. Its tokens say which members `take`, which is built first, has chosen."""
         return self._advance(self.begin() + 1)
 
     def _choose(self) -> tf.Tensor:
-        """The first ``needed`` members that announce gradients of the present step, as they come, (needed,) int64."""
+        """The first ``needed`` members that announce gradients of this step, as they come. (needed,), int64."""
         with tf.device(self.place):
             clock = self.begin()
 
@@ -102,7 +102,7 @@ class BackupBarrier(Barrier):
 
 
 def meet(workload: Workload, shared: Shared, backup: int) -> Barrier:
-    """The one barrier of a job: all workers, at the first ps task."""
+    """The barrier of all workers, at the first ps task."""
     workers = range(workload.replicas)
     if not backup:
         return Barrier(FIRST, "", workers, shared.trained)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ..base import Restored, Task, Update, Workload
+from ..base import Task
+from ..trainer import Restored, Update, Workload
 from ._count import COUNTER
 from ._ledger import Ledger
 
@@ -18,10 +19,10 @@ v1 = tf.compat.v1
 
 
 class Checkpoints:
-    """One worker's view. The first worker that is left and has not ended leads: it saves and restores.
+    """One worker's view. The first worker that neither died nor ended leads: it saves and restores.
 
-    Whatever must outlive a worker's process is in files: the checkpoints, how many updates each restoration kept, and
-    the updates of each worker.
+    What must remain when a worker's process dies is in files: the checkpoints, how many updates each restoration kept,
+    and the updates of each worker.
 
     Args:
         task: this worker.
@@ -34,7 +35,7 @@ class Checkpoints:
         self._workers = range(workload.replicas)
         self._restorations = self._folder / "restorations"
         self._ledger = Ledger(self._folder, task.index)
-        # The steps from here on are taken now, whether a former process of this worker took them or not.
+        # This process takes the steps from here on, also those that a former process of this worker has taken.
         self._before: int | None = workload.first_step
 
     def build(self) -> None:
@@ -47,11 +48,14 @@ class Checkpoints:
         return self._task.index == min(left, default=self._task.index)
 
     def ended(self) -> set[int]:
-        """Workers that need the ps tasks no more."""
+        """Workers that no longer need the ps tasks."""
         return {worker for worker in self._workers if self._end_of(worker).exists()}
 
     def source(self) -> dict[str, Any]:
-        """Where ``SessionManager.prepare_session`` finds values, if any have been saved; others are told which."""
+        """Where ``SessionManager.prepare_session`` finds saved values, if there are any.
+
+        Notes for the other workers of which update they are.
+        """
         latest = tf.train.latest_checkpoint(self._folder)
         kept = int(tf.train.load_variable(latest, COUNTER)) if latest else 0
         first = not self._restorations.exists()
@@ -61,20 +65,20 @@ class Checkpoints:
         return {"saver": self._saver, "checkpoint_dir": str(self._folder)}
 
     def save(self, session: tf.compat.v1.Session, steps: int) -> None:
-        """Save after so many ``steps`` of this worker, if it is time to. What fails may be repeated."""
+        """Save after so many ``steps`` of this worker, if it is time to. It may be called again after a failure."""
         if steps % self._every == 0 and self.leads():
             # A name of its own for each process: a file of a checkpoint that is in use is never overwritten.
             name = self._folder / f"weights-{self._task.index}-{self._task.attempt}"
             self._saver.save(session, str(name), global_step=steps, write_meta_graph=False)
 
     def note(self, update: Update, step: int) -> None:
-        """Remember what this worker has pushed."""
+        """Note what this worker has pushed."""
         self._ledger.note(update.number, step)
 
     def undone(self, seconds: float) -> list[Restored]:
-        """What this worker lost by restorations that it has not yet told of, after ``seconds`` of waiting for them.
+        """What this worker lost by restorations that it has not reported yet, after it waited ``seconds`` for them.
 
-        The leading worker counts the steps of those too that died for good.
+        The leading worker also counts the steps of workers that died and are not restarted.
         """
         restorations = np.fromfile(self._restorations, np.int64)
         new = self._ledger.seen() < len(restorations)
@@ -89,7 +93,7 @@ class Checkpoints:
         return [Restored(int(restorations[-1]), steps, seconds, by_this=leads and new)]
 
     def end(self) -> list[Restored]:
-        """This worker needs the ps tasks no more; what is left to tell, of workers that died since."""
+        """This worker no longer needs the ps tasks. Returns what is left to report, of workers that died since."""
         left = self.undone(0.0)
         self._end_of(self._task.index).touch()
         return left

@@ -1,5 +1,5 @@
-"""Counts updates on the first ps task, so that staleness is measured and never assumed; and the lock that makes a
-fetch or an update of all weights one indivisible act.
+"""Counts updates on the first ps task, so that staleness is measured and never assumed; and the lock that makes a fetch
+or an update of all weights atomic.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ COUNTER = "updates"
 
 
 class Section:
-    """A section that one task at a time is in; a task that dies in it leaves it.
+    """A critical section. A task that dies inside it leaves it.
 
     Args:
         name: tasks that give the same name exclude each other.
@@ -30,7 +30,7 @@ class Section:
     def run(
         self, body: Callable[[], Sequence[tf.Tensor | tf.Operation]], after: Sequence[tf.Tensor | tf.Operation] = ()
     ) -> tuple[Sequence[tf.Tensor | tf.Operation], tf.Operation]:
-        """(what ``body`` made, the operation that leaves the section). Entered once ``after`` is there."""
+        """(what ``body`` returned, the operation that leaves the section). ``after`` is computed before it."""
         with tf.device(self._place), tf.control_dependencies(after):
             lock = tf.raw_ops.MutexLock(mutex=self._mutex)
         with tf.control_dependencies([lock]):
@@ -44,8 +44,8 @@ class Counter:
     """How many updates have been applied, by all workers.
 
     Args:
-        lock: whether a fetch, and an update, of all weights is indivisible. Without (Hogwild; Recht et al., NIPS 2011)
-            only the counting is, so that a fetch may hold a part of an update that is counted later.
+        lock: whether a fetch, and an update, of all weights is atomic. Without it (Hogwild; Recht et al., NIPS 2011)
+            only the counting is, so a fetch may contain a part of an update that is counted later.
     """
 
     def __init__(self, lock: bool):
@@ -54,7 +54,7 @@ class Counter:
         self._updates = shared_variable(COUNTER, 0, (), tf.int64)
 
     def fetch(self, weights: Sequence[tf.Variable]) -> tuple[tf.Tensor, list[tf.Tensor], tf.Operation]:
-        """(updates applied before, the weights' values on their servers, operation to run too)."""
+        """(updates applied before, the weights' values on their servers, another operation to run)."""
 
         def read() -> list[tf.Tensor]:
             before = self._read()
@@ -67,7 +67,7 @@ class Counter:
     def push(
         self, gradients: Sequence[tf.Tensor], apply: Callable[[], Sequence[tf.Operation]]
     ) -> tuple[tf.Tensor, tf.Operation]:
-        """(number of this update, operation to run too), once the gradients are at their servers."""
+        """(number of this update, another operation to run), once the gradients are at their servers."""
 
         def count() -> tuple[tf.Tensor, tf.Operation]:
             number = self._read()
@@ -90,7 +90,7 @@ class Counter:
 
 
 def at_servers(gradients: Sequence[tf.Tensor], variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
-    """The gradients where their variables are: a lock taken after is not held while they travel."""
+    """The gradients on their variables' devices: a lock that is taken afterwards is not held during the transfer."""
     placed = []
     for gradient, variable in zip(gradients, variables, strict=True):
         with tf.device(variable.device):

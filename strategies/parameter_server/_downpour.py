@@ -1,27 +1,22 @@
-"""Downpour SGD: replicas with weights of their own, which they fetch and push to every so many steps."""
+"""Downpour SGD: each replica has its own weights. It fetches and pushes only every few steps."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import tensorflow as tf
 
-from ..base import Memory, Update, Workload
+from ..trainer import Batch, Memory, Update, Workload
 from ._count import Counter, at_servers
 from ._graph import FIRST, compute, own_variable, share, size_bytes
 from ._session import Node
 from ._trainer import PsTrainer
 
-if TYPE_CHECKING:
-    import numpy as np
-
 v1 = tf.compat.v1
 
 
 class DownpourTrainer(PsTrainer):
-    """Every ``fetch`` steps it takes θ from the servers, every ``push`` steps sends them the sum of its gradients.
+    """Every ``fetch`` steps it takes θ from the servers; every ``push`` steps it sends them the sum of its gradients.
 
-    In between it goes on from its own weights by plain gradient descent, θ_i ← θ_i − η·g.
+    In between it updates its own weights by plain gradient descent, θ_i ← θ_i − η·g.
 
     Args:
         servers: how many ps tasks hold weights.
@@ -67,7 +62,7 @@ class DownpourTrainer(PsTrainer):
         self.connect()
         run = self.session.make_callable
         self._take, self._send, self._warmed, self._wait = run(fetching), run(pushing), run(warmed), run(waited)
-        self._learn = run([work.loss, tf.group(*learning)], [work.x, work.y, rate])
+        self._learn = run([work.loss, tf.group(*learning)], [*work.feeds, rate])
 
     def _build_fetch(self, counter: Counter, own: list[tf.Variable]) -> list[tf.Tensor | tf.Operation]:
         fetched, values, leave = counter.fetch(self._shared.weights)
@@ -77,7 +72,7 @@ class DownpourTrainer(PsTrainer):
     def _build_push(
         self, counter: Counter, own: list[tf.Variable], sums: list[tf.Variable]
     ) -> list[tf.Tensor | tf.Operation]:
-        """The sums, with this replica's statistics, and then no more of them."""
+        """Push the sums and this replica's moving statistics, then set the sums to zero."""
         shared = self._shared
         gradients = at_servers([total.read_value() for total in sums], shared.trained)
         fixed = [place for place in range(len(own)) if place not in shared.places]
@@ -92,13 +87,13 @@ class DownpourTrainer(PsTrainer):
             cleared = [total.assign(tf.zeros_like(total), read_value=False) for total in sums]
         return [number, tf.group(leave, *cleared)]
 
-    def advance(self, x: np.ndarray, y: np.ndarray) -> tuple[float, Update | None]:
-        """See `PsTrainer`. What is left after the last step is pushed, however little it is."""
+    def advance(self, batch: Batch) -> tuple[float, Update | None]:
+        """See `PsTrainer`. After the last step it pushes what is left."""
         if self._step == 0 and self._warm_start and self.rank:
             self._blocked = float(self._wait())
         if self._step % self._fetch_every == 0:
             self._fetched, self._pushed_since = int(self._take()[0]), 0
-        loss, _ = self._learn(x, y, self._learning_rate)
+        loss, _ = self._learn(*tf.nest.flatten(batch), self._learning_rate)
         self._step += 1
         update = None
         if self._step % self._push_every == 0 or self._done + 1 == self._total:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from .._replica import add_to
-from ..base import Memory, Workload
+from ..trainer import Memory, Workload
 from ._rules import Update, update_of
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 v1 = tf.compat.v1
 FIRST = "/job:ps/task:0/cpu:0"
-"""The ps task that counts updates and keeps clocks."""
+"""The ps task that counts updates and keeps the clocks."""
 _STAGING = "staging"
 """Collection of the variables that hold gradients in transit."""
 
@@ -33,13 +33,13 @@ def on_server(server: int) -> str:
 
 
 def server_of(device: str) -> int:
-    """Index of the ps task that a device belongs to."""
+    """Index of the ps task of a device."""
     return int(tf.DeviceSpec.from_string(device).task)
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The Keras model and its state's values, which can only be read outside of a graph.
+    """The Keras model and the values of its variables, which can only be read outside of a graph.
 
     Attributes:
         weights: in the order of ``model.weights``.
@@ -58,14 +58,14 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Shared:
-    """The model's weights on ps tasks, what updates them, and the learning rate that it updates them by.
+    """The model's weights on ps tasks, their updates, and the learning rate of these.
 
     Attributes:
         weights: in the order of ``model.weights``.
         trained: of these, the trained ones, in the order of ``model.trainable_variables``.
         places: where each of `trained` is in `weights`.
         updates: one a trained weight.
-        learning_rate: placeholder of `set_learning_rate`, which keeps it on the ps tasks: a step need not send it.
+        learning_rate: placeholder of `set_learning_rate`. The ps tasks keep the rate, so a step does not send it.
     """
 
     weights: list[tf.Variable]
@@ -83,11 +83,12 @@ class Shared:
 def share(
     workload: Workload, source: Source, servers: Sequence[int], worker: int | None = None, lock: bool = False
 ) -> Shared:
-    """Make the variables on the ps tasks ``servers``, balanced by size; the same in every task's graph.
+    """Define the variables on the ps tasks ``servers``, balanced by size; every task's graph has the same ones.
 
     Args:
-        worker: whose updates these are, by a learning rate of its own; None for one that all workers share.
-        lock: whether an update locks its variable; without, two may lose a part of each other's (Hogwild).
+        worker: whose updates these are, with its own learning rate; None for a rate that all workers share.
+        lock: whether an update locks its variable. Without a lock, two updates may overwrite parts of each other
+            (Hogwild).
     """
     placement = _balance(source.model.weights, servers)
     by_id = {
@@ -117,15 +118,14 @@ class Pass:
     """One forward and backward pass on a worker.
 
     Attributes:
-        x, y: placeholders to feed.
+        feeds: placeholders, in the order of the arrays of a flattened batch.
         loss: scalar, mean over the examples fed.
         gradients: dense, in the order of ``model.trainable_variables``.
         moved: new values of the model's non-trained weights, such as moving statistics, by their place in its weights.
-        local: assigns what each worker keeps for itself, such as random seeds.
+        local: assigns the state that each worker keeps for itself, such as random seeds.
     """
 
-    x: tf.Tensor
-    y: tf.Tensor
+    feeds: list[tf.Tensor]
     loss: tf.Tensor
     gradients: list[tf.Tensor]
     moved: dict[int, tf.Tensor]
@@ -142,20 +142,20 @@ def compute(workload: Workload, source: Source, values: Sequence[tf.Tensor]) -> 
     by_id = {id(weight): value for weight, value in zip(model.weights, values, strict=True)}
     places = {id(weight): place for place, weight in enumerate(model.weights)}
     own = {id(state): _local(state, source) for state in model.non_trainable_variables if id(state) not in by_id}
-    x = v1.placeholder(tf.as_dtype(workload.input_dtype), (None, *workload.input_shape), name="x")
-    y = v1.placeholder(tf.int32, (None,), name="y")
+    batch = tf.nest.map_structure(
+        lambda like: v1.placeholder(like.dtype, (None, *like.shape[1:])), workload.empty_batch
+    )
     trained = [by_id[id(weight)] for weight in model.trainable_variables]
     fixed = [
         own[id(state)].read_value() if id(state) in own else by_id[id(state)] for state in model.non_trainable_variables
     ]
-    predictions, moved, losses = model.stateless_call(
-        trained, fixed, workload.inputs(x), training=True, return_losses=True
+    outputs, moved, losses = model.stateless_call(
+        trained, fixed, workload.inputs(batch), training=True, return_losses=True
     )
-    loss = add_to(workload.loss(y, predictions), losses)
+    loss = add_to(workload.loss(batch, outputs), losses)
     states = list(zip(model.non_trainable_variables, moved, strict=True))
     return Pass(
-        x=x,
-        y=y,
+        feeds=tf.nest.flatten(batch),
         loss=loss,
         gradients=[
             tf.zeros_like(value) if gradient is None else tf.convert_to_tensor(gradient)
@@ -169,7 +169,7 @@ def compute(workload: Workload, source: Source, values: Sequence[tf.Tensor]) -> 
 
 
 def memory_of(server: int, weights: Sequence[tf.Variable]) -> Memory:
-    """What a ps task holds in the default graph: of ``weights``, gradients in transit, and the optimizer's state."""
+    """What a ps task holds in the default graph: of ``weights``, of gradients in transit, of optimizer state."""
     here = [variable for variable in v1.global_variables() if variable.device == _full(server)]
     known = {id(variable) for variable in weights}
     staging = {id(variable) for variable in v1.get_collection(_STAGING)}
@@ -181,7 +181,7 @@ def memory_of(server: int, weights: Sequence[tf.Variable]) -> Memory:
 
 
 def size_bytes(variables: Sequence[tf.Variable]) -> int:
-    """Of all of them together."""
+    """Bytes of all the variables."""
     return sum(math.prod(variable.shape) * variable.dtype.size for variable in variables)
 
 
@@ -202,7 +202,7 @@ def _balance(weights: Sequence[Any], servers: Sequence[int]) -> list[int]:
 
 
 def shared_variable(name: str, server: int, shape: Any, dtype: Any, trainable: bool = False) -> tf.Variable:
-    """A variable on a ps task, known by its name to every task; starts from zeros unless it is given other values."""
+    """A variable on a ps task, which every task knows by its name. Starts from zeros unless given other values."""
     with tf.device(on_server(server)):
         return v1.get_variable(
             name.replace("/", "_"),
@@ -215,14 +215,14 @@ def shared_variable(name: str, server: int, shape: Any, dtype: Any, trainable: b
 
 
 def staging_variable(like: tf.Variable, rows: int) -> tf.Variable:
-    """Where so many workers write their gradients of a variable, beside it, a row each."""
+    """Where workers write their gradients of a variable, a row each, on the same ps task."""
     staging = shared_variable(f"{like.op.name}_staging", server_of(like.device), (rows, *like.shape), like.dtype)
     v1.add_to_collection(_STAGING, staging)
     return staging
 
 
 def own_variable(name: str, like: tf.Variable) -> tf.Variable:
-    """A worker's own, of the shape of a shared one; starts from zeros."""
+    """A worker's own variable, in the shape of a shared one; it starts from zeros."""
     return v1.get_variable(
         f"{name}_{like.op.name}",
         like.shape,
@@ -245,13 +245,13 @@ def _rate(worker: int | None, server: int) -> tf.Variable:
             v1.zeros_initializer(),
             use_resource=True,
             trainable=False,
-            # Of this worker alone: no other one initialises it, or waits for it.
+            # It is this worker's: no other one initialises it, or waits for it.
             collections=[v1.GraphKeys.LOCAL_VARIABLES],
         )
 
 
 def _local(state: Any, source: Source) -> tf.Variable:
-    """State that is no weight, such as a dropout layer's seed: each worker keeps its own."""
+    """State that is not a weight, such as a dropout layer's seed: each worker keeps its own."""
     return v1.get_variable(
         state.path.replace("/", "_"),
         initializer=tf.constant(source.state[id(state)]),

@@ -1,4 +1,4 @@
-"""What a leaf of a tree of parameter servers repeats: take its workers' mean, push it to the root, fetch θ."""
+"""What a leaf of a tree of parameter servers repeats: take the mean of its workers, push it to the root, fetch θ."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def combine(
     copies: list[tf.Variable],
     told: tf.Variable,
 ) -> tf.Operation:
-    """One step of a leaf: its workers' mean, weighted, goes to the root; the root's θ comes back.
+    """One step of a leaf: it pushes the weighted mean of its workers to the root and fetches the root's θ.
 
     Args:
-        share_of_all: n_l L / N, so that the root's plain mean over L leaves is that over all workers.
+        share_of_all: n_l L / N, so that the root's plain mean over L leaves is the mean over all workers.
     """
     clock = leaf.begin()
     _, pushed = root.push(index, [mean * share_of_all for mean in leaf.take()], clock)
@@ -39,11 +39,11 @@ def combine(
 def push_at_once(
     leaf: Barrier, counter: Counter, shared: Shared, copies: list[tf.Variable], told: tf.Variable
 ) -> tf.Operation:
-    """One step of a leaf that waits for no other: its workers' mean is applied, and θ taken, each in one go.
+    """One step of a leaf that waits for no other: its mean is applied, and θ is fetched, each as one atomic act.
 
     Args:
-        told: what the workers may know: the number of their update, how many had been applied when the θ that it was
-            computed with was taken, and how many when the θ was taken that they compute with now.
+        told: for the workers: the number of their update; how many updates the θ had that it was computed with; how
+            many the θ has that they compute with now.
     """
     with tf.device(told.device):
         fetched = tf.identity(told.read_value()[2])

@@ -1,4 +1,4 @@
-"""The updates that a worker pushed, in a file: so those that a restoration undid are counted after its death too."""
+"""The updates that a worker pushed, in a file: those that a restoration undid can be counted even after its death."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 class Ledger:
     """Rows of int64: first (number of restorations taken into account, -1), then (number of an update, its step).
 
-    A row is written before the step is over, at once: a process that is killed has written all its updates but the one
-    that it may have been waiting for.
+    A row is written before the step is over. A process that is killed has written all its updates, except one that it
+    may have been waiting for.
 
     Args:
         folder: of the run's scratch files.
@@ -33,18 +33,18 @@ class Ledger:
         return int(self._rows()[0, 0])
 
     def undo(self, restorations: np.ndarray, before: int | None = None) -> int:
-        """Take the restorations into account that are new; how many steps they undid.
+        """Take new restorations into account. Returns how many steps they undid.
 
         Args:
             restorations: of each one so far, how many updates it kept.
-            before: the steps from this one on are not counted, as they are about to be repeated.
+            before: the steps from this one on are not counted, as they will be repeated.
         """
         new = restorations[self.seen() :]
         if not len(new):
             return 0
         rows = self._rows()[1:]
         stay = rows[:, 0] < new.min()
-        # A step that was repeated has an update of each process.
+        # A step that was repeated has several updates.
         undone = np.setdiff1d(rows[~stay, 1], rows[stay, 1])
         self._file.close()
         self._write(len(restorations), rows[stay])

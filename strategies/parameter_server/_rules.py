@@ -1,4 +1,4 @@
-"""Update rules that run on a parameter server: the in-place kernels that compute what Keras's optimizers compute.
+"""Update rules on a parameter server: the in-place kernels that compute what Keras's optimizers compute.
 
 Keras's own ``stateless_apply`` is refused on TensorFlow. https://www.tensorflow.org/api_docs/python/tf/raw_ops
 """
@@ -18,14 +18,14 @@ Rule = Callable[[tf.Variable, tf.Variable, Mapping[str, Any], bool], Update]
 
 
 def update_of(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any], lock: bool) -> Update:
-    """The update of one variable by the optimizer of ``settings``; its state is made beside the variable.
+    """The update of one variable by the optimizer of ``settings``. Its state is on the variable's ps task.
 
-    What it reads beside the gradient it reads where the variable is, so that only the gradient travels.
+    All that it reads is on that task, except the gradient: only the gradient is sent.
     """
     update = _RULES[settings["name"]](variable, rate, settings, lock)
 
     def apply(gradient: tf.Tensor) -> tf.Operation:
-        # A server waits for gradients with its next update begun: the learning rate must be read after they came.
+        # A server's update has begun when it waits for gradients: the learning rate must be read after they have come.
         with tf.device(variable.device), tf.control_dependencies([gradient]):
             return update(gradient)
 

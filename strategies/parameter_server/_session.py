@@ -1,4 +1,4 @@
-"""Sessions of ps and worker tasks: which worker initializes the variables, and the loops that ps tasks run."""
+"""Sessions of ps tasks and workers: which worker initializes the variables, and the loops that ps tasks run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from .._replica import set_threads, use_gpu
-from ..base import Memory, Server, Task, Workload
+from ..base import Task
+from ..trainer import Memory, Server, Workload
 from ._graph import Source, memory_of
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Node:
         return f"/job:{self.task.role}/task:{self.task.index}"
 
     def server(self, weights: Sequence[tf.Variable], loop: tf.Operation | None) -> PsServer:
-        """What a ps task yields, with the operation that it runs again and again, if there is one."""
+        """What a ps task yields, with the operation that it repeats, if there is one."""
         return PsServer(self, memory_of(self.task.index, weights), loop)
 
 
@@ -60,7 +61,7 @@ def join(task: Task, workload: Workload) -> Iterator[Node]:
 
 
 def session_config(task: Task, cores: int) -> tf.compat.v1.ConfigProto:
-    """The task's threads; a worker sees the ps tasks and itself, so that no worker waits for another's server."""
+    """The task's threads. A worker sees the ps tasks and itself, so no worker waits for the server of another."""
     config = v1.ConfigProto(intra_op_parallelism_threads=cores, inter_op_parallelism_threads=cores)
     config.device_filters.append("/job:ps")
     if task.role == "worker":
@@ -87,7 +88,7 @@ class Sessions:
         """A session, once all variables have values. A worker that ``leads`` gives them values where they have none.
 
         Args:
-            leads: asked again and again, as the worker that led may have died.
+            leads: called repeatedly, as the worker that led may have died.
             source: where ``SessionManager.prepare_session`` finds saved values.
         """
         while True:
@@ -97,13 +98,13 @@ class Sessions:
                 if leads():
                     return self._begin(source() if source else {})
             except LOST:
-                # A ps task is not there yet, or died meanwhile.
+                # A ps task has not started yet, or has died.
                 pass
             time.sleep(POLL_SECONDS)
 
     def _begin(self, source: dict[str, Any]) -> tf.compat.v1.Session:
-        # gRPC retries a refused connection only after some time, and until then calls fail at once. So a ps task that
-        # looked for another one too early would fail the first step.
+        # After a refused connection gRPC waits some time before it tries again, and calls fail until then. A ps task
+        # that looked for another one too early would fail the first step.
         with v1.Session(self._node.target, config=self._node.config) as session:
             session.run(self._links)
         return self._manager.prepare_session(
@@ -112,7 +113,7 @@ class Sessions:
 
 
 def _links() -> tf.Operation:
-    """An operation on each ps task that waits for one on every other: it fails where one can't reach another."""
+    """An operation on each ps task that waits for one on every other. It fails where one can't reach another."""
     places = sorted({variable.device for variable in v1.global_variables()})
 
     def times() -> list[tf.Tensor]:
@@ -127,7 +128,7 @@ def _links() -> tf.Operation:
 
 
 class PsServer(Server):
-    """A ps task. TensorFlow serves its variables; it may beside that run one operation again and again."""
+    """A ps task. TensorFlow serves its variables; in addition it may repeat one operation."""
 
     def __init__(self, node: Node, memory: Memory, loop: tf.Operation | None):
         self.memory = memory
@@ -135,7 +136,7 @@ class PsServer(Server):
         self._graph = v1.get_default_graph()
 
     def serve(self) -> None:
-        """See `Server.serve`. Blocks in the operation when there is nothing to do; the end of the process ends it."""
+        """See `Server.serve`. The operation blocks when there is nothing to do. It ends with the process."""
         if self._loop is None:
             return
         with self._graph.as_default():

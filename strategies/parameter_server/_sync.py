@@ -1,34 +1,30 @@
-"""Bulk-synchronous updates: the servers wait for the gradients of a step, then update once and let all go on."""
+"""Bulk-synchronous updates: the servers wait for the gradients of a step, update once, and all workers continue."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from ..base import Update, Workload
+from ..trainer import Batch, Update, Workload
 from ._graph import Shared, compute, server_of, shared_variable
 from ._session import Node
 from ._trainer import PsTrainer
-
-if TYPE_CHECKING:
-    import numpy as np
 
 v1 = tf.compat.v1
 
 
 class Barrier:
-    """Where a step's gradients meet: an accumulator beside each variable, a clock, a queue of tokens for each worker.
+    """Collects a step's gradients: an accumulator for each variable, a clock, a queue of tokens for each worker.
 
     The clock is the number of updates applied. A gradient belongs to the step whose clock its worker read before the
-    weights. A token holds the clock that it lets begin. Every member is needed in every step.
+    weights. A token holds the clock of the step that may begin. Every step needs every member.
 
     Args:
         place: device of the clock and the queues, a ps task.
-        name: tells the barriers of one job apart.
-        members: workers (or leaves) that meet here.
+        name: different for each barrier of a job.
+        members: the workers (or leaves) of this barrier.
     """
 
     def __init__(self, place: str, name: str, members: Sequence[int], variables: Sequence[tf.Variable]):
@@ -68,13 +64,13 @@ class Barrier:
             return self._tokens[member].dequeue(), tf.constant(True)
 
     def take(self) -> list[tf.Tensor]:
-        """The mean of the gradients of a step, once as many as needed are there."""
+        """The mean of the gradients of a step, once all those needed have come."""
         return [accumulator.take_grad(self._needed) for accumulator in self._accumulators]
 
     def open(self) -> tf.Operation:
         """Begin the next step, once its update is applied."""
         later = self.begin() + 1
-        # In this order: a worker that sees the new clock must find the accumulators at it.
+        # In this order: a worker that sees the new clock must find the accumulators at the new clock.
         with tf.control_dependencies([accumulator.set_global_step(later) for accumulator in self._accumulators]):
             return self._advance(later)
 
@@ -91,20 +87,20 @@ class Barrier:
 
 
 def update_forever(barrier: Barrier, shared: Shared) -> tf.Operation:
-    """What the first ps task repeats: one update, the mean of the gradients that ended the step."""
+    """What the first ps task repeats: one update by the mean of a step's gradients."""
     with tf.control_dependencies(shared.apply(barrier.take())):
         return barrier.open()
 
 
 class SyncTrainer(PsTrainer):
-    """Fetches θ, computes g, hands it in at a barrier, waits for the next step. Make it in ``node.device``.
+    """Fetches θ, computes g, pushes it to a barrier, waits for the next step. Make it in ``node.device``.
 
     Args:
-        barrier: where this worker meets others.
+        barrier: of this worker.
         nearest: what it reads θ from, in the order of ``model.weights``.
-        told: begins with (number, fetched) of the last update that this worker had a part in, where updates are counted
-            elsewhere than by the barrier's clock.
-        copies: further variables that start as the weights do.
+        told: begins with (number, fetched) of the last update that this worker contributed to; None if the barrier's
+            clock counts the updates.
+        copies: further variables with the same initial values as the weights.
     """
 
     def __init__(
@@ -117,7 +113,7 @@ class SyncTrainer(PsTrainer):
         told: tf.Variable | None = None,
         copies: Sequence[Sequence[tf.Variable]] = (),
     ):
-        # One worker's rate and statistics do: those of the others are the same.
+        # One worker sets the rate and the statistics: those of the others are the same.
         super().__init__(node, workload, shared, sets_rate=node.task.index == 0)
         next_token = barrier.wait(self.rank)
         clock = barrier.begin()
@@ -135,13 +131,13 @@ class SyncTrainer(PsTrainer):
             update = [now, clock] if told is None else tf.unstack(told.read_value())[:2]
             counts = tf.stack([tf.cast(each, tf.float64) for each in (clock, token, counted, waited, *update)])
         self.connect(*copies)
-        self._run = self.session.make_callable([work.loss, counts, work.local], [work.x, work.y])
+        self._run = self.session.make_callable([work.loss, counts, work.local], work.feeds)
         self._next_token = self.session.make_callable(next_token)
         self._updates = workload.total_steps
 
-    def advance(self, x: np.ndarray, y: np.ndarray) -> tuple[float, Update]:
-        """See `PsTrainer`. A late worker passes over the tokens of the steps that ended without it."""
-        loss, (clock, token, counted, waited, number, fetched), _ = self._run(x, y)
+    def advance(self, batch: Batch) -> tuple[float, Update]:
+        """See `PsTrainer`. A late worker skips the tokens of the steps that ended without it."""
+        loss, (clock, token, counted, waited, number, fetched), _ = self._run(*tf.nest.flatten(batch))
         begin = time.perf_counter()
         while token <= clock < self._updates:
             token, counted = self._next_token()

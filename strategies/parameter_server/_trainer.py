@@ -1,4 +1,4 @@
-"""What the workers of all rules of update share: a session, a learning rate, recovery from the death of a ps task."""
+"""Shared by the workers of all modes: a session, a learning rate, recovery from the death of a ps task."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import tensorflow as tf
 
-from ..base import Memory, StepResult, Trainer, Update, Workload
+from ..trainer import Batch, Memory, StepResult, Trainer, Update, Workload, examples_of
 from ._checkpoint import Checkpoints
 from ._graph import FIRST, Shared, shared_variable, size_bytes
 from ._session import LOST, POLL_SECONDS, Node, Sessions
@@ -21,11 +21,11 @@ T = TypeVar("T")
 
 
 class PsTrainer(Trainer):
-    """A worker's session. Each rule of update derives from it, and makes its graph before it connects.
+    """A worker's session. Each mode derives from it, and builds its graph before it connects.
 
     Args:
         sets_rate: whether this worker sets the learning rate.
-        checkpoint_every: steps between checkpoints, from which all go on when a ps task died; 0 for none.
+        checkpoint_every: steps between checkpoints, from which all continue when a ps task died; 0 for none.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class PsTrainer(Trainer):
         """Open the session. One worker initializes the variables of the graph so far; the others wait until it has.
 
         Args:
-            copies: further variables that start as the model's weights do, in the order of ``model.weights``.
+            copies: further variables with the same initial values as the weights, in the order of ``model.weights``.
         """
         reads = [variable.read_value() for variable in self._shared.weights]
         everywhere = (self._shared.weights, *copies)
@@ -75,7 +75,7 @@ class PsTrainer(Trainer):
         begin = self._failed or time.monotonic()
         if self._checkpoints:
             self.session = self._sessions.open(self._checkpoints.leads, self._checkpoints.source)
-            # Before the next update: what is counted as undone are the updates so far.
+            # Before the next update: only updates until now can be undone.
             self.restored = [*self.restored, *self._checkpoints.undone(time.monotonic() - begin)]
         else:
             self.session = self._sessions.open(lambda: self.rank == 0)
@@ -85,27 +85,27 @@ class PsTrainer(Trainer):
         self._connected, self._failed = True, 0.0
 
     def bind(self) -> None:
-        """Make what is called in each step, for the session that is open now."""
+        """Make the functions that each step calls, for the session that is open now."""
         self._learning_rate = None
         self._read = self.session.make_callable(self._reads)
         self._set_rate = self.session.make_callable(self._shared.set_learning_rate, [self._shared.learning_rate])
 
-    def step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> StepResult:
+    def step(self, batch: Batch, learning_rate: float) -> StepResult:
         """See `Trainer.step`."""
-        loss, update = self._through(lambda: self._step_once(x, y, learning_rate))
+        loss, update = self._through(lambda: self._step_once(batch, learning_rate))
         self._done += 1
         self.finished |= self._done >= self._total
         if self.finished:
             self._through(lambda: self.session.run(self._end))
         elif self._checkpoints:
             self._through(self._save)
-        return StepResult(loss, len(y), update)
+        return StepResult(loss, examples_of(batch), update)
 
-    def _step_once(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> tuple[float, Update | None]:
+    def _step_once(self, batch: Batch, learning_rate: float) -> tuple[float, Update | None]:
         if self._sets_rate and learning_rate != self._learning_rate:
             self._set_rate(learning_rate)
         self._learning_rate = learning_rate
-        loss, update = self.advance(x, y)
+        loss, update = self.advance(batch)
         if self._checkpoints and update:
             self._checkpoints.note(update, self._done)
         return loss, update
@@ -115,7 +115,7 @@ class PsTrainer(Trainer):
             self._checkpoints.save(self.session, self._done)
 
     def _through(self, act: Callable[[], T]) -> T:
-        """Do it; if a ps task died, again with a new session. Without checkpoints the death of a ps task is the end."""
+        """Call ``act``; if a ps task died, again with a new session. Without checkpoints that death ends the run."""
         while True:
             try:
                 if not self._connected:
@@ -127,12 +127,12 @@ class PsTrainer(Trainer):
                 self._connected, self._failed = False, self._failed or time.monotonic()
                 time.sleep(POLL_SECONDS)
 
-    def advance(self, x: np.ndarray, y: np.ndarray) -> tuple[float, Update | None]:
-        """One step by the rule of update: its loss, and what became of what it pushed."""
+    def advance(self, batch: Batch) -> tuple[float, Update | None]:
+        """One step of the mode: its loss, and what happened to its update."""
         raise NotImplementedError
 
-    def weights(self) -> list[np.ndarray]:
-        """See `Trainer.weights`. After the last step it waits for the last updates of the others that are left."""
+    def weights(self) -> list[np.ndarray | None]:
+        """See `Trainer.weights`. After the last step it waits for the last updates of the other remaining workers."""
         while self.finished and not self._all_ended():
             time.sleep(POLL_SECONDS)
         weights = self._through(lambda: self._read())
@@ -144,6 +144,6 @@ class PsTrainer(Trainer):
         flags = self._through(lambda: self.session.run(self._ended))
         ended = {worker for worker, flag in enumerate(flags) if flag}
         if self._checkpoints:
-            # These no longer set their flags again after a restoration.
+            # These do not set their flags again after a restoration.
             ended |= self._checkpoints.ended()
         return ended.issuperset(self._workers_left())

@@ -1,24 +1,23 @@
 """Legacy ps/worker training: ``tf.train.ClusterSpec``, ``tf.distribute.Server``, between-graph replication.
 
-A worker reads θ, computes g over its part of the global batch and pushes it. What the servers do with it is ``mode``:
+A worker reads θ, computes g over its part of the global batch and pushes it. ``mode`` says what the servers do with it:
 
-- ``async``: θ ← θ − η·g at once, nobody waits (Recht et al., *Hogwild!*, NIPS 2011; with ``lock=true`` one at a time).
+- ``async``: θ ← θ − η·g at once, no worker waits (Recht et al., *Hogwild!*, NIPS 2011; ``lock=true``: one at a time).
 - ``sync``: bulk-synchronous; once all N gradients of a step are there, θ ← θ − η·(1/N) Σ g_i. With ``backup=k`` once
   the first N − k are there; later ones are dropped and counted (Chen et al., *Revisiting Distributed Synchronous SGD*,
   2016; Li et al., *Scaling Distributed Machine Learning with the Parameter Server*, OSDI 2014).
 - ``ssp``: as async, but a worker at clock c goes on only while c − min(clocks) ≤ ``staleness``; 0 is ``sync``
   (Ho et al., *More Effective Distributed ML via a Stale Synchronous Parallel Parameter Server*, NIPS 2013).
 - ``downpour``: a worker fetches θ every ``fetch`` steps and pushes the sum of its gradients every ``push`` steps; in
-  between it goes on by its own gradients. ``warm_start``: worker 0 alone takes so many steps first. Adagrad on the
-  servers is ``--optimizer adagrad`` (Dean et al., *Large Scale Distributed Deep Networks*, NIPS 2012).
+  between it updates its own copy by its own gradients. ``warm_start``: worker 0 alone takes so many steps first.
+  Adagrad on the servers is ``--optimizer adagrad`` (Dean et al., *Large Scale Distributed Deep Networks*, NIPS 2012).
 
-When a worker dies, async and downpour go on without it, sync without as many as ``backup``; ``restart=true`` starts it
-again.
-``checkpoint_every=k``: the first worker that is left saves what the servers hold, and a ps task that dies comes back
-with it.
+When a worker dies, async and downpour continue without it, and sync continues without up to ``backup`` workers.
+``restart=true`` starts it again. ``checkpoint_every=k``: the first remaining worker saves what the servers hold. A ps
+task that dies is started again from there.
 
-Limits: the gRPC servers listen on every interface and authenticate nobody. Only mode=sync applies one update a global
-batch: the others apply one a worker, at the same learning rate, and their weights depend on timing.
+Limits: the gRPC servers listen on every interface, without authentication. Only mode=sync applies one update for each
+global batch. The other modes apply one for each worker, at the same learning rate, and their weights depend on timing.
 """
 
 from __future__ import annotations
@@ -31,7 +30,9 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 
 from ...errors import UsageError
-from ..base import Address, Reaction, Server, Strategy, Task, Trainer, Traits, Workload, option, skip_for_gpus
+from .._devices import skip_for_gpus
+from ..base import Place, Reaction, Strategy, Task, Traits, option
+from ..trainer import Server, Trainer, Workload
 from ._tasks import ps_tasks
 
 _ONLY = {
@@ -93,7 +94,7 @@ class ParameterServer(Strategy):
 
     @property
     def _rule(self) -> str:
-        """The mode, or sync where nobody may be ahead."""
+        """The mode; sync where no worker may be ahead."""
         return "sync" if self.mode == "ssp" and not self.staleness else self._mode
 
     def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
@@ -101,16 +102,16 @@ class ParameterServer(Strategy):
         return replicas * weights_bytes * (1 / self.fetch + 1 / self.push)
 
     def skip(self, replicas: int) -> str | None:
-        """Replicas need a GPU each where there are any; some gradient must be waited for."""
+        """Replicas need a GPU each where there are any; a step must wait for one gradient at least."""
         if self.backup >= replicas:
             return f"backup={self.backup} leaves none of {replicas} gradients to wait for; ask for less"
         return skip_for_gpus(replicas)
 
     def after_death(self, task: Task, left: Sequence[Task], everyone: Sequence[Task]) -> Reaction:
-        """A ps task comes back if there are checkpoints. A worker does, or the others do without it."""
+        """A ps task is restarted if there are checkpoints. A worker is restarted, or the others continue without it."""
         workers, had = ([each for each in tasks if each.role == "worker"] for tasks in (left, everyone))
         if task.role == "ps":
-            # Some worker must restore: one that is left, or that died at the same time and is started again.
+            # A worker must restore the weights: a remaining one, or one that died at the same time and is restarted.
             mends = self.checkpoint_every and (self.restart or workers)
             return Reaction.RESTART if mends else Reaction.END
         if self.restart:
@@ -119,14 +120,14 @@ class ParameterServer(Strategy):
             return Reaction.END
         if self._rule in ("async", "downpour") and not self.warm_start:
             return Reaction.GO_ON
-        # With backup workers the last of a step's gradients aren't waited for, so neither is one that never comes.
-        # Worker 0 sets the learning rate of all, or has the warm start.
+        # With backup workers, a step does not wait for its last gradients, so it does not wait for those of a dead
+        # worker. Worker 0 is needed: it sets the learning rate of all, or does the warm start.
         spare = len(had) if self.warm_start else self.backup
         return Reaction.GO_ON if task.index and len(had) - len(workers) <= spare else Reaction.END
 
-    def tasks(self, replicas: int, address: Address) -> list[Task]:
+    def tasks(self, replicas: int, place: Place) -> list[Task]:
         """The ps tasks, then the workers; ``TF_CONFIG`` tells each of all."""
-        return ps_tasks(self.ps, replicas, self.port, address)
+        return ps_tasks(self.ps, replicas, self.port, place)
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer | Server]:
@@ -159,7 +160,7 @@ class ParameterServer(Strategy):
                 yield node.server(shared.weights, loop)
 
     def _bound(self, workload: Workload) -> int | None:
-        """Steps; None where nobody keeps clocks."""
+        """In steps; None where no clocks are kept."""
         if self.mode != "ssp":
             return None
         return workload.total_steps if self.staleness == "inf" else self.staleness

@@ -1,12 +1,12 @@
 """A tree of parameter servers: workers push to a leaf, leaves combine what they get and push it to the root.
 
 A leaf l of n_l workers forms the mean g_l of their gradients; ``mode=sync``: the root applies (1/N) Σ n_l g_l once all
-leaves have pushed. ``mode=async``: the root applies each leaf's g_l at once, leaves do not wait for one another.
+leaves have pushed. ``mode=async``: the root applies each leaf's g_l at once, and leaves do not wait for one another.
 After an update a leaf takes θ from the root, and its workers read it there.
 Source: Mai et al., *Optimizing Network Performance in Distributed Machine Learning*, HotCloud 2015;
 Hsieh et al., *Gaia*, NSDI 2017.
 
-Limits: two levels; the root is one task. The gRPC servers listen on every interface and authenticate nobody.
+Limits: two levels; the root is one task. The gRPC servers listen on every interface, without authentication.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from ..base import Address, Server, Strategy, Task, Trainer, Traits, Workload, option, skip_for_gpus
+from .._devices import skip_for_gpus
+from ..base import Place, Strategy, Task, Traits, option
+from ..trainer import Server, Trainer, Workload
 from ._tasks import ps_tasks
 
 
@@ -55,13 +57,13 @@ class ParameterServerTree(Strategy):
         """Replicas need a GPU each where there are any."""
         return skip_for_gpus(replicas)
 
-    def tasks(self, replicas: int, address: Address) -> list[Task]:
+    def tasks(self, replicas: int, place: Place) -> list[Task]:
         """The root, the leaves, the workers."""
-        return ps_tasks(1 + len(self.leaves(replicas)), replicas, self.port, address)
+        return ps_tasks(1 + len(self.leaves(replicas)), replicas, self.port, place)
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer | Server]:
-        """Every task makes all variables; what it does with them is its place in the tree."""
+        """Every task defines all variables. Its place in the tree decides what it does with them."""
         import tensorflow as tf
 
         from ._count import Counter

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from ..base import Address, Strategy, Task, Trainer, Traits, Workload, gpus, option, skip_for_gpus
+from .._devices import gpus, skip_for_gpus
+from ..base import Place, Strategy, Task, Traits, option
+from ..trainer import Batch, Trainer, Workload
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -29,7 +31,7 @@ class Mirrored(Strategy):
     traits = Traits("yes", "yes", "between devices, in one process", "N·(W + S) in one process", "the run ends")
 
     cross_device_ops: Literal["auto", "nccl", "hierarchical_copy", "reduction_to_one_device"] = option(
-        "auto", "how gradients meet; auto is NCCL on GPUs, reduction to one device on CPUs"
+        "auto", "how gradients are reduced; auto is NCCL on GPUs, reduction to one device on CPUs"
     )
 
     def skip(self, replicas: int) -> str | None:
@@ -38,13 +40,13 @@ class Mirrored(Strategy):
             return f"cross_device_ops={self.cross_device_ops} needs GPUs and there are none; use auto"
         return skip_for_gpus(replicas)
 
-    def tasks(self, replicas: int, address: Address) -> list[Task]:
+    def tasks(self, replicas: int, place: Place) -> list[Task]:
         """One worker that computes all replicas."""
-        return [Task(replicas=replicas)]
+        return [Task(host=place.host(0), replicas=replicas)]
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
-        """Reads all replicas' shards, one after the other; each replica slices its own out of them."""
+        """Reads the shards of all replicas, one after the other. Each replica takes its own slice."""
         import tensorflow as tf
 
         from .._replica import KerasTrainer, loss_and_gradients, set_threads
@@ -57,16 +59,16 @@ class Mirrored(Strategy):
             optimizer.build(model.trainable_variables)
         share = workload.global_batch // replicas
 
-        def replica_step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        def replica_step(batch: Batch) -> tf.Tensor:
             start = tf.distribute.get_replica_context().replica_id_in_sync_group * share
-            x, y = x[start : start + share], y[start : start + share]
+            batch = tf.nest.map_structure(lambda each: each[start : start + share], batch)
             # Keras's optimizer sums gradients over the replicas; 1/N makes that the mean.
-            loss, gradients = loss_and_gradients(workload, model, x, y, scale=1 / replicas)
+            loss, gradients = loss_and_gradients(workload, model, batch, scale=1 / replicas)
             optimizer.apply(gradients, model.trainable_variables)
             return loss
 
-        def body(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-            return strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(replica_step, (x, y)), axis=None)
+        def body(batch: Batch) -> tf.Tensor:
+            return strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(replica_step, (batch,)), axis=None)
 
         yield KerasTrainer(model, optimizer, body, shards=replicas, copies=replicas, count=replicas)
 

@@ -3,7 +3,7 @@
 Synchronous data parallelism: g = (1/N) Σ g_i by ring all-reduce or NCCL, every process applies the same update.
 Source: https://www.tensorflow.org/api_docs/python/tf/distribute/MultiWorkerMirroredStrategy
 
-Limits: the gRPC servers listen on every interface and authenticate nobody.
+Limits: the gRPC servers listen on every interface, without authentication.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from ..base import Address, Strategy, Task, Trainer, Traits, Workload, gpus, option, ring_bytes, skip_for_gpus
+from .._devices import gpus, skip_for_gpus
+from ..base import Place, Strategy, Task, Traits, option, ring_bytes
+from ..trainer import Batch, Trainer, Workload
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -44,12 +46,14 @@ class MultiWorker(Strategy):
         """One ring all-reduce."""
         return ring_bytes(weights_bytes, replicas)
 
-    def tasks(self, replicas: int, address: Address) -> list[Task]:
-        """N workers, each told of the others by ``TF_CONFIG``."""
-        workers = [address(self.port + index if self.port else None) for index in range(replicas)]
+    def tasks(self, replicas: int, place: Place) -> list[Task]:
+        """N workers. ``TF_CONFIG`` gives each one the addresses of all."""
+        hosts = [place.host(index) for index in range(replicas)]
+        workers = [place.address(host, self.port + index if self.port else None) for index, host in enumerate(hosts)]
         return [
             Task(
                 index=index,
+                host=host,
                 first_replica=index,
                 env={
                     "TF_CONFIG": json.dumps(
@@ -57,7 +61,7 @@ class MultiWorker(Strategy):
                     )
                 },
             )
-            for index in range(replicas)
+            for index, host in enumerate(hosts)
         ]
 
     @contextmanager
@@ -77,13 +81,13 @@ class MultiWorker(Strategy):
             model, optimizer = workload.model(), workload.optimizer()
             optimizer.build(model.trainable_variables)
 
-        def replica_step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        def replica_step(batch: Batch) -> tf.Tensor:
             # Keras's optimizer sums gradients over the replicas; 1/N makes that the mean.
-            loss, gradients = loss_and_gradients(workload, model, x, y, scale=1 / workload.replicas)
+            loss, gradients = loss_and_gradients(workload, model, batch, scale=1 / workload.replicas)
             optimizer.apply(gradients, model.trainable_variables)
             return loss
 
-        def body(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-            return strategy.experimental_local_results(strategy.run(replica_step, (x, y)))[0]
+        def body(batch: Batch) -> tf.Tensor:
+            return strategy.experimental_local_results(strategy.run(replica_step, (batch,)))[0]
 
         yield KerasTrainer(model, optimizer, body, rank=task.index, shards=workload.replicas)

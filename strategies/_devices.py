@@ -1,0 +1,26 @@
+"""The GPUs of this machine, and the rule of one replica a GPU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def gpus() -> int:
+    """NVIDIA GPUs that a task here may use, counted without loading TensorFlow."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = len([path for path in Path("/dev").glob("nvidia*") if path.name[6:].isdigit()])
+    if visible is None:
+        return devices
+    return min(devices, len([part for part in visible.split(",") if part.strip() not in ("", "-1")]))
+
+
+def skip_for_gpus(replicas: int) -> str | None:
+    """The reason not to run where there are GPUs, but fewer than replicas. One replica a GPU, or all on CPUs."""
+    count = gpus()
+    if 0 < count < replicas:
+        return (
+            f"{replicas} replicas need {replicas} GPUs and there are {count}; "
+            f"ask for at most {count}, or hide the GPUs with CUDA_VISIBLE_DEVICES=''"
+        )
+    return None

@@ -1,0 +1,191 @@
+"""What a strategy does inside a task: see `base` for the whole contract.
+
+Everything here holds for any Keras backend: batches and weights are NumPy arrays, and what `Workload` computes it
+computes by Keras's operations. TensorFlow stays inside the strategies that are TensorFlow's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+Structure = Any
+"""An array, or a tuple, list or dictionary of structures, as in ``keras.tree`` and ``tf.nest``."""
+
+Batch = Structure
+"""NumPy arrays whose first axis counts the examples. Only the `Workload` knows which of them is what."""
+
+Tensor = Any
+"""Of the Keras backend that is loaded."""
+
+
+class Workload(Protocol):
+    """The work that is the same under every strategy. Built by the harness, used by trainers.
+
+    Attributes:
+        empty_batch: a batch without examples, which shows the structure, shapes and types of all batches.
+        first_step: that this process takes; later than 0 in a worker that was started again.
+        total_steps: of the run.
+    """
+
+    replicas: int
+    global_batch: int
+    empty_batch: Batch
+    first_step: int
+    total_steps: int
+    cores_per_replica: int
+    optimizer_settings: Mapping[str, Any]
+
+    def model(self) -> keras.Model:
+        """A new model; every call gives the same initial weights."""
+
+    def optimizer(self) -> keras.optimizers.Optimizer:
+        """A new Keras optimizer, as `optimizer_settings` says."""
+
+    def scratch(self) -> Path:
+        """A folder for the strategy's own files, removed after the run."""
+
+    def workers_left(self) -> list[int]:
+        """The workers that still take part: all but those that died and were not started again."""
+
+    def inputs(self, batch: Batch) -> Structure:
+        """What the model is called with, of a batch of arrays or tensors: examples as stored, or scaled, in float32."""
+
+    def loss(self, batch: Batch, outputs: Structure) -> Tensor:
+        """Scalar: the mean loss over the examples of the batch, for the model's outputs. Call `model` first."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Update:
+    """What happened to an update that a worker pushed to shared weights, as counted where the weights are.
+
+    Attributes:
+        number: how many updates had been applied before it; of a dropped one, when it was dropped.
+        fetched: how many had been applied when this worker fetched the weights that it computed with.
+        staleness: updates of other workers applied in between: ``number - fetched`` less the worker's own.
+        slowest_clock: the fewest steps that any worker had finished when this one was allowed to continue; None if
+            the strategy keeps no clocks.
+        blocked_seconds: how long the worker waited for others, at a barrier or at a bound.
+        applied: False for an update that came too late.
+    """
+
+    number: int
+    fetched: int
+    staleness: int
+    slowest_clock: int | None = None
+    blocked_seconds: float = 0.0
+    applied: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Restored:
+    """A death that this worker recovered from: with the weights of a checkpoint, or of another worker.
+
+    Attributes:
+        update: how many updates these weights have had.
+        steps: of this worker whose updates are undone.
+        seconds: from the failure that this worker noticed until it continued.
+        by_this: whether this worker reports it for all.
+    """
+
+    update: int
+    steps: int
+    seconds: float
+    by_this: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step did in this process.
+
+    Attributes:
+        loss: mean training loss over the examples that this process counts; None where it counts none.
+        examples: that this process counts. Every example of the global batch is counted by exactly one task: of a
+            model that is cut into parts, by the part that knows the loss.
+        update: of shared weights; None where updates have only one possible order, or nothing was pushed.
+    """
+
+    loss: float | None
+    examples: int
+    update: Update | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of the model that a task holds between steps, summed over its own variables.
+
+    Attributes:
+        weights_bytes: of weights, trained or not.
+        optimizer_bytes: of the optimizer's state, such as momentum.
+        transient_bytes: the most that is held in addition within a step, for weights or gradients in transit; None
+            where it is not counted.
+    """
+
+    weights_bytes: int
+    optimizer_bytes: int
+    transient_bytes: int | None = None
+
+
+class Trainer(ABC):
+    """A strategy that is connected and ready, inside one worker.
+
+    Attributes:
+        rank: of this process among the workers. The first worker that is left reports for the run.
+        shards, shard, count: this process reads the parts ``shard … shard + count - 1``, of ``shards``, of every
+            global batch. One that computes several replicas, or drives the tasks that do, reads the parts of all.
+        memory: what this task holds; None where it is not counted.
+        finished: whether this worker needs no further step, for example because others have done its work.
+        restored: the deaths that it recovered from since `train` last emptied the list.
+    """
+
+    rank: int = 0
+    shards: int = 1
+    shard: int = 0
+    count: int = 1
+    memory: Memory | None = None
+    finished: bool = False
+    restored: Sequence[Restored] = ()
+
+    @abstractmethod
+    def step(self, batch: Batch, learning_rate: float) -> StepResult:
+        """One update from this process's view. It is over when this returns.
+
+        Args:
+            batch: the examples of its shards as stored, global_batch / shards · count, one shard after the other.
+                Fewer, even none, where the last batch of an epoch is kept and the strategy is `uneven`.
+            learning_rate: for this update.
+        """
+
+    @abstractmethod
+    def weights(self) -> list[np.ndarray | None]:
+        """A consistent copy, in the order of ``model.weights``. Every rank calls it at the same steps.
+
+        None stands for a weight that this task does not hold. The tasks together give every weight.
+        """
+
+
+class Server:
+    """What a task yields that takes no steps by itself: it serves the workers until the launcher ends it.
+
+    Attributes:
+        memory: what this task holds of the model.
+    """
+
+    memory: Memory | None = None
+
+    def serve(self) -> None:
+        """Called once, in a thread of its own; an exception ends the run. By default there is nothing to do."""
+
+
+def examples_of(batch: Batch) -> int:
+    """How many examples a batch has."""
+    while not hasattr(batch, "shape"):
+        batch = next(iter(batch.values() if isinstance(batch, Mapping) else batch))
+    return len(batch)
