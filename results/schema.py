@@ -204,7 +204,7 @@ _MEASURES = (
     Column("load_before", "float", "programs", "Load average over the minute before the launch, earlier runs included"),
     Column("other_cpu_share", "float", "1", "Share of its cores' time that other programs used during training"),
     Column("steal_share", "float", "1", "Share that the hypervisor took of one core, the one with most"),
-    Column("throttled_share", "float", "1", "Share of its cores' time in which its container's CPU limit stopped it"),
+    Column("throttled_share", "float", "1", "Share of its cores' time in which its container's CPU limit throttled it"),
     Column("involuntary_switches_per_second", "float", "1/s", "Of the task with the most: see the tasks table"),
     Column("disturbed", "text", "", "What disturbed it, by these shares; empty if nothing did, or if unknown"),
 )

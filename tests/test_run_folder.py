@@ -111,7 +111,7 @@ def test_a_damaged_record_leaves_the_rows_that_the_tables_have(spec, folder, tmp
     named = []
     with Store(tmp_path) as opened:
         assert opened.recover(named.append) == []
-    assert "its former rows stay in the tables" in named[0]
+    assert "its old rows stay in the tables" in named[0]
     assert statuses(tmp_path) == {spec.run_id: "ok"} and len(load(tmp_path).runs) == 1
 
 
