@@ -1,7 +1,7 @@
 """Free TCP ports without a race.
 
 A port is bound here, without listening, until the run is over. TensorFlow's gRPC servers set SO_REUSEADDR, and so does
-the reservation: Linux then lets the server listen on that port, while nobody else is given it.
+the reservation: Linux then lets the server listen on that port, and gives it to no other program.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MOST_PORT = 65535
 
 
 class Ports:
-    """Reservations of one run; leave the ``with`` block to give them back."""
+    """The reserved ports of one run. The end of the ``with`` block releases them."""
 
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []
@@ -29,13 +29,13 @@ class Ports:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give all back."""
+        """Release all ports."""
         for reserved in self._sockets:
             reserved.close()
         self._sockets.clear()
 
     def address(self, wanted: int | None = None) -> str:
-        """Reserve a port and return ``"127.0.0.1:port"``. Raises RunError when ``wanted`` is taken."""
+        """Reserve a port and return ``"127.0.0.1:port"``. Raises RunError if ``wanted`` is in use."""
         if wanted and wanted > MOST_PORT:
             raise RunError(
                 f"ports go up to {MOST_PORT}, and the tasks need {wanted}; choose a lower one with -o port=…"
