@@ -97,7 +97,7 @@ class Launch:
         self._deaths: list[Death] = []
 
     def run(self) -> Outcome:
-        """Start the tasks, watch them, end them. In any case, no process of the run is left."""
+        """Start, watch, end. Whatever happens, no process of the run is left."""
         started = time.time()
         try:
             for task in self._tasks:

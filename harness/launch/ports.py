@@ -17,7 +17,7 @@ MOST_PORT = 65535
 
 
 class Ports:
-    """The reserved ports of one run. The end of the ``with`` block releases them."""
+    """Reservations of one run; leave the ``with`` block to give them back."""
 
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []
@@ -35,7 +35,7 @@ class Ports:
         self._sockets.clear()
 
     def address(self, wanted: int | None = None) -> str:
-        """Reserve a port and return ``"127.0.0.1:port"``. Raises RunError if ``wanted`` is in use."""
+        """Reserve a port and return ``"127.0.0.1:port"``. Raises RunError when ``wanted`` is taken."""
         if wanted and wanted > MOST_PORT:
             raise RunError(
                 f"ports go up to {MOST_PORT}, and the tasks need {wanted}; choose a lower one with -o port=…"

@@ -106,7 +106,7 @@ class RunSpec(BaseModel):
         return strategy.skip_sharding(self.sharding) or strategy.skip(self.replicas)
 
     def labels(self) -> list[str]:
-        """``worker-0``, …: the labels of the tasks that it will have."""
+        """``worker-0``, …: of the tasks that it will have."""
         return task_labels(self.create_strategy().tasks(self.replicas, lambda port: "localhost:0"))
 
     def create_strategy(self) -> Strategy:

@@ -72,11 +72,11 @@ def current_task(environ: Mapping[str, str] = os.environ) -> tuple[Task, bool]:
 
     Raises UsageError for a description that the launcher would not write.
     """
-    described = _described(environ.get(TASK_VARIABLE, "{}"))
+    told = _told(environ.get(TASK_VARIABLE, "{}"))
     job = current_job(environ)
-    if job is None or "index" in described:
-        return Task(**described), False
-    return Task(**described, index=job.rank, first_replica=job.local_rank), True
+    if job is None or "index" in told:
+        return Task(**told), False
+    return Task(**told, index=job.rank, first_replica=job.local_rank), True
 
 
 def launcher_pid(environ: Mapping[str, str] = os.environ) -> int | None:
@@ -89,16 +89,15 @@ def launcher_pid(environ: Mapping[str, str] = os.environ) -> int | None:
     return int(text)
 
 
-def _described(text: str) -> dict[str, Any]:
+def _told(text: str) -> dict[str, Any]:
     """The fields of a task, as `Task.to_json` wrote them."""
     try:
-        fields = json.loads(text)
+        told = json.loads(text)
     except (ValueError, RecursionError):
-        fields = None
+        told = None
     counts = ("replicas", "index", "first_replica", "attempt")
-    known = {"role", *counts}
-    if isinstance(fields, dict) and fields.keys() <= known and fields.get("role", "worker") in ("worker", "ps"):
-        numbers = [fields[name] for name in counts if name in fields]
+    if isinstance(told, dict) and told.keys() <= {"role", *counts} and told.get("role", "worker") in ("worker", "ps"):
+        numbers = [told[name] for name in counts if name in told]
         if all(type(number) is int and 0 <= number <= MOST_COUNT for number in numbers):
-            return fields
+            return told
     raise UsageError(f"{TASK_VARIABLE} must be set only by stratbench's launcher; unset it. Received: {text}.")

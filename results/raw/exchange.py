@@ -62,7 +62,7 @@ def _staleness(log: TaskLog) -> np.ndarray:
 
 def traffic(logs: Sequence[TaskLog]) -> dict[int, dict[str, float]]:
     """Epoch → the traffic columns of the epochs table, for the epochs that every worker ended."""
-    # A task that died before its first event counts as a worker: it has ended no epoch.
+    # A task that died before it could say what it is counts as a worker: it has ended no epoch.
     workers = [log for log in logs if not log.start or log.start["replicas"]]
     if not workers:
         return {}

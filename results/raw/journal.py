@@ -110,7 +110,7 @@ class Journal:
             step_seconds: from the end of the previous step (or the epoch's start) to the end of this one.
             input_seconds: the part of it in which the task waited for data.
             examples: how many examples this task used.
-            loss: their mean loss; may be a NumPy scalar, which is converted only when written.
+            loss: their mean loss; numpy scalars will do, and are only converted when written.
             warmup: whether rates and quantiles leave this step out.
             now: seconds of a monotonic clock that the caller has read anyway.
         """

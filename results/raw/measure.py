@@ -7,8 +7,8 @@ The definitions are the same for every strategy:
 - Warm-up steps are in the steps table, but rates and quantiles leave them out; the others are *measured*.
 - A task's rate is the examples of its measured steps divided by their seconds. A run's rate is the sum of its tasks'
   rates, never the rate of one task times their number.
-- Quantiles are over the measured steps of all tasks together.
-- Losses are not timings: their means are over all steps, warm-up included, weighted by examples.
+- Quantiles pool the measured steps of all tasks.
+- Losses are training facts, not timings: their means weigh all steps, warm-up included, by examples.
 
 A figure without data is NaN: a run may be skipped, too short, or dead in the middle. Only tasks that did steps count
 here, so a parameter server has memory but no rate. ``peak_rss_bytes_total`` is the sum of what was reported: a task
@@ -47,7 +47,7 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 
 def rank_zero(logs: Sequence[TaskLog]) -> TaskLog | None:
-    """The log of the task that reports for the run: the lowest rank of those with replicas that did not die."""
+    """The log of the task that reports for the run: of those with replicas that did not die, that of lowest rank."""
     started = [(log.end is None, log.start["rank"], log) for log in logs if log.start and log.start["replicas"]]
     return min(started, key=lambda each: each[:2])[2] if started else None
 
