@@ -145,5 +145,5 @@ def test_a_job_removes_only_a_failed_record(spec, folder, status):
 @pytest.mark.parametrize("kind", ["file", "fifo"])
 def test_runs_that_is_no_folder_is_refused(tmp_path, kind):
     (tmp_path / "runs").touch() if kind == "file" else os.mkfifo(tmp_path / "runs")
-    with pytest.raises(UsageError, match="must be a folder to read"):
+    with pytest.raises(UsageError, match="must be a readable folder"):
         statuses(tmp_path)

@@ -157,7 +157,7 @@ def list_(kind: str, name: str | None, as_json: bool) -> None:
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json: bool) -> int:
-    """Show what can and can't run on this machine, and why."""
+    """What can and can't run on this machine, and why."""
     from .doctor import examine, render
 
     report = examine()

@@ -58,9 +58,9 @@ class _Stop:
 def _stopping() -> Iterator[_Stop]:
     """Ctrl-C and SIGTERM end the run, and its row is written before the program ends."""
     stop = _Stop()
-    former = {number: signal.signal(number, stop) for number in INTERRUPTED}
+    previous = {number: signal.signal(number, stop) for number in INTERRUPTED}
     try:
         yield stop
     finally:
-        for number, handler in former.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

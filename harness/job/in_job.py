@@ -79,12 +79,12 @@ def _start_anew(spec: RunSpec, folder: Path) -> None:
 
     Raises UsageError if the record must not be lost: it can't be read, or the run was ok.
     """
-    former = folder / NAME
+    old = folder / NAME
     try:
-        if os.path.lexists(former):
+        if os.path.lexists(old):
             if run_folder.load(folder).run["status"] == "ok":
-                raise UsageError(f"a run that is ok is not run again. Received: {shown(former)}.")
-            former.unlink()
+                raise UsageError(f"a run that is ok is not run again. Received: {shown(old)}.")
+            old.unlink()
         (folder / "spec.json").write_text(spec.model_dump_json(indent=2) + "\n")
     except ResultsError as error:
         raise UsageError(str(error)) from None

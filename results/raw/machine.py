@@ -60,7 +60,7 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True)
 class Beside:
-    """What was measured next to a run: the load average before it, and the readings before and after training.
+    """Other load during a run: the load average before it, and the readings before and after training.
 
     None if it was not read: the run never trained, or the system has no such counters.
     """
@@ -185,7 +185,7 @@ _LEAST_SHARE, _MOST_SHARE, _MOST_OF_A_REPLICA = 0.03, 0.1, 0.3
 _MOST_STOLEN = _MOST_THROTTLED = 0.05
 """A run with larger shares counts as disturbed.
 
-Measured with cnn and mlp on one core, next to busy loops of 20% to 100% of that core: the rate fell by about the
+Measured with cnn and mlp on one core, together with busy loops of 20% to 100% of that core: the rate fell by about the
 share of the busy loops, 5% to 81%. Without busy loops, the share was below 0.03. Rates of such runs differ by 10% on
 an idle machine too, and two ticks are 0.04 of half a second: less than 0.1 may be chance. In a synchronous run all
 replicas wait for the slowest one. So with 8 replicas, 0.3 of one replica's cores is enough, which is 0.04 of all cores.

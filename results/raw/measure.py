@@ -171,7 +171,7 @@ def _reported(log: TaskLog, started: float) -> dict[str, Any]:
 
 
 def _train_seconds(log: TaskLog) -> float:
-    """Sum of its epochs, or of its steps if an epoch is incomplete: a short run, a death, a restarted worker."""
+    """Sum of its epochs; of its steps if no epoch has ended or one is incomplete, as after a restart."""
     epochs = [event["seconds"] for event in log.epochs]
     if epochs and None not in epochs:
         return float(sum(epochs))

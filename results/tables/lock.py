@@ -58,8 +58,8 @@ class FolderLock:
             os.close(descriptor)
 
     def _sign(self, descriptor: int) -> None:
-        former = os.read(descriptor, 200)
-        if former and not former.startswith(b"process "):
+        old = os.read(descriptor, 200)
+        if old and not old.startswith(b"process "):
             raise OSError(errno.EEXIST, f"its {NAME} is not stratbench's")
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)

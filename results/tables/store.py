@@ -53,7 +53,7 @@ class Store:
         self._lock = FolderLock(self.folder)
         try:
             self._check_names()
-            self._runs, self._digests = self._read_former()
+            self._runs, self._digests = self._read_old()
             self._remove_leftovers()
         except BaseException:
             self.close()
@@ -73,7 +73,7 @@ class Store:
         for name in (HDF5_NAME, *map(_csv_name, TABLES)):
             (self.folder / (name + TEMPORARY)).unlink(missing_ok=True)
 
-    def _read_former(self) -> tuple[dict[str, State], dict[str, str]]:
+    def _read_old(self) -> tuple[dict[str, State], dict[str, str]]:
         """The runs in the tables, and the digest that each CSV table should have."""
         if not self._hdf5.exists():
             self._check_csv_is_ours()
