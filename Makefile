@@ -1,4 +1,4 @@
-# All that a newcomer types. Everything is installed into .venv; nothing here needs more than make and a POSIX shell.
+# The commands of a new user. Everything is installed into .venv; only make and a POSIX shell are needed.
 
 PYTHON ?=
 HOROVOD ?=
@@ -12,25 +12,25 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 py := .venv/bin/python
 pythons := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 
-# The stamps are written last, so that whatever was interrupted is taken up again. A .venv that was finished but no
-# longer leads to this checkout (it was moved or copied, or its Python is gone) is made anew.
+# The stamps are written last, so that an interrupted step is done again. A complete .venv that no longer belongs to this
+# checkout (it was moved or copied, or its Python was removed) is created again.
 stale := $(shell test ! -e .venv/.installed || $(py) -P -c 'import importlib.util, os; \
 	assert os.path.samefile(importlib.util.find_spec("stratbench").origin, "__init__.py")' 2>/dev/null || echo stale)
 
 .PHONY: help setup bench test check overhead clean stale wanted
 
 help:
-	@echo 'make bench      compare every strategy on this machine; results go to bench-results'
+	@echo 'make bench      compare strategies on this machine; results go to bench-results'
 	@echo 'make test       run the tests (one of them: make test ARGS="-k horovod")'
 	@echo 'make check      lint, format and type checks'
 	@echo 'make overhead   measure what the harness itself costs'
 	@echo 'make setup      install everything into .venv, Horovod included (about 6 minutes, once);'
 	@echo '                bench, test, check and overhead do this by themselves'
-	@echo 'make clean      remove .venv and caches; results and the Horovod built (.wheels) stay'
+	@echo 'make clean      remove .venv and caches; results and the built Horovod (.wheels) stay'
 	@echo ''
-	@echo 'PYTHON=python3.12     with another Python than the first of: $(pythons)'
+	@echo 'PYTHON=python3.12     with this Python, not the first one of: $(pythons)'
 	@echo 'HOROVOD=0             without Horovod; HOROVOD=1 installs it later'
-	@echo 'HOROVOD_WITH_MPI=1, HOROVOD_GPU_OPERATIONS=NCCL and their like reach its build'
+	@echo 'HOROVOD_WITH_MPI=1, HOROVOD_GPU_OPERATIONS=NCCL and similar variables are used in its build'
 
 setup: .venv/.ready
 	@echo 'Ready. Next: make bench, or .venv/bin/stratbench --help'
@@ -54,7 +54,7 @@ clean:
 	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: setup.cfg pyproject.toml constraints.txt $(stale)
-	@if [ -n '$(stale)' ]; then echo 'The .venv here is not of this checkout any more: making it anew.'; rm -rf .venv; fi
+	@if [ -n '$(stale)' ]; then echo 'The .venv here does not belong to this checkout: creating it again.'; rm -rf .venv; fi
 	@$(py) -m pip --version >/dev/null 2>&1 || { \
 		found=; \
 		for python in $(pythons); do \
@@ -67,20 +67,20 @@ clean:
 		if ! $$found -c 'import venv, ensurepip' 2>/dev/null; then \
 			echo "$$found has no venv module; install it (Debian: apt-get install python3-venv)" >&2; exit 1; \
 		fi; \
-		echo "Making .venv with $$found"; \
+		echo "Creating .venv with $$found"; \
 		rm -rf .venv && $$found -m venv .venv; }
 	$(py) -m pip install -c constraints.txt -e '.[dev]'
 	@# mypy doesn't follow the import hook of an editable install; setup.cfg points it here.
 	@mkdir -p .venv/src && rm -f .venv/src/stratbench && ln -s ../.. .venv/src/stratbench
 	@touch $@
 
-# HOROVOD=0 is remembered here, so that a later plain `make bench` goes without it too.
+# The stamp remembers HOROVOD=0, so that a later `make bench` runs without Horovod too.
 .venv/.ready: .venv/.installed harness/horovod_setup/recipe.py $(if $(filter 1,$(HOROVOD)),wanted)
 ifeq ($(HOROVOD),0)
-	@echo 'Going without Horovod, as HOROVOD=0 says.'
+	@echo 'Without Horovod, because of HOROVOD=0.'
 else
 	@PIP_CONSTRAINT=constraints.txt .venv/bin/stratbench install-horovod --cache .wheels || { \
-		echo 'To go without Horovod: make setup HOROVOD=0' >&2; exit 1; }
+		echo 'To continue without Horovod: make setup HOROVOD=0' >&2; exit 1; }
 endif
 	@.venv/bin/stratbench doctor
 	@touch $@

@@ -1,4 +1,4 @@
-"""Grouping rows so that what lies together is read, or generated, once."""
+"""Groups rows by blocks, so that each block is read or generated once."""
 
 from collections.abc import Iterator
 
@@ -6,8 +6,7 @@ import numpy as np
 
 
 def by_block(rows: np.ndarray, block_rows: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield each block that ``rows`` touch, ascending, with the places in ``rows`` of its rows, sorted by
-    row.
+    """Yield each block that has rows in ``rows``, ascending, with their positions in ``rows``, sorted by row.
 
     Block ``b`` is rows ``[b * block_rows, (b + 1) * block_rows)``.
     """

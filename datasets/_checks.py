@@ -1,4 +1,4 @@
-"""What stored examples and labels must be, and what they are instead: told plainly, as nothing is guessed."""
+"""Checks of stored examples and labels. Nothing is guessed: an error says what was expected and what was found."""
 
 import math
 from typing import Any
@@ -7,8 +7,8 @@ import numpy as np
 
 MAX_CLASSES = 2**20
 MAX_ROWS = 100_000_000
-_MAX_LABELS = 2**32  # values of y, which are all read once
-_MAX_UNIT_BYTES = 256 * 2**20  # of one example, or one chunk: what must be in memory at once
+_MAX_LABELS = 2**32  # values of y; all of them are read once
+_MAX_UNIT_BYTES = 256 * 2**20  # of one example, or one chunk, which must be in memory at once
 _MANY_CLASSES = 1000
 _NOT_YET = "stratbench does not train {} yet"
 
@@ -22,7 +22,7 @@ class UnfitError(Exception):
 
 
 def check_storage(stored: Any) -> None:
-    """Refuse an h5py dataset that isn't of plain numbers, or that lies in other files, or in too large pieces."""
+    """Raise UnfitError for an h5py dataset that isn't plain numbers, is in other files, or has too large chunks."""
     if unfit := _type_name(stored):
         raise UnfitError("integers, floats or booleans of at most 64 bits", unfit)
     if stored.external or stored.is_virtual:
@@ -42,12 +42,12 @@ def check_storage(stored: Any) -> None:
 
 
 def row_bytes(stored: Any) -> int:
-    """Of one row of an h5py dataset."""
+    """Bytes of one row of an h5py dataset."""
     return math.prod(stored.shape[1:]) * stored.dtype.itemsize
 
 
 def check_labels_shape(stored: Any, examples: int, of: str) -> None:
-    """Refuse labels that aren't one an example, or one-hot, by their shape alone."""
+    """Raise UnfitError if the shape of labels is neither one label per example nor one-hot."""
     if stored.ndim > 2:
         yet = _NOT_YET.format("masks, or several labels an example,")
         raise UnfitError(f"of shape (examples,) or, one-hot, (examples, classes): {yet}", f"shape {stored.shape}")
@@ -62,14 +62,14 @@ def check_labels_shape(stored: Any, examples: int, of: str) -> None:
 
 
 def is_one_hot(labels: Any) -> bool:
-    """Whether labels of that shape, stored or read, are to be one-hot."""
+    """Whether labels of this shape, stored or read, must be one-hot."""
     return labels.ndim == 2 and labels.shape[1] > 1
 
 
 def class_indices(labels: np.ndarray, classes: int, first_row: int = 0) -> np.ndarray:
-    """Turn labels as they are stored into class indices, int64, all below ``classes``.
+    """Turn stored labels into class indices, int64, all below ``classes``.
 
-    Raises UnfitError for what isn't: ``first_row`` is the number of its first row, for the message.
+    Raises UnfitError for other labels. ``first_row`` is the row number of the first label, for the message.
     """
     if is_one_hot(labels):
         _check_one_hot(labels, first_row)
@@ -91,9 +91,9 @@ def class_indices(labels: np.ndarray, classes: int, first_row: int = 0) -> np.nd
 
 
 def check_classes_found(seen: np.ndarray, rows: int) -> int:
-    """Return the number of classes that labels tell by themselves; ``seen[i]`` is whether label i occurs.
+    """Return the number of classes, from the labels alone; ``seen[i]`` is whether label i occurs.
 
-    Raises UnfitError where that would make classes up.
+    Raises UnfitError if this would add classes that don't exist.
     """
     classes, different = int(np.flatnonzero(seen)[-1]) + 1, int(seen.sum())
     regression = classes > _MANY_CLASSES and different * 10 > rows
@@ -106,7 +106,7 @@ def check_classes_found(seen: np.ndarray, rows: int) -> int:
 
 
 def _type_name(stored: Any) -> str | None:
-    """Name the type of an h5py dataset if it isn't of plain numbers; None if it is."""
+    """Name the type of an h5py dataset if it isn't plain numbers; None if it is."""
     import h5py
 
     try:
@@ -148,7 +148,7 @@ def _check_one_hot(labels: np.ndarray, first_row: int) -> None:
 
 
 def _describe(row: np.ndarray) -> tuple[str, str]:
-    """Say what a row is that isn't one-hot: the kind of targets, and what shows it."""
+    """Describe a row that isn't one-hot: the kind of targets, and the values that show it."""
     values = row.astype(np.float64)
     if not np.isfinite(values).all():
         return "targets with gaps", f"{row[~np.isfinite(values)][0]}"

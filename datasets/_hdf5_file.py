@@ -1,4 +1,4 @@
-"""Reading an HDF5 file that may be damaged, or not what it seems: nothing but the one regular file is opened."""
+"""Reads an HDF5 file that may be damaged, or another kind of file. Only this one regular file is opened."""
 
 import stat
 from collections import deque
@@ -13,10 +13,10 @@ from ..errors import StratbenchError
 from ._blocks import by_block
 from ._checks import UnfitError, row_bytes
 
-# All that h5py raises where bytes of a file make no sense.
+# All exceptions that h5py raises for invalid bytes in a file.
 DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError, SystemError)
 _PIECE_BYTES = 2**20
-_SMALLEST_CHUNK = 4  # of a checksum alone
+_SMALLEST_CHUNK = 4  # a checksum alone has so many bytes
 _MAX_LINKS = 32
 _MAX_NAMES = 20
 _MAX_VISITS = 10_000
@@ -24,7 +24,7 @@ _MAX_VISITS = 10_000
 
 @contextmanager
 def opened(path: str, failure: type[StratbenchError]) -> Iterator[Any]:
-    """Open the file for reading, never locked, and yield it; what goes wrong in HDF5 becomes ``failure``."""
+    """Open the file for reading, without a lock, and yield it. Errors in HDF5 are raised as ``failure``."""
     import h5py
 
     try:
@@ -41,7 +41,7 @@ def opened(path: str, failure: type[StratbenchError]) -> Iterator[Any]:
 
 
 def find(file: Any, name: str) -> Any:
-    """Return the h5py dataset of that name. Raises UnfitError if there is none, or if it leads to another file."""
+    """Return the h5py dataset with this name. Raises UnfitError if there is none, or if it is in another file."""
     import h5py
 
     here, parts, links = file["/"], deque(name.split("/")), 0
@@ -70,7 +70,7 @@ def find(file: Any, name: str) -> Any:
 
 
 def check_chunks(stored: Any, file_bytes: int) -> None:
-    """Raise OSError for an impossible index of filtered chunks, where a filter of HDF5 may end the whole process."""
+    """Raise OSError for an impossible index of filtered chunks: on it, a filter of HDF5 may crash the process."""
 
     def check(chunk: Any) -> None:
         if chunk.size < _SMALLEST_CHUNK or chunk.byte_offset + chunk.size > file_bytes:
@@ -87,9 +87,9 @@ def piece_rows(stored: Any) -> int:
 
 
 def pieces(stored: Any, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Read ``rows`` piece by piece: yield places in ``rows`` and what is stored there."""
+    """Read ``rows`` piece by piece: yield positions in ``rows`` and the values of these rows."""
     for _, places in by_block(rows, piece_rows(stored)):
-        # Gaps are read, too: decoding a chunk once costs less than one read for each run of rows.
+        # Gaps are read too: decoding a chunk once costs less than one read for each group of consecutive rows.
         first, last = rows[places[0]], rows[places[-1]]
         yield places, stored[first : last + 1][rows[places] - first]
 
@@ -102,7 +102,7 @@ def _not_found(file: Any, name: str, what: str) -> UnfitError:
 
 
 def _names(file: Any) -> list[str]:
-    """Of the datasets in the file, a few more than are shown, as far as they can be read."""
+    """Names of the datasets in the file, if they can be read: a few more than are shown."""
     import h5py
 
     found: list[str] = []
@@ -122,13 +122,13 @@ def _names(file: Any) -> list[str]:
 
 
 def _printable(text: str | bytes) -> str:
-    """One line, whatever it holds."""
+    """The text on one line, with control characters escaped."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _reason(error: BaseException) -> str:
-    # A KeyError's text is its argument's repr.
+    # The text of a KeyError is the repr of its argument.
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return _printable(" ".join(text.split()))[:300] or type(error).__name__

@@ -12,7 +12,7 @@ import numpy as np
 
 _SEED = 12_000
 _TRAIN, _TEST = 10_000, 2_000
-_CHUNK_ROWS = 250  # larger chunks shrink the file by less than 0.2 %
+_CHUNK_ROWS = 250  # larger chunks make the file smaller by less than 0.2 %
 _ATTRIBUTES = {
     "title": "mnist-12k: 10 000 training and 2 000 test images of MNIST",
     "source": "MNIST by Yann LeCun and Corinna Cortes, http://yann.lecun.com/exdb/mnist/, from Keras's file "
@@ -28,10 +28,10 @@ _ATTRIBUTES = {
 
 
 def pick(labels: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """Return ``count`` rows in a shuffled order, with every class's share that of ``labels``."""
+    """Return ``count`` rows in a shuffled order; every class has the same share as in ``labels``."""
     exact = np.bincount(labels) * count / len(labels)
     counts = exact.astype(int)
-    # Largest remainders get what rounding down left over.
+    # Method of largest remainders: they get what is left after rounding down.
     counts[np.argsort(counts - exact, kind="stable")[: count - counts.sum()]] += 1
     rows = [random.choice(np.flatnonzero(labels == label), size, replace=False) for label, size in enumerate(counts)]
     return random.permutation(np.concatenate(rows))
@@ -53,7 +53,7 @@ def make(source: Path, target: Path) -> None:
         for name, parts in (("x", x), ("y", y), ("mnist_row", mnist_row)):
             values = np.concatenate(parts)
             chunks = (_CHUNK_ROWS, *values.shape[1:]) if name == "x" else values.shape
-            # Shuffle only helps values of more than one byte.
+            # Shuffle helps only values of more than one byte.
             shuffle = values.itemsize > 1
             out.create_dataset(
                 name, data=values, chunks=chunks, compression="gzip", compression_opts=9, shuffle=shuffle

@@ -1,10 +1,10 @@
-"""The data set contract, and how a reference such as ``synthetic:classes=4`` becomes a data set.
+"""The data set interface, and how a reference such as ``synthetic:classes=4`` becomes a data set.
 
-A data set is one module in this folder that holds one frozen dataclass under :class:`Dataset`. Its fields are
-the user's options. Nothing lists the modules by hand: a new file is a new data set.
+A data set is a module in this folder with one frozen dataclass derived from :class:`Dataset`. Its fields are the
+user's options. There is no list of the modules: a new file is a new data set.
 
-A reference is ``NAME[:ARGUMENT][,key=value...]``. ``ARGUMENT`` goes to the field whose metadata says
-``"positional": True``; it may hold commas, as paths do. Without such a field ``NAME:key=value`` is fine too.
+A reference is ``NAME[:ARGUMENT][,key=value...]``. ``ARGUMENT`` is the value of the field whose metadata says
+``"positional": True``; it may hold commas, as paths do. Without such a field, ``NAME:key=value`` is valid too.
 """
 
 import difflib
@@ -29,13 +29,13 @@ Sharding = Literal["batch", "static"]
 
 @dataclass(frozen=True)
 class Info:
-    """What is known of a data set without reading it in full.
+    """The properties of a data set that are known without reading all of it.
 
-    ``examples`` counts all rows. Where the data set has sets of its own, rows ``[0, train_examples)`` are for
-    training, the next ``validation_examples`` for validation and the last ``test_examples`` are the test set;
-    each is None where there is no such set. ``shape`` is one example's shape. ``block_rows`` is how many
-    consecutive rows are cheap to read together. ``dtype`` is NumPy's name of the type of ``x`` as ``read``
-    gives it; examples are to be multiplied by ``scale`` before a model sees them (1: as stored).
+    ``examples`` counts all rows. If the data set has its own sets, rows ``[0, train_examples)`` are for training, the
+    next ``validation_examples`` rows for validation, and the last ``test_examples`` rows are the test set; each is
+    None if there is no such set. ``shape`` is the shape of one example. ``block_rows`` is how many consecutive rows
+    are cheap to read together. ``dtype`` is NumPy's name of the type of ``x`` from ``read``. Examples must be
+    multiplied by ``scale`` before a model sees them (1: as stored).
     """
 
     train_examples: int | None
@@ -63,14 +63,14 @@ class Dataset(ABC):
 
     @abstractmethod
     def info(self) -> Info:
-        """Describe the data set, cheaply. Raises UsageError for anything that is missing or wrong."""
+        """Describe the data set without reading all of it. Raises UsageError if something is missing or wrong."""
 
     @abstractmethod
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return examples ``x``, shape ``(len(rows), *shape)``, and labels ``y``, shape ``(len(rows),)``.
 
-        Both are new arrays in the order of ``rows`` (int64). ``x`` has the dtype that it is stored in, ``y``
-        holds class indices as int64. Raises DataError where the data turns out unreadable.
+        Both are new arrays in the order of ``rows`` (int64). ``x`` has its stored dtype, ``y`` holds class indices as
+        int64. Raises DataError if the data can't be read.
         """
 
     @property
@@ -87,7 +87,7 @@ class Dataset(ABC):
 
 
 def available() -> dict[str, type[Dataset]]:
-    """Return the data sets by name, from every module in this folder whose name doesn't start with ``_``."""
+    """Return name → data set, from every module in this folder whose name doesn't start with ``_``."""
     found: dict[str, type[Dataset]] = {}
     for module_info in pkgutil.iter_modules([str(Path(__file__).parent)]):
         if module_info.name.startswith("_"):
@@ -100,10 +100,10 @@ def available() -> dict[str, type[Dataset]]:
 
 
 def parse(reference: str) -> Dataset:
-    """Turn a reference into its data set, without a look at any file: that is left to ``info()``.
+    """Turn a reference into its data set. No file is opened here: ``info()`` does this.
 
-    Raises UsageError for unknown names and keys, for malformed values, for a missing argument, and for text that
-    can't stand in a table: with control characters, such as a line's end, or in another encoding than UTF-8.
+    Raises UsageError for unknown names and keys, for malformed values, for a missing argument, and for text that a
+    table can't hold: with control characters, such as a newline, or not in UTF-8.
     """
     if len(reference) > _MAX_LENGTH:
         raise UsageError(f"data set must be at most {_MAX_LENGTH} characters long. Received: {len(reference)}")
@@ -135,8 +135,8 @@ def parse(reference: str) -> Dataset:
 def describe(cls: type[Dataset]) -> dict[str, Any]:
     """What ``stratbench list datasets NAME`` shows: name, summary, licence and options.
 
-    Each option has ``name``, ``type``, ``default`` (the text that the user would write, "required" where
-    there is none, None where the data decides) and ``help``.
+    Each option has ``name``, ``type``, ``default`` (as the user would write it, "required" if there is none, None if
+    it depends on the data) and ``help``.
     """
     options = [
         {
@@ -151,7 +151,7 @@ def describe(cls: type[Dataset]) -> dict[str, Any]:
 
 
 def _integer(text: str) -> int:
-    # int() takes 1_000, spaces and the digits of all scripts as well.
+    # int() also accepts 1_000, spaces and the digits of all scripts.
     if not _INTEGER.fullmatch(text):
         raise ValueError
     return int(text)
@@ -169,7 +169,7 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def _factor(text: str) -> Fraction:
-    # Bounded before it is a number: Fraction("1e999999999") would never end.
+    # The length is limited first: Fraction("1e999999999") would never end.
     if not _FACTOR.fullmatch(text):
         raise ValueError
     factor = Fraction(text)
@@ -179,14 +179,14 @@ def _factor(text: str) -> Fraction:
 
 
 _MAX_LENGTH = 4096
-# Control characters, separators of lines, and the lone surrogates that stand for bytes that aren't UTF-8.
+# Control characters, line separators, and lone surrogates, which stand for bytes that aren't UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
-# Any of the second form can be written in the first, which is how references spell it.
+# Numbers of the second form can be written in the first, which references use.
 _FACTOR = re.compile(r"[0-9]{1,18}(/[1-9][0-9]{0,17})?|[0-9]{1,9}\.[0-9]{1,9}")
 _REFERENCE = re.compile(r"([^:,]*)([:,]?)(.*)", re.DOTALL)
 _KEY = re.compile(r"[a-z_]+=")
-# How an option's text is named in messages and turned into its value; converters raise ValueError.
+# Type of an option → its name in messages, and the converter of its text, which raises ValueError.
 _TYPES: dict[Any, tuple[str, Callable[[str], Any]]] = {
     int: ("an integer", _integer),
     float: ("a number", _number),
@@ -197,18 +197,18 @@ _TYPES: dict[Any, tuple[str, Callable[[str], Any]]] = {
 
 
 def _is_dataset(item: object) -> typing.TypeGuard[type[Dataset]]:
-    # getattr: helpers between Dataset and the data sets of one module have no name of their own.
+    # hasattr: helper classes between Dataset and the data sets of a module have no name.
     return isinstance(item, type) and issubclass(item, Dataset) and hasattr(item, "name")
 
 
 def _type(cls: type[Dataset], option: "Field[Any]") -> Any:
-    """Return the option's type; for ``X | None`` it is ``X``, as None can't be written."""
+    """Return the option's type; for ``X | None`` it is ``X``, because a user can't write None."""
     hint = typing.get_type_hints(cls)[option.name]
     return next(kind for kind in (hint, *typing.get_args(hint)) if kind in _TYPES)
 
 
 def _assignments(cls: type[Dataset], separator: str, rest: str) -> Iterator[tuple[str, str]]:
-    """Yield key and text of each option in what follows the name."""
+    """Yield key and text of each option after the name."""
     items = rest.split(",") if separator else []
     names = [option.name for option in fields(cls)]
     positional = next((option.name for option in fields(cls) if option.metadata.get("positional")), None)
@@ -233,7 +233,7 @@ def _convert(what: str, hint: Any, text: str) -> Any:
 
 
 def _choice(what: str, known: Collection[str], received: str) -> str:
-    """Return the message for a name that isn't known, with the nearest one that is."""
+    """Return the message for an unknown name, with the most similar known name."""
     near = difflib.get_close_matches(received, known, n=1)
     hint = f". Did you mean {near[0]!r}?" if near else ""
     return f"{what} must be one of {', '.join(known)}. Received: {received!r}{hint}"

@@ -1,7 +1,7 @@
-"""The examples that one process reads, step by step: the same work whatever the number of processes.
+"""The examples that one process reads in each step: the same work for any number of processes.
 
-The order depends on the spec and the data alone, never on the machine. Examples are read by windows of at
-most ``WINDOW_BYTES``; data that fits in one window is read once and kept.
+The order depends only on the spec and the data, never on the machine. Examples are read in windows of at most
+``WINDOW_BYTES``; data that fits in one window is read once and kept.
 """
 
 from collections.abc import Iterator
@@ -15,23 +15,23 @@ from .base import Dataset, Sharding
 
 Last = Literal["drop", "keep"]
 
-# Bytes of decoded x. The order of examples in larger data sets depends on it: it mustn't vary by machine.
+# Bytes of decoded x. The order of examples in larger data sets depends on it: it must be equal on all machines.
 WINDOW_BYTES = 256 * 2**20
 _CHECK_BYTES = 2**20
 
 
 class Batches:
-    """What a process reads of every global batch, drawn from ``rows``: shards ``[shard, shard + count)`` of ``shards``.
+    """The part of every global batch that a process reads from ``rows``: ``[shard, shard + count)`` of ``shards``.
 
-    ``sharding="batch"``: every epoch permutes all rows by ``[seed, epoch]`` and each shard is a contiguous slice
-    of each global batch; the slices in order are the same global batch for any number of shards.
-    ``sharding="static"``: a shard owns a contiguous part of ``rows`` (parts are equal, leftovers are dropped)
-    and permutes it by ``[seed, epoch, shard]``. Several shards in one process come one after the other in each
-    batch, the very examples that as many processes read, under either sharding.
+    ``sharding="batch"``: every epoch permutes all rows by ``[seed, epoch]``, and each shard is a contiguous slice of
+    each global batch. The slices in order are the same global batch for any number of shards.
+    ``sharding="static"``: a shard owns a contiguous part of ``rows`` (parts are equal, the rest is dropped) and
+    permutes it by ``[seed, epoch, shard]``. With either sharding, several shards in one process follow one another in
+    each batch: the same examples that several processes read.
 
-    Rows larger than one window are taken as windows of consecutive ``rows``: the windows are visited in a
-    permuted order, and shuffled within. An incomplete global batch is dropped, or with ``last="keep"`` dealt out:
-    the shards' parts of it differ by one example at most, and may be empty.
+    If the rows are larger than one window, they are divided into windows of consecutive ``rows``. The windows are read
+    in a permuted order, and each is shuffled. An incomplete global batch is dropped, or divided with ``last="keep"``:
+    the shards' parts of it differ by at most one example, and may be empty.
 
     Raises UsageError if the global batch is larger than ``rows`` or isn't a multiple of ``shards``.
     """
@@ -71,9 +71,9 @@ class Batches:
         return self._steps
 
     def load(self) -> None:
-        """Read now what is kept over epochs, which is all or, if it exceeds one window, nothing.
+        """Read the data that is kept over epochs: all of it, or nothing if it is larger than one window.
 
-        The first epoch would do so too; this keeps it out of the first step's time. Raises as epoch() does.
+        Otherwise the first epoch would read it, in the time of the first step. Raises the errors of epoch().
         """
         for stream in self._streams:
             stream.load()
@@ -95,7 +95,7 @@ class Batches:
 class _Stream:
     """Batches of ``batch`` examples from ``rows``, permuted by ``[seed, epoch, *own]``.
 
-    Of each batch, which ``shards`` share, the consecutive ones in ``mine`` are read.
+    Each batch is divided into ``shards``; the consecutive shards in ``mine`` are read.
     """
 
     def __init__(
@@ -127,15 +127,15 @@ class _Stream:
                 yield batch
                 left -= 1
         if left:
-            # The last step of a static part that is one example shorter than another's.
+            # The last step of a static part that is one example shorter than the others.
             yield self._nothing()
 
     def _visit(self, window: np.ndarray, random: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield one window's batches. A generator of its own, so that its arrays are gone before the next."""
+        """Yield one window's batches. In a separate generator, so that its arrays are freed before the next window."""
         order = random.permutation(len(window))
         if self._kept is not None:
             x, y = self._kept
-            # Copies also where a slice would do: a view held by the caller would keep the whole window alive.
+            # Copies, also if a slice would be enough: a view in the caller would keep the whole window in memory.
             yield from ((x.take(order[part], axis=0), y.take(order[part])) for part in self._parts(len(order)))
             return
         chosen = [order[part] for part in self._parts(len(order))]
@@ -147,7 +147,7 @@ class _Stream:
             yield x[start:end].copy(), y[start:end].copy()
 
     def _parts(self, count: int) -> Iterator[slice]:
-        """Where, among ``count`` examples in order, this process's shards of each batch lie."""
+        """The slices of this process's shards of each batch, among ``count`` examples in order."""
         for start in range(0, count, self._batch):
             size = min(self._batch, count - start)
             if size < self._batch and self._last == "drop":
@@ -166,12 +166,12 @@ class _Stream:
 
 
 def steps_per_epoch(examples: int, global_batch: int, last: Last) -> int:
-    """Global batches in an epoch of ``examples``, with the incomplete one if it is kept."""
+    """Number of global batches in an epoch of ``examples``, with the incomplete one if it is kept."""
     return -(-examples // global_batch) if last == "keep" else examples // global_batch
 
 
 def sequential(dataset: Dataset, rows: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield all examples of ``rows`` in order, ``batch`` at a time, the last ones too, for evaluation.
+    """Yield all examples of ``rows`` in order, ``batch`` at a time, for evaluation; the last batch may be smaller.
 
     Arrays and errors are those of :meth:`Batches.epoch`. No more than one window is in memory.
     """
@@ -186,13 +186,13 @@ def _in_order(dataset: Dataset, window: np.ndarray, batch: int) -> Iterator[tupl
 
 
 def _windows(dataset: Dataset, rows: np.ndarray, batch: int) -> list[np.ndarray]:
-    """Cut ``rows`` into windows: one if all fit, else whole multiples of ``batch`` and what is left over."""
+    """Cut ``rows`` into windows: one if all rows fit, else multiples of ``batch`` and the rest."""
     example_bytes = dataset.read(rows[:1])[0].nbytes
     if len(rows) * example_bytes <= WINDOW_BYTES:
         return [rows]
     limit = max(1, WINDOW_BYTES // (example_bytes * batch)) * batch
     count, batches = -(-len(rows) // limit), len(rows) // batch
-    # Of even size, the smaller ones last: left-over rows alone in a window would never make a batch.
+    # Windows of nearly equal size, the smaller ones last: a window with only the rest would have no full batch.
     return np.split(rows, [-(-batches * index // count) * batch for index in range(1, count)])
 
 
@@ -215,7 +215,7 @@ def _check_labels(dataset: Dataset, rows: np.ndarray, y: np.ndarray) -> None:
 
 
 def _check_finite(dataset: Dataset, rows: np.ndarray, x: np.ndarray) -> None:
-    # By pieces: isfinite's answer for a whole window would take a quarter of the window's memory again.
+    # In pieces: the result of isfinite for a whole window would take a quarter of the window's memory.
     step = max(1, _CHECK_BYTES // max(1, x[:1].nbytes))
     for start in range(0, len(x), step):
         finite = np.isfinite(x[start : start + step])

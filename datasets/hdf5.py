@@ -28,26 +28,26 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Hdf5(Dataset):
-    """Two datasets of one file: x with a row for each example, y with their labels; test and validation sets
-    of its own too, if they are named.
+    """Two datasets of one file: x with a row for each example, y with their labels. If they are named, also its own
+    validation and test sets.
 
-    Labels are class indices, shape ``(n,)`` or ``(n, 1)``, or one-hot, shape ``(n, classes)``. The file is
-    opened for each read and closed after it, so no handle is ever shared between processes; it is never
-    locked. Rows are numbered through: x first, then validation_x, then test_x.
+    Labels are class indices, shape ``(n,)`` or ``(n, 1)``, or one-hot, shape ``(n, classes)``. The file is opened for
+    each read and closed after it, so processes never share a handle; it is never locked. Row numbers continue over
+    the sets: x first, then validation_x, then test_x.
     """
 
     name = "hdf5"
-    summary = "Your own HDF5 file, read by pieces: numeric examples and their labels"
+    summary = "Your own HDF5 file, read in pieces: numeric examples and their labels"
     licence = "that of your file"
 
     path: str = field(metadata={"help": "the file, as in hdf5:PATH", "positional": True})
     x: str = field(default="x", metadata={"help": "name of the dataset with the examples, shape (n, ...)"})
     y: str = field(default="y", metadata={"help": "name of the dataset with the labels, integers or one-hot"})
     classes: int | None = field(
-        default=None, metadata={"help": "number of classes; else the largest label + 1, or one-hot's width"}
+        default=None, metadata={"help": "number of classes; default: the largest label + 1, or width of one-hot labels"}
     )
     scale: Fraction = field(
-        default=Fraction(1), metadata={"help": "factor on the stored examples, as 1/255 for images of bytes"}
+        default=Fraction(1), metadata={"help": "factor on the stored examples, such as 1/255 for images of bytes"}
     )
     validation_x: str | None = field(
         default=None, metadata={"help": "name of the validation set's examples; else a share of x"}
@@ -63,17 +63,17 @@ class Hdf5(Dataset):
                 raise UsageError(f"{x} and {y} of {self.name} must be given together. Received: {given} alone")
 
     def info(self) -> Info:
-        """Look at the file; all labels are read once, by pieces.
+        """Check the file and describe it; all labels are read once, in pieces.
 
-        Raises UsageError for a file that is missing or unreadable, for a dataset that is missing, empty or of
-        the wrong type, for x and y of different lengths, and for labels that are no classes.
+        Raises UsageError for a file that is missing or unreadable, for a dataset that is missing, empty or of the
+        wrong type, for x and y of different lengths, and for labels that are not classes.
         """
         return self._info
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`Dataset.read`; ``x`` has the stored type in the machine's byte order.
 
-        Beyond what is returned, a few pieces of 1 MiB (or one chunk, if that is larger) are in memory.
+        In addition to the result, a few pieces of 1 MiB (or one chunk, if that is larger) are in memory.
         """
         with self._parts(DataError) as parts:
             first = parts[0].x
@@ -86,17 +86,19 @@ class Hdf5(Dataset):
                 self._read_part(part, rows[mine] - start, mine, examples, labels)
                 start = end
             if len(rows) and rows.max() >= start:
-                raise DataError(f"data set file must stay as it was. Received: {self.path!r}, now of {start} rows")
+                raise DataError(
+                    f"data set file must not change during the run. Received: {self.path!r}, now with {start} rows"
+                )
         return examples, labels
 
     def _read_part(
         self, part: _Part, rows: np.ndarray, places: np.ndarray, examples: np.ndarray, labels: np.ndarray
     ) -> None:
-        """Put what ``rows`` of that part hold into ``places`` of the arrays."""
+        """Copy ``rows`` of that part to the positions ``places`` of the arrays."""
         for at, piece in pieces(part.x, rows):
             examples[places[at]] = piece
         for at, piece in pieces(part.y, rows):
-            with self._told(part.y_option, DataError):
+            with self._named(part.y_option, DataError):
                 labels[places[at]] = class_indices(piece, self._limit(part), int(rows[at[0]]))
 
     @cached_property
@@ -107,7 +109,7 @@ class Hdf5(Dataset):
                 check_chunks(part.y, Path(part.y.file.filename).stat().st_size)
             classes = self._classes(parts)
             for part in parts:
-                # A filter that isn't installed, such as Blosc, shows only here.
+                # If a filter isn't installed, such as Blosc, the error occurs only here.
                 part.x[:1]
             x = parts[0].x
             rows = {part.x_option: len(part.x) for part in parts}
@@ -126,7 +128,7 @@ class Hdf5(Dataset):
 
     @contextmanager
     def _parts(self, failure: type[StratbenchError]) -> Iterator[list[_Part]]:
-        """Open the file and yield its sets, in the order of their rows, checked but for what they hold."""
+        """Open the file and yield its sets, in the order of their rows. Their values are not checked yet."""
         with opened(self.path, failure) as file:
             parts: list[_Part] = []
             for x, y in (("x", "y"), ("validation_x", "validation_y"), ("test_x", "test_y")):
@@ -141,13 +143,13 @@ class Hdf5(Dataset):
             stored = find(file, getattr(self, option))
         except UnfitError as error:
             raise failure(f"{option} must be {error.rule}. Received: {error.received}") from None
-        with self._told(option, failure):
+        with self._named(option, failure):
             _checks.check_storage(stored)
         return stored
 
     def _check_part(self, part: _Part, before: list[_Part], failure: type[StratbenchError]) -> None:
         x, y, x_option, y_option = part
-        with self._told(x_option, failure):
+        with self._named(x_option, failure):
             if x.ndim < 2:
                 raise UnfitError("of shape (examples, ...) with two or more dimensions", x.shape)
             for other in before:
@@ -158,11 +160,11 @@ class Hdf5(Dataset):
                     raise UnfitError(f"other examples than {other.x_option}", f"{x.name} for both")
             if sum(len(other.x) for other in before) + len(x) > _checks.MAX_ROWS:
                 raise UnfitError(f"of at most {_checks.MAX_ROWS} rows with the other sets", len(x))
-        with self._told(y_option, failure):
+        with self._named(y_option, failure):
             _checks.check_labels_shape(y, len(x), x_option)
 
     def _classes(self, parts: list[_Part]) -> int:
-        """Read all labels and return how many classes there are."""
+        """Read all labels and return the number of classes."""
         if self.classes is not None and not 2 <= self.classes <= MAX_CLASSES:
             raise UsageError(f"classes of {self.reference} must be 2..{MAX_CLASSES}. Received: {self.classes}")
         seen = np.zeros(MAX_CLASSES, bool)
@@ -170,18 +172,18 @@ class Hdf5(Dataset):
         for part in parts:
             if is_one_hot(part.y):
                 if classes not in (None, part.y.shape[1]):
-                    with self._told(part.y_option, UsageError):
+                    with self._named(part.y_option, UsageError):
                         raise UnfitError(f"one-hot for {classes} classes", f"width {part.y.shape[1]}")
                 classes = part.y.shape[1]
-        # One-hot first: their width is a limit to the others only if they are what they seem.
+        # One-hot labels first: their width limits the other labels only if they are valid.
         for part in sorted(parts, key=lambda part: not is_one_hot(part.y)):
             step = piece_rows(part.y)
             for start in range(0, len(part.y), step):
-                with self._told(part.y_option, UsageError):
+                with self._named(part.y_option, UsageError):
                     seen[class_indices(part.y[start : start + step], classes or MAX_CLASSES, start)] = True
         if classes is not None:
             return classes
-        with self._told("classes", UsageError):
+        with self._named("classes", UsageError):
             classes = _checks.check_classes_found(seen, sum(len(part.y) for part in parts))
             if classes < 2:
                 raise UnfitError(f"2..{MAX_CLASSES}", classes)
@@ -191,7 +193,7 @@ class Hdf5(Dataset):
         return part.y.shape[1] if is_one_hot(part.y) else self.classes or MAX_CLASSES
 
     @contextmanager
-    def _told(self, option: str, failure: type[StratbenchError]) -> Iterator[None]:
+    def _named(self, option: str, failure: type[StratbenchError]) -> Iterator[None]:
         """Turn UnfitError into ``failure`` that names the option."""
         try:
             yield

@@ -34,13 +34,13 @@ class Mnist(Dataset):
     )
 
     def info(self) -> Info:
-        """Return constants: the file isn't looked for before the first read."""
+        """Return constants: the file isn't needed before the first read."""
         return Info(_TRAIN, _TEST, _TRAIN + _TEST, _SHAPE, 10, dtype="uint8", scale=self.scale)
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`Dataset.read`; ``x`` is uint8.
 
-        The first read keeps all 55 MB for the process. Raises DataError if mnist.npz isn't MNIST, UsageError
+        The first read keeps all 55 MB in the process. Raises DataError if mnist.npz isn't MNIST, UsageError
         if there is none and it can't be downloaded.
         """
         x, y = _load_all()
@@ -67,7 +67,7 @@ def _expanded(folder: str) -> Path:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether there is a file of that name. Raises DataError for what is none: opening a FIFO would never end."""
+    """Whether a file with this name exists. Raises DataError if it isn't a regular file: opening a FIFO could block."""
     try:
         found = path.lstat()
         mode = path.stat().st_mode if stat.S_ISLNK(found.st_mode) else found.st_mode
@@ -86,8 +86,8 @@ def _is_there(path: Path) -> bool:
 
 @contextmanager
 def _alone(cache: Path) -> Iterator[None]:
-    """Let one process at a time in: Keras downloads to the final name, so others would read half a file."""
-    # Keras, too, falls back to the second one where it can't write to the first.
+    """A lock: Keras downloads to the final name, so other processes would read an incomplete file."""
+    # Keras also uses the second folder if it can't write to the first.
     for folder in (cache, Path(tempfile.gettempdir(), ".keras", "datasets")):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -105,18 +105,18 @@ def _load_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return _joined(*(file[name] for name in ("x_train", "y_train", "x_test", "y_test")))
-    except Exception as error:  # NumPy, zipfile and decompressors each raise their own where bytes make no sense
+    except Exception as error:  # NumPy, zipfile and decompressors each raise their own errors for invalid bytes
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(f"mnist.npz must be Keras's MNIST file. Received: {str(path)!r} ({reason})") from error
 
 
 def _download() -> tuple[np.ndarray, np.ndarray]:
-    # Here, because it loads TensorFlow, which only processes that train may do.
+    # Imported here, because it loads TensorFlow, which only processes that train may do.
     import keras
 
     try:
         (x_train, y_train), (x_test, y_test) = keras.datasets.mnist.load_data()
-    except Exception as error:  # Keras raises bare Exception where the download fails
+    except Exception as error:  # Keras raises a bare Exception if the download fails
         reason = " ".join(str(error).split())
         hint = "Put mnist.npz in the folder that STRATBENCH_DATA names, or use mnist-12k"
         raise UsageError(f"mnist.npz must be on this machine or downloadable. {hint}. Received: {reason}") from error

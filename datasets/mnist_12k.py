@@ -1,4 +1,4 @@
-"""A sample of MNIST that is shipped with stratbench: real images, nothing to download."""
+"""A sample of MNIST that comes with stratbench: real images, no download."""
 
 import functools
 from dataclasses import dataclass, field
@@ -18,8 +18,8 @@ _SHAPE = (28, 28, 1)
 
 @dataclass(frozen=True)
 class Mnist12k(Dataset):
-    """Training rows come from MNIST's training images, test rows from its test images, in its shares of
-    digits.
+    """Training rows are from MNIST's training images, test rows from its test images; the shares of the digits are
+    those of MNIST.
     """
 
     name = "mnist-12k"
@@ -35,7 +35,7 @@ class Mnist12k(Dataset):
         return Info(_TRAIN, _TEST, _TRAIN + _TEST, _SHAPE, 10, dtype="uint8", scale=self.scale)
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See :meth:`Dataset.read`; ``x`` is uint8. The first read keeps all 9 MB for the process."""
+        """See :meth:`Dataset.read`; ``x`` is uint8. The first read keeps all 9 MB in the process."""
         x, y = _load_all()
         return x[rows], y[rows].astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""Which rows are for training, which for validation and which for testing."""
+"""Divides the rows into training, validation and test rows."""
 
 import re
 from decimal import Decimal
@@ -10,11 +10,11 @@ from ..errors import UsageError
 from .base import Info
 
 PARTS = ("train", "validation", "test")
-# Never the run's seed: all runs of all experiments are to be measured on the same test examples.
+# Never the run's seed: all runs of all experiments must be evaluated on the same test examples.
 SPLIT_SEED = 20_170_101
 _CUT_FROM_TRAIN = Fraction(1, 10)
 _WITHOUT_OWN_TEST = "80/10/10"
-# So short that Decimal's sums are exact.
+# Short enough for exact sums of Decimal.
 _NUMBER = re.compile(r"[0-9]{1,3}(\.[0-9]{0,12})?(e[01])?")
 _SHOWN = 100
 
@@ -22,8 +22,8 @@ _SHOWN = 100
 def parse_split(text: str) -> str:
     """Return a split's normal form: "default", or train/validation/test percentages such as "60/20/20".
 
-    Fractions are taken too: "0.6/0.2/0.2" is "60/20/20". Raises UsageError unless there are three positive
-    numbers that sum to 100 (or to 1).
+    Fractions are accepted too: "0.6/0.2/0.2" is "60/20/20". Raises UsageError unless there are three positive
+    numbers with the sum 100 (or 1).
     """
     if text == "default":
         return text
@@ -41,11 +41,11 @@ def parse_split(text: str) -> str:
 def split_rows(info: Info, split: str) -> dict[str, np.ndarray]:
     """Assign rows to "train", "validation" and "test"; each value is an int64 array of distinct row numbers.
 
-    "default" keeps the data set's own test and validation rows, and takes a tenth of its training rows for the
-    one that it doesn't have; a data set without either is split 80/10/10. Percentages are of all examples, whichever
-    set they are from. Whole blocks of ``info.block_rows`` rows are assigned; blocks come in a permuted order that
-    depends on ``info`` alone, rows ascend within a block. Raises UsageError if the split is malformed or leaves a
-    part empty.
+    "default" keeps the data set's own test and validation rows. If it has only one of these sets, a tenth of its
+    training rows is used for the other; a data set with neither is split 80/10/10. Percentages are of all examples of
+    all sets. Whole blocks of ``info.block_rows`` rows are assigned. The order of the blocks is a permutation that
+    depends only on ``info``; rows ascend within a block. Raises UsageError if the split is malformed or a part would
+    be empty.
     """
     split = parse_split(split)
     if split == "default" and info.train_examples is not None:
@@ -62,7 +62,7 @@ def split_rows(info: Info, split: str) -> dict[str, np.ndarray]:
 
 
 def _own_sets(info: Info, train_examples: int) -> list[np.ndarray]:
-    """Training, validation and test rows of a data set that has some sets of its own."""
+    """Training, validation and test rows of a data set with its own test or validation set."""
     missing = info.validation_examples is None or info.test_examples is None
     train, *cut = _cut(train_examples, info.block_rows, [1 - _CUT_FROM_TRAIN] if missing else [])
     start = train_examples
@@ -77,7 +77,7 @@ def _own_sets(info: Info, train_examples: int) -> list[np.ndarray]:
 
 
 def _cut(examples: int, block_rows: int, bounds: list[Fraction]) -> list[np.ndarray]:
-    """Permute the blocks of rows ``[0, examples)`` and cut them at ``bounds``, shares of all blocks."""
+    """Permute the blocks of rows ``[0, examples)`` and cut them at ``bounds``, which are shares of all blocks."""
     blocks = np.random.default_rng(SPLIT_SEED).permutation(-(-examples // block_rows))
     cuts = [int(bound * len(blocks) + Fraction(1, 2)) for bound in bounds]
     parts = []

@@ -1,1 +1,1 @@
-"""The top of the house: command line, spec, launcher, worker and the measured loop."""
+"""The top-level package: command line, spec, launcher, worker and the measured loop."""

@@ -1,4 +1,4 @@
-"""Results: what a run leaves behind, the tables built from it, and how they are compared and shown."""
+"""Results: the files of a run, the tables built from them, and how they are compared and shown."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def load(path: str | os.PathLike[str]) -> Tables:
         columns as in ``schema``.
 
     Raises:
-        ResultsError: nothing there, not a results file, damaged, or written by a newer stratbench.
+        ResultsError: the file is missing, not a results file, damaged, or written by a newer stratbench.
     """
-    # Benchmark workers import this package for the journal: they must not pay for pandas and h5py.
+    # Workers import this package for the journal. They must not spend time on importing pandas and h5py.
     from .tables.reading import load as load_tables
 
     return load_tables(path)

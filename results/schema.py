@@ -1,8 +1,8 @@
 """The columns of all tables, in one place: HDF5, CSV, pandas and docs/results.md all follow it.
 
-To add a column, add its line here and fill it in ``record``; files written before read it as missing. To
-add a table, add it to ``TABLES`` and to ``Record``. Raise ``SCHEMA_VERSION`` only for what an older reader
-would misread: a column that changes its meaning, its kind or its unit, or goes.
+To add a column, add its line here and fill it in ``record``; in older files its values are missing. To add a
+table, add it to ``TABLES`` and to ``Record``. Raise ``SCHEMA_VERSION`` only if an older reader would misread the
+file: if a column is removed, or changes its meaning, its kind or its unit.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ STATUSES = ("ok", "skipped", "failed", "timeout")
 
 Kind = Literal["text", "int", "float", "bool"]
 
-# Of one cell. Texts are stored as wide as the column's longest.
+# Of one cell. All texts of a column take as many bytes as the longest one.
 MOST_TEXT_BYTES = 65_536
 _CUT = " …".encode()
 
-# A table, or part of one: each column's values as an array of one dimension, all of one length.
+# A table, or part of one: each column's values as a one-dimensional array. All have the same length.
 Columns = dict[str, np.ndarray]
 
 _DTYPES: dict[str, Any] = {"text": object, "int": np.int64, "float": np.float64, "bool": np.bool_}
@@ -34,7 +34,7 @@ _MISSING: dict[str, Any] = {"text": "", "int": 0, "float": math.nan, "bool": Fal
 
 @dataclass(frozen=True)
 class Column:
-    """One column. Only ``text`` ("") and ``float`` (NaN) columns may lack a value."""
+    """One column. Only ``text`` ("") and ``float`` (NaN) columns may have missing values."""
 
     name: str
     kind: Kind
@@ -51,12 +51,12 @@ class Column:
         return np.array(values, dtype=_DTYPES[self.kind])
 
     def missing(self, count: int) -> np.ndarray:
-        """``count`` missing values, for rows from before this column was there."""
+        """``count`` missing values, for rows from before this column existed."""
         return np.full(count, _MISSING[self.kind], dtype=_DTYPES[self.kind])
 
 
 def _one_line(value: Any) -> str:
-    """Text that every format can hold: one line, no NUL, valid UTF-8, cut where it is too long."""
+    """Text that every format can hold: one line, no NUL, valid UTF-8, cut if it is too long."""
     text = "" if value is None else re.sub(r"[\r\n\0]+", " ", str(value))
     encoded = text.encode(errors="replace")
     if len(encoded) > MOST_TEXT_BYTES:
@@ -65,10 +65,10 @@ def _one_line(value: Any) -> str:
 
 
 def row(table: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """One row of ``table`` as plain Python values: every column, in order, missing ones filled in.
+    """One row of ``table`` as plain Python values: every column, in order, with missing values filled in.
 
     Raises:
-        ValueError: ``values`` has a name that is no column of the table.
+        ValueError: ``values`` has a name that is not a column of the table.
     """
     if unknown := values.keys() - {column.name for column in TABLES[table]}:
         raise ValueError(f"A row may hold only columns of {table!r}. Received: {sorted(unknown)}")
@@ -86,14 +86,14 @@ def columns(table: str, rows: Sequence[Mapping[str, Any]]) -> Columns:
 
 
 def plain(value: Any) -> Any:
-    """A cell as strict JSON can hold it: NaN becomes null; an infinite loss, which must not be lost, text."""
+    """A cell for strict JSON: NaN becomes null, an infinite loss becomes text, so that it is not lost."""
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value
 
 
 def markdown() -> str:
-    """The tables as Markdown, as they stand in docs/results.md."""
+    """The tables as Markdown, as in docs/results.md."""
     lines = []
     for table, table_columns in TABLES.items():
         lines += [f"### {table}", "", "| column | kind | unit | |", "|---|---|---|---|"]
@@ -127,51 +127,49 @@ _TASK = (
     Column("task", "int", "", "Index of the task in its role"),
 )
 
-_STALENESS = Column("staleness", "int", "updates", "Other workers' updates applied between this one's fetch and this")
+_STALENESS = Column("staleness", "int", "updates", "Others' updates applied since its worker fetched the weights")
 
 _UPDATES = (
-    Column("updates_applied", "float", "updates", "Updates of shared weights that were applied; missing if uncounted"),
+    Column("updates_applied", "float", "updates", "Updates of shared weights that were applied, if counted"),
     Column("updates_dropped", "float", "updates", "Updates that came too late and changed nothing"),
-    Column("blocked_seconds", "float", "s", "Time that workers waited for others, added up over them"),
+    Column("blocked_seconds", "float", "s", "Time that workers waited for others, summed over workers"),
 )
 
 _TRAFFIC = (
-    Column("traffic_bytes_expected", "float", "bytes", "What all workers send and receive by the algorithm alone"),
-    Column("traffic_bytes_measured", "float", "bytes", "The same by the kernel's count; missing if one worker's is"),
+    Column("traffic_bytes_expected", "float", "bytes", "What all workers send and receive, by the algorithm"),
+    Column("traffic_bytes_measured", "float", "bytes", "The same, counted by the kernel; missing if one worker's is"),
 )
 
 _FAULTS = (
-    Column("fault", "text", "", "What came of the faults injected, and of tasks that died by themselves"),
-    Column("noticed_seconds", "float", "s", "From the first injected death until the launcher knew of it"),
-    Column("lost_steps", "float", "steps", "Workers' steps not done, or undone, in a run that got over a death"),
-    Column("lost_share", "float", "1", "These of all steps that the workers had to do"),
-    Column("down_seconds", "float", "s", "From a death until what took the task's place was ready"),
+    Column("fault", "text", "", "What the injected faults did, and which tasks died by themselves"),
+    Column("noticed_seconds", "float", "s", "From the first injected death until the launcher noticed it"),
+    Column("lost_steps", "float", "steps", "Steps not done, or undone, in a run that continued after a death"),
+    Column("lost_share", "float", "1", "Lost steps divided by all steps that the workers had to do"),
+    Column("down_seconds", "float", "s", "From a death until the task that replaced the dead one was ready"),
 )
 
 _SPEC = (
     Column("strategy", "text", "", "Name of the strategy"),
     Column("replicas", "int", "replicas", "Copies of the model that compute gradients"),
-    Column("model", "text", "", "The model as it was asked for"),
-    Column("dataset", "text", "", "The data set as it was asked for"),
-    Column(
-        "input", "text", "", "Type of the examples as stored, and the factor that they are scaled by before the model"
-    ),
-    Column("split", "text", "", "How its examples are divided into training, validation and test"),
-    Column("sharding", "text", "", "How the training examples are dealt out to the replicas"),
+    Column("model", "text", "", "The model, as the user gave it"),
+    Column("dataset", "text", "", "The data set, as the user gave it"),
+    Column("input", "text", "", "Type of the examples as stored, and the factor by which they are scaled"),
+    Column("split", "text", "", "How the examples are divided into training, validation and test"),
+    Column("sharding", "text", "", "How the training examples are distributed to the replicas"),
     Column("global_batch", "int", "examples", "Examples per update over all replicas"),
     Column("per_replica_batch", "int", "examples", "One replica's share of the global batch"),
-    Column("last_batch", "text", "", "What becomes of an epoch's incomplete batch: drop, keep, or empty (older, drop)"),
-    Column("epochs", "float", "epochs", "Epochs asked for; missing where steps were"),
-    Column("steps", "float", "steps", "Steps asked for; missing where epochs were"),
+    Column("last_batch", "text", "", "An epoch's incomplete batch: drop, keep, or empty (older files, drop)"),
+    Column("epochs", "float", "epochs", "Epochs requested; missing if steps were requested"),
+    Column("steps", "float", "steps", "Steps requested; missing if epochs were requested"),
     Column("optimizer", "text", "", "Name of the optimizer"),
-    Column("learning_rate", "float", "", "Learning rate asked for, before scaling"),
-    Column("lr_scaling", "text", "", "How the learning rate follows the global batch"),
-    Column("reference_batch", "float", "examples", "Global batch for which the learning rate is meant"),
+    Column("learning_rate", "float", "", "Learning rate requested, before scaling"),
+    Column("lr_scaling", "text", "", "How the learning rate depends on the global batch"),
+    Column("reference_batch", "float", "examples", "Global batch that the learning rate is for"),
     Column("warmup_epochs", "float", "epochs", "Epochs over which the learning rate rises to its value"),
     Column("seed", "int", "", "Seed of the initial weights and of the data order"),
     Column("cores_per_replica", "int", "cores", "CPU cores given to each replica"),
     Column("options", "text", "JSON", "The strategy's options"),
-    Column("inject", "text", "", "Faults injected on purpose, as --inject takes them, separated by spaces"),
+    Column("inject", "text", "", "Faults injected on purpose, in the form of --inject, separated by spaces"),
     Column("repeat", "int", "", "Number of this repeat of the same spec"),
     Column("spec", "text", "JSON", "The whole spec"),
 )
@@ -179,17 +177,17 @@ _SPEC = (
 _MEASURES = (
     Column("started_at", "text", "ISO 8601, UTC", "When the run was launched"),
     Column("startup_seconds", "float", "s", "From launch until rank 0 was ready for its first step"),
-    Column("first_step_seconds", "float", "s", "Rank 0's first step, tracing and compiling included"),
-    Column("train_seconds", "float", "s", "Rank 0's epochs together, evaluation left out"),
+    Column("first_step_seconds", "float", "s", "Rank 0's first step, with tracing and compilation"),
+    Column("train_seconds", "float", "s", "Sum of rank 0's epochs, without evaluation"),
     Column("evaluation_seconds", "float", "s", "From the end of rank 0's last epoch until its end"),
     Column("total_seconds", "float", "s", "From launch until every task had ended"),
     Column("steps_done", "int", "steps", "Rank 0's steps, warm-up included"),
     Column("examples_done", "int", "examples", "All tasks' examples, warm-up included"),
-    Column("examples_per_second", "float", "examples/s", "Sum of the tasks' own rates over their measured steps"),
+    Column("examples_per_second", "float", "examples/s", "Sum of the tasks' rates over their measured steps"),
     *_quantiles(),
     Column("input_seconds_median", "float", "s", "Median wait for data over all tasks' measured steps"),
     Column("peak_rss_bytes", "float", "bytes", "Peak memory of the largest task"),
-    Column("peak_rss_bytes_total", "float", "bytes", "Peak memory of all tasks that reported it, added up"),
+    Column("peak_rss_bytes_total", "float", "bytes", "Sum of the peak memory of all tasks that reported it"),
     *_TRAFFIC,
     *_UPDATES,
     Column("staleness_mean", "float", "updates", "Mean staleness of the applied updates"),
@@ -199,16 +197,16 @@ _MEASURES = (
     Column("validation_accuracy", "float", "1", "Accuracy of the last evaluation on the validation examples"),
     Column("test_loss", "float", "", "Loss on the test examples after training"),
     Column("test_accuracy", "float", "1", "Accuracy on the test examples after training"),
-    Column("parameters", "float", "", "How many numbers the model's weights are"),
+    Column("parameters", "float", "", "Number of values in the model's weights"),
     Column("tasks", "int", "processes", "Processes of the run"),
-    Column("unused", "text", "", "What the model says, as by compile(), and the run did not use"),
-    Column("oversubscribed", "bool", "", "Whether the replicas got fewer cores than the spec gives them"),
+    Column("unused", "text", "", "What the model sets, as with compile(), and the run did not use"),
+    Column("oversubscribed", "bool", "", "Whether the replicas got fewer cores than the spec says"),
     Column("load_before", "float", "programs", "Load average over the minute before the launch, earlier runs included"),
-    Column("other_cpu_share", "float", "1", "Share of its cores' time that other programs used while it trained"),
-    Column("steal_share", "float", "1", "Share that the hypervisor took while it trained, of the core it took most of"),
-    Column("throttled_share", "float", "1", "Share of its cores' time that its container's CPU limit held it back"),
-    Column("involuntary_switches_per_second", "float", "1/s", "Of the task with most: see the tasks table"),
-    Column("disturbed", "text", "", "What disturbed it, by these shares; empty if nothing did, or nothing is known"),
+    Column("other_cpu_share", "float", "1", "Share of its cores' time that other programs used during training"),
+    Column("steal_share", "float", "1", "Share that the hypervisor took of one core, the one with most"),
+    Column("throttled_share", "float", "1", "Share of its cores' time in which its container's CPU limit throttled it"),
+    Column("involuntary_switches_per_second", "float", "1/s", "Of the task with the most: see the tasks table"),
+    Column("disturbed", "text", "", "What disturbed it, by these shares; empty if nothing did, or if unknown"),
 )
 
 ENVIRONMENT = (
@@ -238,11 +236,11 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "epochs": (
         _RUN_ID,
         Column("epoch", "int", "", "Which epoch, as the tasks number them"),
-        Column("seconds", "float", "s", "Rank 0's time for it; missing where it was cut short"),
-        Column("examples_per_second", "float", "examples/s", "Sum of the tasks' own rates over measured steps"),
+        Column("seconds", "float", "s", "Rank 0's time for it; missing if it was not complete"),
+        Column("examples_per_second", "float", "examples/s", "Sum of the tasks' rates over measured steps"),
         Column("train_loss", "float", "", "Mean training loss, weighted by examples over all tasks"),
-        Column("validation_loss", "float", "", "Loss on the validation examples after it"),
-        Column("validation_accuracy", "float", "1", "Accuracy on the validation examples after it"),
+        Column("validation_loss", "float", "", "Loss on the validation examples after the epoch"),
+        Column("validation_accuracy", "float", "1", "Accuracy on the validation examples after the epoch"),
         *_TRAFFIC,
     ),
     "steps": (
@@ -250,7 +248,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("epoch", "int", "", "Which epoch"),
         Column("step", "int", "", "Which step of the task"),
         Column("step_seconds", "float", "s", "From the end of the previous step to the end of this one"),
-        Column("input_seconds", "float", "s", "The part of it that was spent waiting for data"),
+        Column("input_seconds", "float", "s", "The part of it in which the task waited for data"),
         Column("examples", "int", "examples", "Examples that this task used"),
         Column("loss", "float", "", "Their mean training loss"),
         Column("warmup", "bool", "", "Whether rates and quantiles leave the step out"),
@@ -258,41 +256,39 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "updates": (
         *_TASK,
         Column("step", "int", "", "Step of the task that pushed it, as in the steps table"),
-        Column("update", "int", "", "Its number in the order of application, from 0; of a dropped one, the next one's"),
-        Column(
-            "fetched", "int", "", "Number of the first update that its worker's copy of the weights did not have yet"
-        ),
+        Column("update", "int", "", "Its number in the order of application, from 0; if dropped, the next number"),
+        Column("fetched", "int", "", "Number of the first update that its worker's weights did not include yet"),
         _STALENESS,
-        Column("clock", "int", "steps", "Steps that its worker had ended when let go on, at the start of the step"),
-        Column("slowest_clock", "float", "steps", "Fewest that any worker had ended then; clock less this SSP bounds"),
+        Column("clock", "int", "steps", "Steps that its worker had ended when it was allowed to start this step"),
+        Column("slowest_clock", "float", "steps", "Fewest that any worker had ended then; SSP bounds clock minus this"),
         Column("blocked_seconds", "float", "s", "How long its worker waited for others, at a barrier or at a bound"),
-        Column("applied", "bool", "", "Whether it changed the weights; not so if it came too late"),
+        Column("applied", "bool", "", "Whether it changed the weights; false if it came too late"),
     ),
     "staleness": (
         *_TASK,
         _STALENESS,
-        Column("updates", "int", "updates", "How many of the task's applied updates were so stale"),
+        Column("updates", "int", "updates", "Number of the task's applied updates with this staleness"),
     ),
     "tasks": (
         *_TASK,
         Column("host", "text", "", "Machine that it ran on"),
         Column("pid", "float", "", "Its process id"),
         Column("replicas", "float", "replicas", "Replicas that it computed"),
-        Column("cores", "text", "", "The cores it was bound to, separated by commas"),
+        Column("cores", "text", "", "The cores that it was bound to, separated by commas"),
         Column("examples", "int", "examples", "Examples of its measured steps"),
-        Column("measured_seconds", "float", "s", "Its measured steps' times together"),
-        Column("examples_per_second", "float", "examples/s", "The one divided by the other"),
-        Column("weights_bytes", "float", "bytes", "Weights that it holds, trained or not, by its variables"),
-        Column("optimizer_bytes", "float", "bytes", "Optimizer's state that it holds, by its variables"),
-        Column("transient_bytes", "float", "bytes", "Most that it holds beside within a step, in transit"),
-        Column("activation_bytes", "float", "bytes", "All layers' outputs for one replica's batch, by their shapes"),
-        Column("peak_rss_bytes", "float", "bytes", "Its peak memory by the kernel; missing where it was killed"),
-        Column("cpu_seconds", "float", "s", "CPU time of all its threads; rank 0's without the evaluation"),
+        Column("measured_seconds", "float", "s", "Sum of the times of its measured steps"),
+        Column("examples_per_second", "float", "examples/s", "Examples divided by measured_seconds"),
+        Column("weights_bytes", "float", "bytes", "Weights that it holds, trainable or not: sum over its variables"),
+        Column("optimizer_bytes", "float", "bytes", "Optimizer state that it holds: sum over its variables"),
+        Column("transient_bytes", "float", "bytes", "Most that it holds in addition during a step, in transit"),
+        Column("activation_bytes", "float", "bytes", "Outputs of all layers for one replica's batch, by their shapes"),
+        Column("peak_rss_bytes", "float", "bytes", "Its peak memory, from the kernel; missing if it was killed"),
+        Column("cpu_seconds", "float", "s", "CPU time of all its threads; for rank 0 without the evaluation"),
         Column("sent_bytes", "float", "bytes", "What it sent over TCP, as the kernel counts it"),
         Column("received_bytes", "float", "bytes", "What it received over TCP, as the kernel counts it"),
         *_UPDATES,
-        Column("involuntary_switches", "float", "", "How often the kernel took a core from it while it trained"),
-        Column("injected_seconds", "float", "s", "How much longer its steps were made on purpose"),
+        Column("involuntary_switches", "float", "", "How often the kernel took a core from it during training"),
+        Column("injected_seconds", "float", "s", "How much longer --inject made its steps"),
         Column("starts", "float", "", "How often it was started"),
         Column("outcome", "text", "", "How it ended"),
     ),

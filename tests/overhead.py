@@ -1,6 +1,7 @@
-"""What stratbench's loop costs: its median step against the shortest loop by hand, interleaved in one session.
+"""The overhead of stratbench's loop: its median step compared with the shortest hand-written loop, in one session.
 
-Run by ``make overhead``; not a test, as it takes minutes and a quiet machine. Goal: at most 1.03 on cnn, 1.10 on mlp.
+Run by ``make overhead``. It is not a test, because it takes minutes and needs an idle machine. Goal: at most 1.03 on
+cnn, 1.10 on mlp.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from stratbench.strategies.base import THIS_HOST
 from stratbench.strategies.collectives.horovod import Horovod
 from stratbench.strategies.registry import available
 
-BY_HAND = ["horovod", "mirrored", "multiworker", "ps", "single"]
-"""What `handwritten` has a loop for."""
+HANDWRITTEN = ["horovod", "mirrored", "multiworker", "ps", "single"]
+"""The strategies with a loop in `handwritten`."""
 
 WARMUP = 10
 HERE = Path(__file__).parent
 
 
 def ours(strategy: str, model: str, replicas: int, batch: int, steps: int) -> float:
-    """Median step seconds over all workers of a run by stratbench."""
+    """Median step seconds over all workers of a run with stratbench."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run"
         spec = make_spec(
@@ -44,8 +45,8 @@ def ours(strategy: str, model: str, replicas: int, batch: int, steps: int) -> fl
         return float(np.median(np.concatenate([log.steps["step_seconds"][WARMUP:] for log in logs])))
 
 
-def by_hand(strategy: str, model: str, replicas: int, batch: int, steps: int) -> float:
-    """The same for `handwritten`."""
+def handwritten(strategy: str, model: str, replicas: int, batch: int, steps: int) -> float:
+    """The same for the loop in handwritten.py."""
     arguments = [sys.executable, str(HERE / "handwritten.py"), strategy, model, str(batch), str(steps)]
     with Ports() as ports:
         addresses = [ports.address(THIS_HOST) for _ in range(replicas + (strategy == "ps"))]
@@ -76,12 +77,12 @@ def main() -> None:
     """Print a table of ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=["cnn", "mlp"])
-    parser.add_argument("--strategies", nargs="+", choices=BY_HAND, default=BY_HAND)
+    parser.add_argument("--strategies", nargs="+", choices=HANDWRITTEN, default=HANDWRITTEN)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=128)
     options = parser.parse_args()
     table = Table(
-        "strategy", "model", "replicas", "by hand ms", "stratbench ms", "ratio", "ratios of the rounds", box=None
+        "strategy", "model", "replicas", "hand-written ms", "stratbench ms", "ratio", "ratios of the rounds", box=None
     )
     for model in options.models:
         steps = 200 if model == "cnn" else 2000
@@ -89,10 +90,10 @@ def main() -> None:
             replicas = available()[strategy].max_replicas or 2
             pairs = []
             for number in range(options.rounds):
-                # Alternate who goes first, so that a slow drift of the machine favours neither.
-                both = [by_hand, ours] if number % 2 else [ours, by_hand]
+                # Alternate which one runs first, so that a slow drift of the machine favours neither.
+                both = [handwritten, ours] if number % 2 else [ours, handwritten]
                 found = {measure: measure(strategy, model, replicas, options.batch, steps) for measure in both}
-                pairs.append((found[by_hand], found[ours]))
+                pairs.append((found[handwritten], found[ours]))
             ratios = sorted(mine / theirs for theirs, mine in pairs)
             theirs, mine = (statistics.median(column) * 1000 for column in zip(*pairs, strict=True))
             spread = " ".join(f"{ratio:.3f}" for ratio in ratios)

@@ -91,7 +91,7 @@ class TestHelp:
         ("command", "teaches"),
         [
             ("run", ["horovodrun -np", "ps:sync=true", "list strategies", "(strong", "[default: cnn]", "60/20/20"]),
-            ("compare", ["Example", "-n 1,2,4", "skips what is 'ok'", "(weak", "--repeats", "--spec"]),
+            ("compare", ["Example", "-n 1,2,4", "skips runs that are 'ok'", "(weak", "--repeats", "--spec"]),
             ("list", ["{strategies|models|datasets}", "--json"]),
             ("doctor", ["What can and can't run", "--json"]),
             ("show", ["results.h5", "--json"]),

@@ -238,4 +238,4 @@ def test_a_file_that_shrinks_after_info(tmp_path: Path) -> None:
     dataset.info()
     write(tmp_path / "a.h5", x=X[:20], y=Y[:20])
     text = message(lambda: dataset.read(np.array([3, 20])), DataError)
-    assert text == f"data set file must stay as it was. Received: {dataset.path!r}, now of 20 rows"
+    assert text == f"data set file must not change during the run. Received: {dataset.path!r}, now with 20 rows"

@@ -363,7 +363,7 @@ class TestRuns:
         assert row["status"] == "ok", row["reason"]
         for task in ("ps-0", "worker-0"):
             assert f"{task} was killed by SIGKILL" in row["fault"]
-        assert "went on from update" in row["fault"] and "never due" not in row["fault"]
+        assert "went on from update" in row["fault"] and "not injected" not in row["fault"]
         for worker in (0, 1):
             assert np.unique(steps_of(record, worker)).tolist() == list(range(200))
         # Worker 0 had saved after its step 40, and died some steps later.

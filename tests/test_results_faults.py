@@ -84,7 +84,7 @@ def test_steps_that_a_restoration_undid_are_lost_too(tmp_path: Path) -> None:
 
 def test_what_was_never_due_is_said(tmp_path: Path) -> None:
     row = faults.run(["kill:worker=1,step=99"], "ok", [worker(tmp_path, 0, 10)], [])
-    assert row["fault"] == "never due: kill:worker=1,step=99" and "lost_steps" not in row
+    assert row["fault"] == "not injected: kill:worker=1,step=99" and "lost_steps" not in row
 
 
 def test_a_torn_line_before_a_restart_costs_that_line_only(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_with_many_replicas_less_is_enough_as_all_wait_for_the_slowest(other, re
 
 def test_the_container_s_limit_is_told():
     row = shares(reading(0.0, c0=(0, 0)), reading(10.0, own=6.0, throttled=4.0, c0=(6.0, 0)))
-    assert row["disturbed"] == "its container's CPU limit held it back for 40% of the time"
+    assert row["disturbed"] == "its container's CPU limit throttled it for 40% of the time"
 
 
 def test_context_switches_of_the_tasks_and_of_the_run():

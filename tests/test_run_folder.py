@@ -111,7 +111,7 @@ def test_a_damaged_record_leaves_the_rows_that_the_tables_have(spec, folder, tmp
     named = []
     with Store(tmp_path) as opened:
         assert opened.recover(named.append) == []
-    assert "its former rows stay in the tables" in named[0]
+    assert "its old rows stay in the tables" in named[0]
     assert statuses(tmp_path) == {spec.run_id: "ok"} and len(load(tmp_path).runs) == 1
 
 
@@ -145,5 +145,5 @@ def test_a_job_removes_only_a_failed_record(spec, folder, status):
 @pytest.mark.parametrize("kind", ["file", "fifo"])
 def test_runs_that_is_no_folder_is_refused(tmp_path, kind):
     (tmp_path / "runs").touch() if kind == "file" else os.mkfifo(tmp_path / "runs")
-    with pytest.raises(UsageError, match="must be a folder to read"):
+    with pytest.raises(UsageError, match="must be a readable folder"):
         statuses(tmp_path)

@@ -120,7 +120,7 @@ class TestRecipe:
                 "MPI can't be used",
             ),
             ("\n$ b\nx.cc:3:1: error: no such header.\nerror: make\n", "x.cc:3:1: error: no such header"),
-            ("\n$ b\n", "its last lines tell why"),
+            ("\n$ b\n", "see its last lines"),
         ],
     )
     def test_a_failure_is_explained_by_the_log(self, log, reason):

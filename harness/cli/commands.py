@@ -1,4 +1,4 @@
-"""The command line. It never loads TensorFlow: that is the workers' business."""
+"""The command line. It never loads TensorFlow: only the workers do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Entry point: every error a user can act on is one line on standard error."""
+    """Entry point: every error that a user can fix is one line on standard error."""
     prepare_streams()
     try:
         check_texts(sys.argv[1:])
@@ -38,7 +38,7 @@ def main() -> None:
     except click.ClickException as error:
         fail(error.format_message(), error.exit_code)
     except BrokenPipeError:
-        # The reader, such as head, has seen enough.
+        # The reader of the pipe, such as head, has ended.
         drop_output()
         sys.exit(0)
     except Exception as error:
@@ -48,13 +48,13 @@ def main() -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="stratbench", message="%(version)s")
 def cli() -> None:
-    """Which way of distributing this Keras model trains it fastest here, to which accuracy, and why?
+    """Which distribution strategy trains this Keras model fastest on this machine, to which accuracy, and why?
 
     \b
     Start with:
       stratbench doctor                   what can run on this machine
       stratbench compare -s single -s mirrored -s horovod -n 1,2 --dataset mnist-12k --global-batch 128
-      stratbench show stratbench-results  the table again
+      stratbench show stratbench-results  print the table again
     """
 
 
@@ -66,7 +66,7 @@ def cli() -> None:
 def run(strategy: str, replicas: int | None, as_json: bool, **flags: Any) -> int:
     """Train one model by one strategy and print its row.
 
-    Run it again and the row gets a further repeat; nothing is overwritten. Started by horovodrun or mpirun with
+    The same command again adds a repeat; nothing is overwritten. If horovodrun or mpirun starts this command with
     -s horovod, this process is one of the job's workers, and rank 0 writes the row.
 
     \b
@@ -106,14 +106,15 @@ def run(strategy: str, replicas: int | None, as_json: bool, **flags: Any) -> int
     multiple=True,
     default=["1"],
     show_default=True,
-    help="Sizes to run each at.",
+    help="Numbers of replicas for each strategy.",
 )
-@click.option("--repeats", type=int, default=1, show_default=True, help="Fresh trainings of every spec.")
+@click.option("--repeats", type=int, default=1, show_default=True, help="Independent trainings of every spec.")
 @spec_options
 def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats: int, **flags: Any) -> int:
     """Train the same model by several strategies at several sizes and print the table.
 
-    The same command again skips what is 'ok' already and runs the rest. A strategy that can't run here says why.
+    The same command again skips runs that are 'ok' already and runs the rest. If a strategy can't run here, its row
+    says why.
 
     \b
     Example:
@@ -142,7 +143,7 @@ def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats:
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(kind: str, name: str | None, as_json: bool) -> None:
-    """What there is to choose from; with a NAME its options and what it needs."""
+    """List strategies, models or data sets; with a NAME, show its options and what it needs."""
     from .listing import entries, entry, print_entries, print_entry
 
     if name:
@@ -168,7 +169,7 @@ def doctor(as_json: bool) -> int:
 @click.option(
     "--cache",
     type=Folder(),
-    help="Where built wheels are kept. [default: ~/.cache/stratbench]",
+    help="Folder for the built wheels. [default: ~/.cache/stratbench]",
 )
 def install_horovod(cache: Path | None) -> None:
     """Build Horovod for the TensorFlow that is installed, and install it (about 3 minutes, once).
@@ -182,7 +183,7 @@ def install_horovod(cache: Path | None) -> None:
 
 @cli.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--across-faults", is_flag=True, help="Set runs with injected faults against runs without.")
+@click.option("--across-faults", is_flag=True, help="Compare runs with injected faults with runs without faults.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 def show(path: Path, across_faults: bool, as_json: bool) -> None:
     """Print the table of PATH: an output folder, or a results.h5."""
@@ -200,7 +201,7 @@ def show(path: Path, across_faults: bool, as_json: bool) -> None:
 
 
 def _specs(strategies: list[str], replicas: list[int], repeats: int, flags: dict[str, Any]) -> list[RunSpec]:
-    """Every run that the flags ask for, checked as far as it can be before anything runs."""
+    """Every run that the flags request, checked as far as possible before anything runs."""
     from ..plan.models import BUILDERS
     from ..plan.spec import Experiment, parse_options
     from ..worker.trial import check
@@ -213,14 +214,14 @@ def _specs(strategies: list[str], replicas: list[int], repeats: int, flags: dict
         **work(flags),
     ).expand()
     job = current_job()
-    # In a job, one process tries the user's model for all; what takes no trial each sees by itself.
+    # In a job, only rank 0 tries the user's model. Stratbench's own models need no trial, so every rank checks them.
     if (not job or not job.rank or flags["model"] in BUILDERS) and (unused := check(specs[0])):
         click.echo(f"stratbench: not used of model {specs[0].model}: {unused}", err=True)
     return specs
 
 
 def _print_run(record: Record, as_json: bool) -> None:
-    """The row; of a run that did not go well the line on standard error has said it."""
+    """Print the row. If the run failed, a line on standard error already says so."""
     import pandas as pd
 
     from ...results.showing.report import row_to_json

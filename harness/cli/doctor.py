@@ -1,4 +1,4 @@
-"""What this machine can run, and what mends what it can't: ``stratbench doctor``."""
+"""What this machine can run, and how to fix what it can't: ``stratbench doctor``."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ...strategies.collectives._build import HorovodStatus, status
 from ...strategies.registry import available
 
 REPLICAS = (1, 2)
-"""The replica counts that each strategy is asked about: alone, and with gradients to exchange."""
+"""The numbers of replicas to check for each strategy: one, and two, which exchange gradients."""
 
 PROBE_SECONDS = 120
 
-# Asked in a process of its own: the command line never loads TensorFlow, and must outlive a crash on import.
+# Run in a separate process: the command line never loads TensorFlow, and must survive a crash on import.
 _PROBE = """
 import json
 import tensorflow, keras
@@ -38,11 +38,11 @@ print(json.dumps({"tensorflow": tensorflow.__version__, "keras": keras.__version
 
 @dataclass(frozen=True)
 class Frameworks:
-    """TensorFlow and Keras as imported in a process of their own.
+    """TensorFlow and Keras, as imported in a separate process.
 
     Attributes:
-        devices: what TensorFlow computes on, each with ``name`` and ``type``.
-        problem: why they can't be imported and the command that mends it; None if they can.
+        devices: the devices that TensorFlow computes on, each with ``name`` and ``type``.
+        problem: why they can't be imported, and the command that fixes it; None if they can.
     """
 
     tensorflow: str | None = None
@@ -56,7 +56,7 @@ class StrategyCheck:
     """Whether a strategy runs here with its default options.
 
     Attributes:
-        reasons: by replicas, why it can't run; None where it can.
+        reasons: number of replicas → why it can't run; None if it can.
     """
 
     name: str
@@ -65,7 +65,7 @@ class StrategyCheck:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the doctor found.
+    """Everything that the doctor found.
 
     Attributes:
         machine: as `results.environment.capture` describes it.
@@ -78,12 +78,12 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether anything can be trained here. Horovod is one strategy of several: without it, still ok."""
+        """Whether anything can be trained here. Without Horovod, other strategies still can."""
         return self.frameworks.problem is None
 
     @property
     def unseen_gpus(self) -> str | None:
-        """The machine has GPUs that TensorFlow doesn't see, and nobody hid them."""
+        """A problem, if TensorFlow doesn't see the machine's GPUs and CUDA_VISIBLE_DEVICES doesn't hide them."""
         kinds = {device["type"] for device in self.frameworks.devices}
         if not self.machine["gpus"] or not kinds or "GPU" in kinds or "CUDA_VISIBLE_DEVICES" in os.environ:
             return None
@@ -91,7 +91,7 @@ class Report:
 
     @property
     def problems(self) -> list[str]:
-        """Each in one sentence that ends in the command that mends it."""
+        """Each problem in one sentence, which ends with the command that fixes it."""
         found = (self.frameworks.problem, self.unseen_gpus, self.horovod.problem)
         return [problem for problem in found if problem]
 
@@ -101,16 +101,16 @@ class Report:
 
 
 def examine() -> Report:
-    """Look at this machine. Takes as long as importing TensorFlow does."""
+    """Check this machine. Takes as long as importing TensorFlow."""
     frameworks = probe_frameworks()
-    # Without TensorFlow no strategy need be asked: none can run, whatever else it needs.
+    # Without TensorFlow no strategy can run, so none is checked.
     blocked = "TensorFlow can't be imported" if frameworks.problem else None
     checks = (check_strategy(name, cls, blocked) for name, cls in available().items())
     return Report(machine=capture(), frameworks=frameworks, horovod=status(), strategies=tuple(checks))
 
 
 def probe_frameworks(program: str = _PROBE, timeout: float = PROBE_SECONDS) -> Frameworks:
-    """Import TensorFlow and Keras in a process of their own and ask for the devices."""
+    """Import TensorFlow and Keras in a separate process and list the devices."""
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
     command = [sys.executable, "-P", "-c", program]
     try:
@@ -118,7 +118,7 @@ def probe_frameworks(program: str = _PROBE, timeout: float = PROBE_SECONDS) -> F
             command, env={**os.environ, **quiet}, capture_output=True, text=True, timeout=timeout, check=False
         )
     except subprocess.TimeoutExpired:
-        return Frameworks(problem=f"importing TensorFlow took more than {timeout:g} s; run: {_by_hand()}")
+        return Frameworks(problem=f"importing TensorFlow took more than {timeout:g} s; run: {_import_command()}")
     if answer.returncode:
         return Frameworks(problem=_import_problem(answer.returncode, answer.stderr))
     found = json.loads(answer.stdout.splitlines()[-1])
@@ -126,12 +126,12 @@ def probe_frameworks(program: str = _PROBE, timeout: float = PROBE_SECONDS) -> F
 
 
 def check_strategy(name: str, cls: type[Strategy], blocked: str | None = None) -> StrategyCheck:
-    """Ask one strategy about each of `REPLICAS`. One that fails at being asked is reported, not raised."""
+    """Check one strategy with each of `REPLICAS`. An exception is reported, not raised."""
     reasons: dict[int, str | None] = {}
     for replicas in REPLICAS:
         try:
             reasons[replicas] = blocked or _reason(cls, replicas)
-        except Exception as error:  # another's file: its mistake must not hide what the others say
+        except Exception as error:  # a bug in one strategy's file must not hide the results of the others
             reasons[replicas] = f"{type(error).__name__} when asked: {error}"
     return StrategyCheck(name, reasons)
 
@@ -147,10 +147,10 @@ def _import_problem(code: int, stderr: str) -> str:
     last = lines[-1].strip() if lines else f"exit code {code}"
     if last.startswith("ModuleNotFoundError"):
         return f"{last}; run: pip install 'tensorflow>=2.21' 'keras>=3.15'"
-    return f"importing TensorFlow fails: {last}; run: {_by_hand()}"
+    return f"importing TensorFlow fails: {last}; run: {_import_command()}"
 
 
-def _by_hand() -> str:
+def _import_command() -> str:
     return f"{sys.executable} -c 'import tensorflow'"
 
 
@@ -168,7 +168,7 @@ def render(report: Report, console: Console | None = None) -> None:
 
 
 def _facts(report: Report) -> list[tuple[str, str, str | None]]:
-    """Rows of name, value, and the problem that is shown instead."""
+    """Rows of name, value, and the problem that is shown instead of the value."""
     machine, frameworks, horovod = report.machine, report.frameworks, report.horovod
     kinds = [device["type"] for device in frameworks.devices]
     devices = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))

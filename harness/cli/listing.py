@@ -1,4 +1,4 @@
-"""What ``stratbench list`` shows of strategies, models and data sets."""
+"""What ``stratbench list`` shows about strategies, models and data sets."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from ..plan import models
 
 _NARROW = 4
 _LEGEND = (
-    "N replicas, W bytes of the weights, S bytes of the optimizer's state; traffic is of a worker in a step, memory "
-    "of a worker's weights and state. More on one: stratbench list strategies NAME"
+    "N replicas, W bytes of the weights, S bytes of the optimizer state; traffic is that of a worker in a step, memory "
+    "that of a worker's weights and state. More about one: stratbench list strategies NAME"
 )
 
 
 def entries(kind: str) -> list[dict[str, Any]]:
-    """One dict for each of ``strategies``, ``models`` or ``datasets``: at least name and summary."""
+    """A dict for each of the ``strategies``, ``models`` or ``datasets``: at least name and summary."""
     if kind == "strategies":
         keys = ("name", "synchronous", "consistent", "traffic", "memory", "failure", "summary")
         return [{key: strategies.describe(cls)[key] for key in keys} for cls in strategies.available().values()]
     if kind == "models":
         own = {
             "name": "package.module:function",
-            "summary": "yours: returns a Keras model; compiled loss optional",
+            "summary": "your own: returns a Keras model; a compiled loss is optional",
         }
         return [{"name": name, "summary": text} for name, text in models.summaries().items()] + [own]
     return [
@@ -40,12 +40,12 @@ def entries(kind: str) -> list[dict[str, Any]]:
 
 
 def entry(kind: str, name: str) -> dict[str, Any]:
-    """All about one. Raises UsageError for an unknown name."""
+    """Everything about one of them. Raises UsageError for an unknown name."""
     if kind == "strategies":
         return strategies.describe(strategies.find(name))
     if kind == "models":
         models.check_reference(name)
-        summary = models.summaries().get(name, "yours: returns a Keras model; compiled loss optional")
+        summary = models.summaries().get(name, "your own: returns a Keras model; a compiled loss is optional")
         return {"name": name, "summary": summary, "options": []}
     found = datasets.available()
     if name not in found:
@@ -56,7 +56,7 @@ def entry(kind: str, name: str) -> dict[str, Any]:
 
 
 def print_entries(rows: list[dict[str, Any]]) -> None:
-    """A table for people; what a row's summary says stands below its other cells where they are many."""
+    """Print a table for people; if there are many columns, the summaries are below the table."""
     keys = list(rows[0])
     wide = len(keys) > _NARROW
     columns = [key for key in keys if not (wide and key == "summary")]
@@ -75,7 +75,7 @@ def print_entries(rows: list[dict[str, Any]]) -> None:
 
 
 def print_entry(found: dict[str, Any]) -> None:
-    """Facts, options, documentation."""
+    """Print its properties, options and documentation."""
     console = make_console(sys.stdout)
     for key, value in found.items():
         if key not in ("options", "documentation") and value is not None:

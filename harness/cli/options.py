@@ -1,4 +1,4 @@
-"""The flags that ``run`` and ``compare`` share, and the TOML file that may give them."""
+"""The flags of both ``run`` and ``compare``, and the TOML file that may set them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Command = Callable[..., Any]
 
 
 def spec_options(command: Command) -> Command:
-    """Every flag that describes the work, for ``run`` and ``compare`` alike."""
+    """Add every flag that describes the work to ``run`` or ``compare``."""
     options = [
         click.option(
             "--model", default="cnn", show_default=True, help="cnn, mlp, mlp-wide or package.module:function."
@@ -34,7 +34,7 @@ def spec_options(command: Command) -> Command:
             "--split",
             default="default",
             show_default=True,
-            help="Train/validation/test, as 60/20/20 of all examples; default keeps the data set's own test set.",
+            help="Train/validation/test, as 60/20/20 percent of all examples; default keeps the data set's test set.",
         ),
         click.option(
             "--sharding",
@@ -56,16 +56,16 @@ def spec_options(command: Command) -> Command:
             type=click.Choice(["drop", "keep"]),
             default="drop",
             show_default=True,
-            help="An epoch's incomplete batch; keep is for strategies that weigh shards by examples.",
+            help="An epoch's incomplete batch; keep needs a strategy that weighs shards by examples.",
         ),
         click.option("--epochs", type=int, help="Passes over the training set. [default: 3, unless --steps]"),
-        click.option("--steps", type=int, help="Updates, in place of --epochs."),
+        click.option("--steps", type=int, help="Updates, instead of --epochs."),
         click.option(
             "--optimizer",
             type=click.Choice(["sgd", "momentum", "adam", "adagrad"]),
             default="adam",
             show_default=True,
-            help="momentum is SGD with 0.9.",
+            help="momentum is SGD with momentum 0.9.",
         ),
         click.option(
             "--learning-rate",
@@ -77,7 +77,7 @@ def spec_options(command: Command) -> Command:
             type=click.Choice(["none", "linear", "sqrt"]),
             default="none",
             show_default=True,
-            help="How the rate grows with global batch / reference batch.",
+            help="How the learning rate grows with global batch / reference batch.",
         ),
         click.option("--reference-batch", type=int, help="Batch that --learning-rate is for. [default: 1 replica's]"),
         click.option(
@@ -85,28 +85,28 @@ def spec_options(command: Command) -> Command:
             type=float,
             default=0.0,
             show_default=True,
-            help="Epochs to grow to the scaled rate.",
+            help="Epochs until the learning rate reaches its scaled value.",
         ),
         click.option(
-            "--seed", type=int, default=1, show_default=True, help="Of initial weights and order of examples."
+            "--seed", type=int, default=1, show_default=True, help="Seed of initial weights and order of examples."
         ),
         click.option(
             "--cores-per-replica",
             type=int,
-            help="[default: this machine's cores / the most replicas asked for]",
+            help="[default: this machine's cores / largest number of replicas]",
         ),
         click.option(
             "--option",
             "-o",
             multiple=True,
             metavar="KEY=VALUE",
-            help="A strategy's own; see 'stratbench list strategies'.",
+            help="Option of a strategy; see 'stratbench list strategies'.",
         ),
         click.option(
             "--inject",
             multiple=True,
             metavar="FAULT",
-            help="Make a task slow, kill or pause it: slow:worker=1,factor=3; "
+            help="Slow down, kill or pause a task: slow:worker=1,factor=3; "
             "slow:worker=1,seconds=0.05,probability=0.1; kill:worker=1,step=50; kill:ps=0,step=50; "
             "pause:worker=1,step=50,seconds=10. Repeat for more.",
         ),
@@ -123,14 +123,14 @@ def spec_options(command: Command) -> Command:
             default=300.0,
             show_default=True,
             metavar="SECONDS",
-            help="End a run that stalls so long.",
+            help="End a run after so many seconds without progress.",
         ),
         click.option(
             "--spec",
             type=click.Path(path_type=Path),
             is_eager=True,
             callback=spec_file.load,
-            help="TOML file with these flags' names as keys; flags given here win.",
+            help="TOML file with these flags' names as keys; flags on the command line override it.",
         ),
     ]
     for option in reversed(options):
@@ -141,7 +141,7 @@ def spec_options(command: Command) -> Command:
 def work(flags: dict[str, Any]) -> dict[str, Any]:
     """The flags that describe the work, as `Experiment` names them.
 
-    Of two that exclude each other, the one on the command line puts away the one of the spec file.
+    If two flags exclude each other, the one on the command line replaces the one of the spec file.
     """
     names = (
         "model dataset split sharding global_batch per_replica_batch last_batch epochs steps optimizer learning_rate "

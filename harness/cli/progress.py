@@ -1,4 +1,4 @@
-"""What a user sees while runs go on: a bar on a terminal, a line a run elsewhere."""
+"""The progress of runs: a bar on a terminal, else one line per run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..plan.spec import RunSpec
 
 
 class RunProgress:
-    """Shows the run that goes on. All output goes to ``console``, which should be standard error."""
+    """Shows the current run. All output goes to ``console``, which should be standard error."""
 
     def __init__(self, console: Console, total: int):
         self._console = console
@@ -54,9 +54,9 @@ class RunProgress:
         self._progress.stop()
 
     def begin(self, spec: RunSpec) -> Listener:
-        """A run starts; what is returned is told of its journals' events."""
+        """A run starts. Returns a listener for the events of its journals."""
         self._done += 1
-        # Rank 0's "ready" tells how many steps there will be.
+        # Rank 0's "ready" event holds the number of steps.
         self._task = self._progress.add_task(self._title(spec), total=spec.steps, note="starting")
 
         def listen(label: str, event: dict[str, Any]) -> None:
@@ -79,7 +79,7 @@ class RunProgress:
         return f"{self._done}/{self._total} {spec.title}" if self._total > 1 else spec.title
 
     def end(self, spec: RunSpec, record: Record) -> None:
-        """A run is over: one line that stays."""
+        """A run is over: print one line that stays."""
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None

@@ -1,4 +1,4 @@
-"""A command's runs from start to end: tables open, progress shown, Ctrl-C and SIGTERM taken in order."""
+"""A command's runs from start to end: opens the tables, shows progress, handles Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..plan.spec import RunSpec
 from .progress import RunProgress
 
 INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
-"""Exit codes, as shells give them."""
+"""Exit codes, as in shells."""
 
 
 def run_specs(specs: list[RunSpec], output: Path) -> tuple[list[Record], int]:
-    """Records, and the exit code: 1 if any run failed or none could run, 130 or 143 after Ctrl-C or SIGTERM."""
+    """Records and exit code: 1 if any run failed or none could run, 130 or 143 after Ctrl-C or SIGTERM."""
     records: list[Record] = []
     console = Console(stderr=True)
 
@@ -56,11 +56,11 @@ class _Stop:
 
 @contextmanager
 def _stopping() -> Iterator[_Stop]:
-    """Ctrl-C and SIGTERM end the run in order: its row is written before the program ends."""
+    """Ctrl-C and SIGTERM end the run, and its row is written before the program ends."""
     stop = _Stop()
-    former = {number: signal.signal(number, stop) for number in INTERRUPTED}
+    previous = {number: signal.signal(number, stop) for number in INTERRUPTED}
     try:
         yield stop
     finally:
-        for number, handler in former.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

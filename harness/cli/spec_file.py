@@ -1,4 +1,4 @@
-"""The TOML file that may give the flags of ``run`` and ``compare``."""
+"""The TOML file that may set the flags of ``run`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .values import Counts, check_text, kind
 
 MOST_BYTES = 2**20
 MOST_INTEGER = 2**63
-"""As TOML has it; Python alone would read integers of any length."""
+"""The limit of TOML; Python itself would read integers of any length."""
 
 
 def load(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
-    """Make the file's values the flags' defaults, so that flags on the command line win. Raises UsageError."""
+    """Make the file's values the flags' defaults: flags on the command line override them. Raises UsageError."""
     if path is not None:
         ctx.default_map = _flags(path, _parse(path), ctx.command)
     return path
@@ -34,12 +34,12 @@ def _parse(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"the spec file must be TOML: {error}. Received: {path}.") from None
     except RecursionError:
-        raise UsageError(f"the spec file must not be nested so deep. Received: {path}.") from None
+        raise UsageError(f"the spec file must not be nested so deeply. Received: {path}.") from None
 
 
 def _content(path: Path) -> bytes:
-    """Of a regular file: a pipe would be waited for, and a device may have no end. Raises UsageError or OSError."""
-    # Without waiting, for a pipe that takes the file's place in between.
+    """The content of a regular file: a pipe may block, a device may have no end. Raises UsageError or OSError."""
+    # O_NONBLOCK: the path may have become a pipe in between.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         mode = os.fstat(file.fileno()).st_mode
         if not stat.S_ISREG(mode):
@@ -51,7 +51,7 @@ def _content(path: Path) -> bytes:
 
 
 def _flags(path: Path, content: dict[str, Any], command: click.Command) -> dict[str, Any]:
-    """The values by the names of the flags' parameters."""
+    """Name of the flag's parameter → value."""
     flags = {str(flag.name): flag for flag in command.params if flag.name not in ("spec", "as_json")}
     values = {}
     for written, value in content.items():
@@ -67,7 +67,7 @@ def _flags(path: Path, content: dict[str, Any], command: click.Command) -> dict[
 
 
 def _value(path: Path, flag: click.Parameter, value: Any) -> Any:
-    """What click makes of the flag's text, as click would silently make 32 of 32.5 and 1 of true."""
+    """The checked value for click. Without the check, click would silently turn 32.5 into 32 and true into 1."""
     if flag.name == "option" and isinstance(value, dict):
         return [f"{key}={_option(path, key, each)}" for key, each in value.items()]
     several = isinstance(value, list) and (flag.multiple or isinstance(flag.type, Counts))
@@ -93,7 +93,7 @@ def _check(path: Path, flag: click.Parameter, part: Any) -> None:
 
 
 def _option(path: Path, key: str, value: Any) -> str:
-    """A strategy's option as it is written after ``-o KEY=``."""
+    """The text of a strategy's option after ``-o KEY=``."""
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, str) and not _is_number(value, int | float):
@@ -110,7 +110,7 @@ def _is_number(value: Any, kinds: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """Python refuses to write integers of thousands of digits."""
+    """The value as text; Python doesn't convert integers of thousands of digits."""
     try:
         return repr(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the flags' texts may be, where click alone would let pass what fails later."""
+"""Checks of the flags' values that click doesn't do and that would fail later."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 from ...errors import UsageError
 
 MOST_PATH_BYTES = 3500
-"""Of a folder's name: Linux takes 4096, and the names of a run's files come behind it."""
+"""Of a folder's path: Linux allows 4096, and the names of a run's files are added to it."""
 MOST_SHOWN = 1000
 """Characters of a message."""
 
@@ -24,7 +24,7 @@ class Counts(click.ParamType):
     name = "N[,N…]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
-        """One flag's numbers, each once."""
+        """The numbers of one flag, each once."""
         parts = value if isinstance(value, list) else str(value).split(",")
         try:
             return [int(part) for part in dict.fromkeys(parts)]
@@ -33,22 +33,22 @@ class Counts(click.ParamType):
 
 
 class Folder(click.ParamType):
-    """A folder to write to: one that is there, or a name that nothing has yet."""
+    """A folder to write to: one that exists, or a new name."""
 
     name = "DIRECTORY"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Its path. Nothing is made."""
+        """The path of the folder. It is not created here."""
         if not value or len(os.fsencode(value)) > MOST_PATH_BYTES:
             self.fail(f"a folder's name must have from 1 to {MOST_PATH_BYTES} bytes. Received: '{value}'.", param, ctx)
         mode = file_mode(Path(value))
         if mode is not None and not stat.S_ISDIR(mode):
-            self.fail(f"the folder must be one. Received: '{value}', {kind(mode)}.", param, ctx)
+            self.fail(f"the path must be that of a folder. Received: '{value}', {kind(mode)}.", param, ctx)
         return Path(value)
 
 
 def file_mode(path: Path) -> int | None:
-    """As `os.stat` gives it; None if there is no such file. Raises UsageError for a path that can't be asked about."""
+    """The mode from `os.stat`; None if there is no such file. Raises UsageError for a path that can't be read."""
     try:
         return path.stat().st_mode
     except FileNotFoundError:
@@ -58,7 +58,7 @@ def file_mode(path: Path) -> int | None:
 
 
 def kind(mode: int) -> str:
-    """What it is, in words."""
+    """The kind of file, in words."""
     kinds = {
         stat.S_IFREG: "a file",
         stat.S_IFDIR: "a folder",
@@ -71,14 +71,14 @@ def kind(mode: int) -> str:
 
 
 def check_text(text: str) -> None:
-    """Refuse what is no text: no file of results could hold it. Raises UsageError."""
+    """Raise UsageError for a value that is not valid text and can't be stored in results."""
     if "\0" in text:
         raise UsageError(f"text must not hold the character NUL. Received: {text!r}.")
     try:
         text.encode()
     except UnicodeEncodeError:
         raise UsageError(
-            f"text and file names must be UTF-8; where they are, set a UTF-8 locale, as by LC_ALL=C.UTF-8. "
+            f"text and file names must be UTF-8; if they are, set a UTF-8 locale, as with LC_ALL=C.UTF-8. "
             f"Received: {text!r}."
         ) from None
 
@@ -90,7 +90,7 @@ def check_texts(texts: Sequence[str]) -> None:
 
 
 def one_line(message: str) -> str:
-    """As it may be shown: on one line, without what would steer a terminal, its middle left out if it is long."""
+    """The message on one line, without control characters; if it is long, its middle is left out."""
     text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(message.split()))
     if len(text) <= MOST_SHOWN:
         return text

@@ -1,6 +1,6 @@
-"""Builds Horovod for the TensorFlow that is installed, and installs it: ``stratbench install-horovod``.
+"""Builds Horovod for the installed TensorFlow, and installs it: ``stratbench install-horovod``.
 
-Wheels are kept in a cache: the minutes of compiling are spent once for each TensorFlow, Python and setting.
+Wheels are kept in a cache: compiling takes minutes, and is done once for each TensorFlow, Python and setting.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def install(log: Callable[[str], None], cache: Path | None = None) -> str:
     """Build the wheel for the installed TensorFlow or take it from the cache, install it, try to load it.
 
     Args:
-        log: called with one line for each phase and sign of life; a build takes minutes.
+        log: called with one line for each phase, and regularly while a phase runs; a build takes minutes.
         cache: folder for wheels and logs, by default `default_cache()`.
 
     Returns:
@@ -48,7 +48,7 @@ def install(log: Callable[[str], None], cache: Path | None = None) -> str:
             built = None if wheel else _build(job, Path(scratch), cache, settings)
             job.pip("installing the wheel", "install", "--no-deps", "--force-reinstall", str(wheel or built))
             job.run("checking that it loads", [sys.executable, "-P", "-c", "import horovod.tensorflow"])
-            if built:  # kept only now: one that doesn't load would be found again at every try
+            if built:  # stored only now: a wheel that doesn't load must not be used again
                 _keep(built, folder)
     except OSError as error:
         raise StratbenchError(
@@ -58,14 +58,14 @@ def install(log: Callable[[str], None], cache: Path | None = None) -> str:
 
 
 def default_cache() -> Path:
-    """Where wheels go unless the user says: ``~/.cache/stratbench``, or below ``XDG_CACHE_HOME``."""
+    """The default folder for wheels: ``~/.cache/stratbench``, or in ``XDG_CACHE_HOME``."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification: a relative path is to be ignored.
+    # The XDG specification: relative paths must be ignored.
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "stratbench"
 
 
 def find_wheel(folder: Path) -> Path | None:
-    """The wheel kept there by an earlier build; None if there is none or it is damaged."""
+    """The wheel of an earlier build in this folder; None if there is none or it is damaged."""
     return next((path for path in sorted(folder.glob("horovod-*.whl")) if zipfile.is_zipfile(path)), None)
 
 
@@ -78,7 +78,7 @@ def _tensorflow_with_pip() -> str:
             "run: pip install 'tensorflow>=2.21'"
         )
     if importlib.util.find_spec("pip") is None:
-        raise StratbenchError("pip does the installing. Received: none here; run: python -m ensurepip")
+        raise StratbenchError("pip must be installed. Received: none; run: python -m ensurepip")
     return tensorflow
 
 
@@ -91,25 +91,25 @@ def _checked_version() -> str:
 
 
 class _Job:
-    """The commands of one installation: one log file, one environment, an error that tells what to do."""
+    """The commands of one installation: one log file, one environment, an error that says what to do."""
 
     def __init__(self, run: LoggedRun) -> None:
         self.logged = run
-        # Below `make setup`, MAKEFLAGS and its like are that make's: its -s, a jobserver that is not ours.
-        # HOROVOD_* come in only to compile: a HOROVOD_LOCAL_VERSION makes pip refuse the source it looks for.
+        # Inside `make setup`, MAKEFLAGS and similar variables belong to that make: its -s, its jobserver.
+        # HOROVOD_* are set only for compiling: with HOROVOD_LOCAL_VERSION, pip refuses the source.
         unfit = ("HOROVOD_", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(unfit)}
         self.env["PIP_ROOT_USER_ACTION"] = "ignore"
 
     def run(self, phase: str, command: list[str]) -> None:
-        """Run it; raise with the reason and the log's name if it fails."""
+        """Run a command. If it fails, raise StratbenchError with the reason and the name of the log."""
         code = self.logged(phase, command, self.env)
         if code:
             reason = recipe.explain(self.logged.path.read_text("utf-8", "replace"))
             raise StratbenchError(f"{phase} failed with exit code {code}: {reason}. Log: {self.logged.path}")
 
     def pip(self, phase: str, *arguments: str) -> None:
-        """Run this environment's pip; ``-P``: no file of the current folder is taken for a module."""
+        """Run this environment's pip; ``-P``: no modules are imported from the current folder."""
         options = ["--no-input", "--disable-pip-version-check"]
         self.run(phase, [sys.executable, "-P", "-m", "pip", *options, *arguments])
 
@@ -122,7 +122,7 @@ def _build(job: _Job, scratch: Path, cache: Path, settings: Mapping[str, str]) -
     if recipe.find_cmake(job.env) is None:
         job.pip("installing cmake", "install", "cmake >= 3.13")
         job.env["HOROVOD_CMAKE"] = str(Path(sysconfig.get_path("scripts")) / "cmake")
-    # Horovod's Gloo asks for a CMake from before 3.5, which CMake 4 only accepts when told to.
+    # Horovod's Gloo requires a CMake older than 3.5. CMake 4 accepts this only with this variable.
     job.env.setdefault("CMAKE_POLICY_VERSION_MINIMUM", "3.5")
     count = recipe.compilers_at_once()
     job.env["MAKEFLAGS"] = f"-j{count}"
@@ -139,7 +139,7 @@ def _fetch(job: _Job, scratch: Path, cache: Path) -> Path:
     """The released source, from the cache or the package index."""
     kept = cache / recipe.SDIST
     if not kept.exists():
-        # pip runs the source's setup.py to learn its name. With the hash here it checks before it does.
+        # pip runs the source's setup.py to read its name. With the hash here, it checks the source first.
         wanted = scratch / "source.txt"
         wanted.write_text(f"horovod=={recipe.VERSION} --hash=sha256:{recipe.SDIST_SHA256}\n")
         options = ["--no-deps", "--no-binary", "horovod", "--no-build-isolation", "--dest", str(scratch)]
@@ -151,7 +151,7 @@ def _fetch(job: _Job, scratch: Path, cache: Path) -> Path:
 
 
 def _keep(file: Path, folder: Path) -> Path:
-    """Copy into the folder so that the name is there only once the whole file is."""
+    """Copy a file into the folder. The file gets its name only when it is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".part-{os.getpid()}"
     try:

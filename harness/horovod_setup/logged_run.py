@@ -1,4 +1,4 @@
-"""Runs long commands: output to a file, signs of life for the person who waits, no process left behind."""
+"""Runs long commands: output goes to a file, the user sees progress, and no process is left running."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from types import FrameType
 from typing import IO
 
 QUIET_SECONDS = 20
-"""A command that has said nothing new for so long gets a line that it still runs."""
+"""After so many seconds without news from a command, a line says that it still runs."""
 
 COMMAND_MARK = "\n$ "
-"""What stands before each command in the log file; its output follows."""
+"""The text before each command in the log file; its output follows."""
 
 _PERCENT = re.compile(rb"\[\s*(\d{1,3})%\]")
 _STEP_PERCENT = 10
@@ -29,11 +29,11 @@ _PATIENCE_SECONDS = 5
 
 @dataclass
 class LoggedRun:
-    """Runs commands one after the other; all that they print goes to ``path``.
+    """Runs commands one after the other; everything that they print goes to ``path``.
 
     Attributes:
         path: the log file, emptied at the start.
-        log: called with one line of text for each phase and sign of life.
+        log: called with one line of text for each phase, and regularly while a phase runs.
     """
 
     path: Path
@@ -45,11 +45,11 @@ class LoggedRun:
         self.path.write_text("")
 
     def say(self, text: str) -> None:
-        """One line with the time since the start."""
+        """Log one line with the time since the start."""
         self.log(f"[{time.monotonic() - self._started:4.0f} s] {text}")
 
     def __call__(self, phase: str, command: Sequence[str], env: Mapping[str, str]) -> int:
-        """Run one command to its end and return its exit code. What ends the wait ends the command too."""
+        """Run one command to its end and return its exit code. An exception while it runs ends the command too."""
         self.say(phase)
         with self.path.open("ab", buffering=0) as file:
             file.write(f"{COMMAND_MARK}{' '.join(command)}\n".encode())
@@ -60,7 +60,7 @@ class LoggedRun:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 bufsize=0,
-                start_new_session=True,  # so that make and its compilers can be ended with it, as one group
+                start_new_session=True,  # so that make and its compilers can be ended together, as one group
             )
             try:
                 assert process.stdout is not None
@@ -88,7 +88,7 @@ class LoggedRun:
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End the process and all that it started, politely, then by force, and wait until they are gone."""
+    """End the process and all processes that it started: SIGTERM, then SIGKILL. Wait until they have ended."""
     for how in (signal.SIGTERM, signal.SIGKILL):
         _signal_group(process, how)
         until = time.monotonic() + _PATIENCE_SECONDS
@@ -98,8 +98,8 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
-    """Whether there was anyone to take the signal; 0 only asks."""
-    process.poll()  # a leader that ended counts as there until it has been waited for
+    """Send a signal to the group. Returns whether the group exists; signal 0 only checks this."""
+    process.poll()  # a leader that has ended still exists until poll() or wait()
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:
@@ -109,7 +109,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
 
 @contextmanager
 def ended_by_signal() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that temporary folders and children go."""
+    """Let SIGTERM and SIGHUP raise an exception as Ctrl-C does, so that temporary folders and children are removed."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)

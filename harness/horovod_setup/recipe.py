@@ -1,8 +1,7 @@
-"""What Horovod is built from and how: the source, the settings, the tools, and what mends a failed build.
+"""How Horovod is built: the source, the settings, the tools, and fixes for failed builds.
 
-Horovod's last release, 0.28.1, doesn't compile against TensorFlow ≥ 2.16 as it is: its optional XLA
-operations include headers that TensorFlow's wheel no longer ships. Without that one source file it does, and
-nothing here needs it.
+Horovod's last release, 0.28.1, doesn't compile with TensorFlow ≥ 2.16: its optional XLA operations include headers that
+TensorFlow's wheel no longer has. Without that one source file it compiles, and nothing here needs the file.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ XLA_SOURCE = "xla_mpi_ops.cc"
 RUNTIME_REQUIREMENTS = ("cloudpickle", "psutil", "pyyaml", "packaging")
 BUILD_REQUIREMENTS = ("setuptools >= 70.1, < 81", "wheel", "packaging")
 
-# Raised when the way of building changes, so that wheels built in the old way are not taken from the cache.
+# Increased when the build changes, so that wheels of older builds are not taken from the cache.
 _RECIPE = "1"
 _BYTES_PER_COMPILER = 2 * 1024**3
 _CMAKE_AT_LEAST = (3, 13)
 
-# What the log holds → what mends it. The first that fits is told.
+# Pattern in the log → how to fix it. The first one that matches is shown.
 _KNOWN_FAILURES = (
     (r"No space left on device", "the disk is full; free 2 GB, or point TMPDIR at another disk"),
     (r"Killed signal terminated|out of memory", "the compiler ran out of memory; free some and try again"),
@@ -50,18 +49,18 @@ _KNOWN_FAILURES = (
     (r"externally-managed-environment", "this Python is the system's; use a venv (python3 -m venv)"),
     (
         r"cannot open shared object file|undefined symbol",
-        "the build doesn't fit what is installed here now; remove the log's folder and try again",
+        "the build doesn't fit the packages that are installed now; remove the log's folder and try again",
     ),
     (r"DO NOT MATCH THE HASHES", "the download is not the file that was released; check the package index"),
     (
         r"No matching distribution found|Could not fetch URL|Failed to establish a new connection",
-        "the package index can't be reached or lacks it; check the network",
+        "the package index can't be reached or doesn't have it; check the network",
     ),
 )
 
 
 def build_settings(environment: Mapping[str, str], tensorflow: str) -> dict[str, str]:
-    """The ``HOROVOD_*`` variables to build with: the user's own, and ours for what the user left open."""
+    """The ``HOROVOD_*`` variables for the build: those of the user, and defaults for the others."""
     given = {name: value for name, value in environment.items() if name.startswith("HOROVOD_")}
     mpi = shutil.which("mpicxx", path=environment.get("PATH")) is not None
     wanted = {"TENSORFLOW": True, "PYTORCH": False, "MXNET": False, "GLOO": True, "MPI": mpi}
@@ -73,7 +72,7 @@ def build_settings(environment: Mapping[str, str], tensorflow: str) -> dict[str,
 
 
 def cache_key(tensorflow: str, settings: Mapping[str, str]) -> str:
-    """The name of the folder for a wheel: all that a wheel's fitness depends on."""
+    """The name of the folder for a wheel: it has everything that decides whether the wheel can be used."""
     machine = sysconfig.get_platform() + "-" + "".join(platform.libc_ver())
     recipe = "\n".join([_RECIPE, *(f"{name}={settings[name]}" for name in sorted(settings))])
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:10]
@@ -81,7 +80,7 @@ def cache_key(tensorflow: str, settings: Mapping[str, str]) -> str:
 
 
 def check_tools(environment: Mapping[str, str]) -> None:
-    """Raise before minutes are spent if there is nothing to compile with."""
+    """Raise StratbenchError, before the build starts, if there is no compiler or no make."""
     path = environment.get("PATH")
     chosen = environment.get("CXX", "").split()[:1]
     if not any(shutil.which(name, path=path) for name in chosen or ("c++", "g++", "clang++")):
@@ -92,7 +91,7 @@ def check_tools(environment: Mapping[str, str]) -> None:
 
 
 def drop_xla_source(tree: Path) -> None:
-    """Take Horovod's optional XLA operations out of an unpacked source tree."""
+    """Remove Horovod's optional XLA operations from an unpacked source tree."""
     path = tree / "horovod" / "tensorflow" / "CMakeLists.txt"
     lines = path.read_text("utf-8").splitlines(keepends=True)
     kept = [line for line in lines if XLA_SOURCE not in line]
@@ -105,14 +104,14 @@ def drop_xla_source(tree: Path) -> None:
 
 
 def check_sdist(path: Path) -> None:
-    """Raise unless the file is the one that was released."""
+    """Raise StratbenchError unless the file is the released one."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != SDIST_SHA256:
         raise StratbenchError(f"SHA-256 of {path.name} must be {SDIST_SHA256}. Received: {digest}; remove {path}")
 
 
 def unpack(sdist: Path, folder: Path) -> Path:
-    """Unpack into ``folder``, which nothing in the archive can write outside of. Returns the source tree."""
+    """Unpack into ``folder``. The archive can't write outside of it. Returns the source tree."""
     if not hasattr(tarfile, "data_filter"):
         raise StratbenchError(f"unpacking safely needs Python 3.11.4 or newer. Received: {platform.python_version()}")
     with tarfile.open(sdist) as archive:
@@ -121,7 +120,7 @@ def unpack(sdist: Path, folder: Path) -> Path:
 
 
 def find_cmake(environment: Mapping[str, str]) -> str | None:
-    """The CMake to build with: the user's ``HOROVOD_CMAKE``, or one on PATH that is new enough."""
+    """The CMake for the build: the user's ``HOROVOD_CMAKE``, or one on PATH that is new enough."""
     if environment.get("HOROVOD_CMAKE"):
         return environment["HOROVOD_CMAKE"]
     found = shutil.which("cmake", path=environment.get("PATH"))
@@ -133,15 +132,15 @@ def find_cmake(environment: Mapping[str, str]) -> str | None:
 
 
 def compilers_at_once() -> int:
-    """One a core that this process may use, if memory does: TensorFlow's headers take up to 2 GB each."""
+    """One per core of this process, or fewer if memory is short: each compiler takes up to 2 GB."""
     return max(1, min(len(cores.usable()), psutil.virtual_memory().available // _BYTES_PER_COMPILER))
 
 
 def explain(log: str) -> str:
-    """Why the last command in a log failed, or what mends it, in one line."""
+    """Why the last command in a log failed, or how to fix it, in one line."""
     output = log.rpartition(COMMAND_MARK)[2]
     for pattern, fix in _KNOWN_FAILURES:
         if re.search(pattern, output):
             return fix
     errors = [line.strip(" .") for line in output.splitlines() if re.search(r"(?i)error(:| at )", line)]
-    return errors[0][:160] if errors else "its last lines tell why"
+    return errors[0][:160] if errors else "see its last lines"

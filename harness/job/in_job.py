@@ -1,8 +1,8 @@
 """``horovodrun -np 8 stratbench run -s horovod …``: inside such a job this process is one of its workers.
 
-Somebody else's launcher started the job and ends it, and may stop rank 0 without a chance to say anything. So rank 0
-starts a recorder, a process that waits for its word, or for its death, and writes the row: see `recorder`. Every rank
-makes the same spec from the same flags. The output folder must be one that all ranks see.
+Another launcher started the job and ends it, and may kill rank 0 at any moment. So rank 0 starts a recorder: a process
+that waits for rank 0's report, or for its death, and writes the row: see `recorder`. Every rank makes the same spec
+from the same flags. All ranks must see the same output folder.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def joins(spec: RunSpec, job: Job) -> bool:
 
 def run_in_job(spec: RunSpec, job: Job, output: Path) -> Record:
     """Do this rank's part; only rank 0 returns, with the record. Raises RunError if no row could be written."""
-    # Another started this process: of a stratbench that did so further up nothing is to be waited for.
+    # The job's launcher started this process. A stratbench above that launcher is not its parent.
     os.environ.pop(PARENT_VARIABLE, None)
     folder = output / "runs" / spec.run_id
     try:
@@ -65,26 +65,26 @@ def run_in_job(spec: RunSpec, job: Job, output: Path) -> Record:
     terminal = [os.dup(1), os.dup(2)]
     redirect(folder / f"{task.label}.log")
     reason = spec.skip()
-    word = f"skipped {reason}" if reason else "failed" if run_task(spec, task, folder) else "ok"
+    report = f"skipped {reason}" if reason else "failed" if run_task(spec, task, folder) else "ok"
     for saved, stream in zip(terminal, (1, 2), strict=True):
         os.dup2(saved, stream)
-    writer.communicate(word.encode())
+    writer.communicate(report.encode())
     if writer.returncode:
-        raise RunError(f"the run was {word} but its row could not be written; see the line above")
+        raise RunError(f"the run was {report} but its row could not be written; see the line above")
     return run_folder.load(folder)
 
 
 def _start_anew(spec: RunSpec, folder: Path) -> None:
-    """Forget a former attempt that failed, whose row is in the tables; other ranks may be at work in the folder.
+    """Remove the record of a failed attempt, whose row is in the tables. Other ranks may already use the folder.
 
-    Raises UsageError for what must not be lost: a record that can't be read, or of a run that was ok.
+    Raises UsageError if the record must not be lost: it can't be read, or the run was ok.
     """
-    former = folder / NAME
+    old = folder / NAME
     try:
-        if os.path.lexists(former):
+        if os.path.lexists(old):
             if run_folder.load(folder).run["status"] == "ok":
-                raise UsageError(f"a run that is ok is not run again. Received: {shown(former)}.")
-            former.unlink()
+                raise UsageError(f"a run that is ok is not run again. Received: {shown(old)}.")
+            old.unlink()
         (folder / "spec.json").write_text(spec.model_dump_json(indent=2) + "\n")
     except ResultsError as error:
         raise UsageError(str(error)) from None

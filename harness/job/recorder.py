@@ -1,7 +1,7 @@
-"""Writes the row of a run in somebody else's job: ``python -m stratbench.harness.job.recorder OUTPUT FOLDER``.
+"""Writes the row of a run in a job that another launcher started.
 
-Rank 0 says on standard input how the run ended. The end of that stream without a word, or SIGTERM and no word soon
-after, means that the job was ended.
+Usage: ``python -m stratbench.harness.job.recorder OUTPUT FOLDER``. Rank 0 writes to standard input how the run ended.
+If the stream ends without this line, or SIGTERM arrives and no line follows soon, the job was ended.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from ..plan import spec as specs
 OTHERS_SECONDS = 10.0
 TERMINATION_SECONDS = 1.0
 POLL_SECONDS = 0.1
+GONE = "lost without an exit code"
 
 
 def main() -> None:
-    """Wait, then write the row. Exit code 0 once it is written."""
+    """Wait, then write the row. The exit code is 0 if it was written."""
     output, folder = map(Path, sys.argv[1:])
     terminated: list[float] = []
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: terminated.append(time.monotonic()))
     started = time.time()
-    status, _, reason = _word(terminated).partition(" ")
+    status, _, reason = _reported(terminated).partition(" ")
     spec = specs.read(folder / "spec.json")
     try:
         with Store(output) as store:
@@ -45,8 +46,8 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _word(terminated: list[float]) -> str:
-    """What rank 0 says; ``failed`` if it never will."""
+def _reported(terminated: list[float]) -> str:
+    """The line from rank 0; ``failed`` if there will be none."""
     while not terminated or time.monotonic() - terminated[0] < TERMINATION_SECONDS:
         if select.select([sys.stdin], [], [], POLL_SECONDS)[0]:
             return sys.stdin.readline().strip() or "failed"
@@ -81,24 +82,24 @@ def _end(log: journal.TaskLog) -> str:
         return f"failed: {log.failed['error']}"
     if log.start and psutil.pid_exists(log.start["pid"]) and alive(psutil.Process(log.start["pid"])):
         return "ended by the job's launcher"
-    return "gone without a word"
+    return GONE
 
 
 def _explain(logs: dict[str, journal.TaskLog], ends: dict[str, str]) -> str:
-    """Who is gone, else who failed first: a rank that was killed takes the others' collectives with it.
+    """The ranks that are gone, else the first that failed: when a rank is killed, the others' collectives fail too.
 
-    mpirun ends the others as soon as one is gone, so all that are gone are named.
+    mpirun ends the others as soon as one is gone, so all ranks that are gone are named.
     """
-    gone = [label for label, end in ends.items() if end == "gone without a word"]
+    gone = [label for label, end in ends.items() if end == GONE]
     failed = sorted((log.failed["time"], label, log.failed["error"]) for label, log in logs.items() if log.failed)
     if gone:
         steps = [logs[label].steps["step"].max() for label in gone if len(logs[label].steps)]
         after = f"after step {max(steps)}" if steps else "before the first step"
         were = "was" if len(gone) == 1 else "were"
-        return f"{', '.join(gone)} {were} gone without a word {after}; what started the job says how"
+        return f"{', '.join(gone)} {were} {GONE} {after}; the output of the job's launcher may say how"
     if failed:
         return f"{failed[0][1]}: {failed[0][2]}"
-    return "the job was ended by what started it"
+    return "the job was ended by its launcher"
 
 
 if __name__ == "__main__":

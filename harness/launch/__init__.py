@@ -1,1 +1,1 @@
-"""Starts the tasks of a run, watches them, ends them, and records what came of it."""
+"""Starts the tasks of a run, watches them, ends them, and records the result."""

@@ -1,4 +1,4 @@
-"""Measures what the machine does beside a run, from when all replicas are ready until all have trained."""
+"""Measures other load on the machine during a run, from when all replicas are ready until all have trained."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .watch import Listener
 
 
 class Beside:
-    """A listener that takes the two readings when the tasks' events tell that it is time, and passes the events on.
+    """A listener that takes two readings, when the tasks' events say so, and passes the events on.
 
     Args:
-        tasks: the run's.
-        listen: told of all events as well.
+        tasks: the tasks of the run.
+        listen: called with all events too.
         read: takes a reading.
     """
 
@@ -40,7 +40,7 @@ class Beside:
         self._end: machine.Reading | None = None
 
     def listen(self, label: str, event: dict[str, Any]) -> None:
-        """Take note of a task's event."""
+        """Handle an event of a task."""
         due = self._due.get(event["event"], set())
         if label in due:
             due.remove(label)
@@ -56,7 +56,7 @@ class Beside:
             self._end = reading
 
     def finish(self) -> machine.Beside:
-        """What was measured; the run's end stands for that of a training that was too short, or never ended."""
+        """What was measured. If training was too short, or never ended, it is measured until the end of the run."""
         if self._begin and not self._end:
             self._end = self._read()
         return machine.Beside(self._load_before, self._begin, self._end)

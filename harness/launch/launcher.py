@@ -1,6 +1,6 @@
 """Starts a run's tasks, watches them, and ends them all when one dies, the run stalls or the user stops it.
 
-A `Task` carries all that a process needs, so that what starts it here could start it on another host.
+A `Task` holds everything that a process needs, so that it could also be started on another host.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from .processes import end_all
 from .watch import Death, Listener, Watch, program
 
 POLL_SECONDS = 0.2
-"""Seldom enough that watching costs the replicas nothing that shows: they have all the cores."""
-LAST_WORDS_SECONDS = 2.0
+"""Long enough that watching has no measurable cost for the replicas, which use all the cores."""
+EXIT_WAIT_SECONDS = 2.0
 MOST_RESTARTS = 3
-"""Of one task: what dies as often won't be mended by another start."""
+"""Of one task: if it dies so often, one more start will not help."""
 
 React = Callable[[Task, Sequence[Task], Sequence[Task]], Reaction]
-"""What to do when a task died: `stratbench.strategies.base.Strategy.after_death`."""
+"""Decides what to do when a task died: `stratbench.strategies.base.Strategy.after_death`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """A task that died: how, when the launcher noticed (Unix seconds), and what it did."""
+    """A task that died: how, when the launcher noticed it (Unix seconds), and what the launcher did."""
 
     label: str
     how: str
@@ -47,9 +47,9 @@ class Loss:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a run: ``status`` ok, failed or timeout, why, each task's own end by label, and who was lost.
+    """The result of a run: ``status`` ok, failed or timeout, the reason, label → how each task ended, and the deaths.
 
-    ``beside`` is what was measured of the machine while it trained, None where nothing was.
+    ``beside`` is what was measured of the machine during training; None if nothing was.
     """
 
     status: str
@@ -62,15 +62,15 @@ class Outcome:
 
 
 class Launch:
-    """One run's processes. `run` returns when none of them is left.
+    """The processes of one run. `run` returns when all of them have ended.
 
     Args:
-        tasks: what to start.
-        folder: the run's.
-        timeout: seconds without progress after which it is ended.
-        stop: set by whoever wants it ended.
-        listen: told what the tasks journal.
-        react: what to do when one died.
+        tasks: the tasks to start.
+        folder: the run's folder.
+        timeout: seconds without progress after which the run is ended.
+        stop: set to end the run.
+        listen: called with the events of the tasks' journals.
+        react: decides what to do when a task died.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Launch:
     def _start(self, task: Task) -> subprocess.Popen[bytes]:
         environment = variables.for_launcher(os.environ) if task.command else variables.for_task(os.environ)
         if task.command:
-            # It is a Python program of its own, which must not take a file of the current folder for a module.
+            # The launcher is a Python program too. It must not import modules from the current folder.
             environment["PYTHONSAFEPATH"] = "1"
         environment |= dict(task.env)
         environment |= {
@@ -140,12 +140,12 @@ class Launch:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # A terminal's Ctrl-C is for the parent, which ends the tasks in order.
+                # Ctrl-C in a terminal must reach only the parent, which ends the tasks.
                 start_new_session=True,
             )
 
     def _until_over(self) -> tuple[str, str]:
-        """(status, reason); no reason yet when a task died, as the others' last words may explain it."""
+        """(status, reason). If a task died, the reason is still empty: the other tasks' last events may explain it."""
         moved = time.monotonic()
         while True:
             if self._watch.poll():
@@ -166,14 +166,14 @@ class Launch:
         return self._processes[program(task)].poll()
 
     def _go_on(self, deaths: list[Death]) -> bool:
-        """Give up, or start again, what died, if the strategy says that the run can go on so."""
-        # Who failed has said so, maybe after it was last listened to.
+        """Give up the dead tasks or start them again, if the strategy says that the run can continue."""
+        # A task that failed wrote it to its journal, maybe after the last poll.
         self._watch.poll()
         how = {death.name: death.how for death in reversed(deaths)}
         dead = {name: self._left[name] for name in how if name in self._left}
         left = [task for name, task in self._left.items() if name not in dead and name not in self._watch.ended]
         reactions = {name: self._reaction(name, task, left) for name, task in dead.items()}
-        # A job's launcher may itself be what died.
+        # The process that died may be the launcher of a job.
         ends = len(dead) < len(how) or Reaction.END in reactions.values()
         for name, reaction in reactions.items():
             self._losses.append(Loss(name, how[name], time.time(), Reaction.END if ends else reaction))
@@ -188,7 +188,7 @@ class Launch:
         return True
 
     def _reaction(self, name: str, task: Task, left: Sequence[Task]) -> Reaction:
-        # What failed by itself, as by a loss that is NaN, would fail again. In start-up others may wait for anyone.
+        # A task that failed by itself, as with a NaN loss, would fail again. In start-up, any task may be waited for.
         if name in self._watch.failures or name not in self._watch.ready or task.attempt >= MOST_RESTARTS:
             return Reaction.END
         return self._react(task, left, self._everyone)
@@ -206,7 +206,7 @@ class Launch:
             self._tasks.remove(task)
 
     def _find_deaths(self) -> list[Death]:
-        """What ended too early: a process of this launcher's, or a member of a job that one of them started."""
+        """Processes that ended too early: of this launcher, or members of a job that one of them started."""
         gone = [label for label in self._watch.gone() if label in self._left]
         for label in gone:
             self._reap(label)
@@ -215,29 +215,29 @@ class Launch:
             return []
         own = [self._watch.death(program(task), self._code(task)) for task in dead]
         named = {death.name for death in own}
-        reported = self._hear([task for task in self._tasks if task.command])
+        reported = self._wait_for_reports([task for task in self._tasks if task.command])
         rest = [self._watch.death(label, None) for label in gone if label not in named]
         return reported + own + rest
 
     def _reap(self, label: str) -> None:
-        """Wait for the exit code of a child that looks dead: its last threads may not be."""
+        """Wait for the exit code of a child that looks dead: its last threads may still run."""
         if label in self._processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._processes[label].wait(LAST_WORDS_SECONDS)
+                self._processes[label].wait(EXIT_WAIT_SECONDS)
 
-    def _hear(self, launchers: list[Task]) -> list[Death]:
-        """Give a job's own launcher a moment to say how its members ended."""
-        deadline = time.monotonic() + LAST_WORDS_SECONDS
+    def _wait_for_reports(self, launchers: list[Task]) -> list[Death]:
+        """Wait a moment until the launchers of jobs print how their members ended."""
+        deadline = time.monotonic() + EXIT_WAIT_SECONDS
         while launchers:
-            told = [death for task in launchers for death in self._watch.reported(task)]
-            reported = [death for death in told if death.name in self._left]
+            printed = [death for task in launchers for death in self._watch.reported(task)]
+            reported = [death for death in printed if death.name in self._left]
             if reported or time.monotonic() > deadline:
                 return reported
             time.sleep(POLL_SECONDS)
         return []
 
     def _task_ends(self) -> dict[str, str]:
-        """Each task's end in words."""
+        """Label → how each task ended, in words."""
         first = {death.name: death.how for death in reversed(self._deaths)}
         first |= {loss.label: loss.how for loss in self._losses}
         ends = {}

@@ -1,7 +1,7 @@
 """Where a run's tasks are started: on this machine, with TCP ports that no other program can take meanwhile.
 
 A port is bound here, without listening, until the run is over. TensorFlow's gRPC servers set SO_REUSEADDR, and so does
-the reservation: Linux then lets the server listen on that port, while nobody else is given it.
+the reservation: Linux then lets the server listen on that port, and gives it to no other program.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Ports:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give all back."""
+        """Release all ports."""
         for reserved in self._sockets:
             reserved.close()
         self._sockets.clear()

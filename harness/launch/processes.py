@@ -1,4 +1,4 @@
-"""Ending processes that stratbench started, with all that they started, and nothing else."""
+"""Ends processes that stratbench started, with all their descendants, and no other processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POLL_SECONDS = 0.02
 
 
 def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """A process that is still there, and its descendants."""
+    """The process, if it still exists, and its descendants."""
     try:
         parent = psutil.Process(process.pid)
         return [parent, *parent.children(recursive=True)]
@@ -24,7 +24,7 @@ def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 def alive(process: psutil.Process) -> bool:
-    """Whether it runs; a zombie, which nobody may ever reap in a container without an init, does not."""
+    """Whether it runs. A zombie does not: in a container without an init, it may never be reaped."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -36,10 +36,10 @@ def end_all(
     members: Iterable[psutil.Process],
     grace: float = GRACE_SECONDS,
 ) -> None:
-    """Ask with SIGTERM, then kill what is left after ``grace`` seconds, down to the last descendant.
+    """Send SIGTERM, and after ``grace`` seconds kill the processes that are left, with all descendants.
 
     Args:
-        members: further processes of the run that may have lost their parent.
+        members: more processes of the run, whose parents may have ended.
     """
     started = list(processes)
     everyone = {member.pid: member for member in members}

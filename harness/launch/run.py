@@ -22,12 +22,12 @@ from .watch import Listener
 
 
 def tell(line: str) -> None:
-    """Say on standard error what a user should know of, beside any run's result."""
+    """Print a message to the user on standard error, in addition to the results of runs."""
     print(f"stratbench: {line}", file=sys.stderr)
 
 
 def open_store(output: Path) -> Store:
-    """The output folder's tables, to write to. Raises UsageError for a folder that can't be used: nothing has run."""
+    """The output folder's tables, for writing. Raises UsageError, before anything ran, if the folder can't be used."""
     try:
         return Store(output)
     except ResultsError as error:
@@ -35,9 +35,9 @@ def open_store(output: Path) -> Store:
 
 
 def statuses(output: Path) -> dict[str, str]:
-    """Status of each run of an output folder, by run id: from its tables, and from records that never got there.
+    """Run id → status of each run of an output folder: from its tables, and from records that are not in them.
 
-    It is ``run_folder.UNREADABLE`` for a run whose record can't be read and that isn't ``ok`` in the tables.
+    It is ``run_folder.UNREADABLE`` if the record can't be read and the run isn't ``ok`` in the tables.
 
     Raises:
         UsageError: the tables or the runs' folders can't be read; or some are from a newer stratbench.
@@ -62,14 +62,14 @@ def _recorded_status(folder: Path) -> str:
 
 
 def free_repeat(spec: RunSpec, statuses: dict[str, str]) -> RunSpec:
-    """The spec as the first repeat that is neither ``ok`` nor unreadable: running again adds a run, and loses none."""
+    """The spec with the first repeat that is neither ``ok`` nor unreadable, so that no earlier run is replaced."""
     while statuses.get(spec.run_id) in ("ok", run_folder.UNREADABLE):
         spec = spec.model_copy(update={"repeat": spec.repeat + 1})
     return spec
 
 
 def prepare(spec: RunSpec, folder: Path) -> str:
-    """An empty folder for the run, with its spec; see ``run_folder.make_room`` for what is returned. Raises OSError."""
+    """Make an empty folder for the run, with its spec. Returns what ``run_folder.make_room`` does. Raises OSError."""
     said = run_folder.make_room(folder)
     (folder / "spec.json").write_text(spec.model_dump_json(indent=2) + "\n")
     return said
@@ -78,14 +78,14 @@ def prepare(spec: RunSpec, folder: Path) -> str:
 def run_one(
     spec: RunSpec, store: Store, stop: threading.Event, listen: Listener, warn: Callable[[str], None] = tell
 ) -> record.Record:
-    """Run it, record it, whatever becomes of it.
+    """Run the spec and record the result, also if it failed.
 
     Args:
-        warn: told, in a line, of a former folder of the run that was put aside.
+        warn: called with one line if an old folder of the run was put aside.
 
     Raises:
-        RunError: its folder can't be written.
-        ResultsError: its row can't.
+        RunError: the run's folder can't be written.
+        ResultsError: its row can't be written.
     """
     folder = store.folder / "runs" / spec.run_id
     try:
@@ -101,7 +101,7 @@ def run_one(
 
 
 def collect(spec: RunSpec, folder: Path, outcome: Outcome) -> record.Record:
-    """The run's record, from what its tasks have journalled, saved as ``record.json``."""
+    """The run's record, from its tasks' journals, saved as ``record.json``."""
     made = record.build(
         spec=spec.model_dump(),
         run_id=spec.run_id,
@@ -145,7 +145,7 @@ def run_all(
     begin: Callable[[RunSpec], Listener],
     warn: Callable[[str], None],
 ) -> Iterator[tuple[RunSpec, record.Record]]:
-    """Run each spec until ``stop`` is set, and yield its record once its row is written."""
+    """Run each spec until ``stop`` is set, and yield its record after its row is written."""
     for spec in specs:
         if stop.is_set():
             return

@@ -52,7 +52,7 @@ class Watch:
 
     @property
     def labels(self) -> list[str]:
-        """Of all tasks, in order."""
+        """The labels of all tasks, in order."""
         return list(self._followers)
 
     def poll(self) -> bool:
@@ -109,7 +109,7 @@ class Watch:
 
     def death(self, name: str, code: int | None) -> Death:
         """How ``name`` ended. ``code`` is None if its exit code is unknown."""
-        how = "gone without a word" if code is None else describe_exit(code)
+        how = "lost without an exit code" if code is None else describe_exit(code)
         return Death(name, how, self._folder / f"{name}.log")
 
     def explain(self, deaths: list[Death]) -> str:
@@ -120,7 +120,7 @@ class Watch:
             return f"{label}: {why}"
         death = (killed or deaths)[0]
         verb = "ended with" if death.how.startswith("exit") else "was"
-        return f"{death.name} {verb} {death.how}{self._when(death.name)}; its log ends: {_last_words(death.log)}"
+        return f"{death.name} {verb} {death.how}{self._when(death.name)}; its log ends: {_last_lines(death.log)}"
 
     def progress(self) -> str:
         """The last step of the run, for the end of a sentence."""
@@ -139,7 +139,7 @@ def _exit_code(match: re.Match[str]) -> int:
     return -int(groups["signal"]) if "signal" in groups else int(groups["code"])
 
 
-def _last_words(log: Path) -> str:
+def _last_lines(log: Path) -> str:
     text = log.read_text(errors="replace") if log.exists() else ""
     lines = [line.strip() for line in text.splitlines() if line.strip() and not _CHATTER.match(line)]
     return " | ".join(lines[-LAST_LINES:]) or "(nothing but start-up messages)"

@@ -1,1 +1,1 @@
-"""What to run: specs, models, learning rates, faults, and which task and which cores belong to which replica."""
+"""What to run: specs, models, learning rates, faults, and the tasks and cores of each replica."""

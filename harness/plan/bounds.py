@@ -1,7 +1,6 @@
-"""The most and the least of what a user may ask for: what can be stored, listed and computed with.
+"""Limits of the values that a user may give, so that they can be stored, listed and used.
 
-Numbers of any length come from the command line and from TOML; past these bounds a run would fail somewhere else and
-later, or hang.
+The command line and TOML accept numbers of any length. Outside these limits, a run would fail later, or hang.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from ...errors import UsageError
 from .task import MOST_COUNT, MOST_REPLICAS
 
 MOST_RUNS = 10_000
-"""Of one command. Each has a folder and rows, and takes seconds at least."""
+"""Of one command. Each run has a folder and rows, and takes at least some seconds."""
 MOST_FAULTS = 100
 """Of one run."""
 MOST_CORES = 4096
 MOST_TEXT = 4096
 """Characters of a model's or a data set's reference: the tables hold them in every row."""
 LEAST_RATE, MOST_RATE = 1e-30, 1e30
-"""Of learning rates: TensorFlow's are 32-bit floats, also after they were scaled."""
+"""Of learning rates: in TensorFlow they are 32-bit floats, also after scaling."""
 
 _POSITIVE: dict[str, float] = {
     "global_batch": MOST_COUNT,
@@ -33,11 +32,11 @@ _POSITIVE: dict[str, float] = {
     "cores_per_replica": MOST_CORES,
     "timeout": MOST_COUNT,
 }
-"""What must be greater than 0, and the most that it may be: enough for any use, and it fits where it is stored."""
+"""Values that must be greater than 0, and their maximum: enough for any use, and small enough to be stored."""
 
 
 def check(experiment: Mapping[str, Any]) -> None:
-    """Refuse a number or a text out of its bounds. Raises UsageError, which names the flag.
+    """Raise UsageError, which names the flag, for a number or a text outside its limits.
 
     Args:
         experiment: the fields of an `Experiment` by name.
@@ -68,7 +67,7 @@ def check(experiment: Mapping[str, Any]) -> None:
 
 
 def check_runs(runs: int) -> None:
-    """Refuse more than `MOST_RUNS`. Raises UsageError."""
+    """Raise UsageError for more than `MOST_RUNS`."""
     if runs > MOST_RUNS:
         raise UsageError(f"one command makes at most {MOST_RUNS} runs: strategies × sizes × repeats. Received: {runs}.")
 

@@ -1,4 +1,4 @@
-"""Faults that a user asks for: ``--inject kill:worker=1,step=50``. What they are; `inject` makes them happen."""
+"""Faults that a user requests: ``--inject kill:worker=1,step=50``. Only their description; `inject` injects them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRAMMAR = {
 }
 MOST_FACTOR = 1_000_000
 MOST_SECONDS = 1_000_000
-"""So that a sleep of both is one that the system can do."""
+"""Limits, so that the system can sleep for the product of both."""
 _KEYS = {
     "slow": {"worker", "factor", "seconds", "probability"},
     "kill": {"worker", "ps", "step"},
@@ -27,15 +27,15 @@ _KEYS = {
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """One of them.
+    """One fault.
 
     Attributes:
         kind: ``slow``, ``kill`` or ``pause``.
-        role, index: the task that it strikes.
-        step: the step of worker ``index`` (for a ps task, of worker 0) that it strikes before, counted from 0.
-        factor: how many times as long a step becomes.
-        seconds: that a step, or the pause, takes longer.
-        probability: of each step to be hit.
+        role, index: the task that it affects.
+        step: it is injected before this step of worker ``index`` (for a ps task, of worker 0), counted from 0.
+        factor: how many times as long a step takes.
+        seconds: how much longer a step takes, or how long the pause is.
+        probability: that a step is slowed.
     """
 
     kind: str
@@ -48,11 +48,11 @@ class Fault:
 
     @property
     def label(self) -> str:
-        """``worker-1``: the task that it strikes."""
+        """``worker-1``: the task that it affects."""
         return f"{self.role}-{self.index}"
 
     def __str__(self) -> str:
-        """As a user writes it, always in the same way: it is a part of the run's id."""
+        """The text that a user writes, always in the same form: it is part of the run's id."""
         numbers = {"step": self.step, "factor": self.factor, "seconds": self.seconds}
         if self.probability != 1:
             numbers["probability"] = self.probability
@@ -62,7 +62,7 @@ class Fault:
 
 
 def parse(text: str) -> Fault:
-    """The fault of ``kind:key=value,…``. Raises UsageError, one line that gives the grammar."""
+    """Parse ``kind:key=value,…``. Raises UsageError with the grammar, in one line."""
     kind, _, rest = text.strip().partition(":")
     if kind not in GRAMMAR:
         near = difflib.get_close_matches(kind, GRAMMAR, n=1)
@@ -77,7 +77,7 @@ def parse(text: str) -> Fault:
         raise _wrong(kind, text)
     index, step = numbers.pop(roles[0]), numbers.pop("step", None)
     fault = Fault(kind, roles[0], int(index or 0), None if step is None else int(step), **numbers)  # type: ignore[arg-type]
-    if not _whole(fault):
+    if not _complete(fault):
         raise _wrong(kind, text)
     return fault
 
@@ -90,8 +90,8 @@ _LIMITS: Mapping[str, Callable[[float], bool]] = {
 }
 
 
-def _whole(fault: Fault) -> bool:
-    """Whether all is there that its kind needs, and nothing that excludes it."""
+def _complete(fault: Fault) -> bool:
+    """Whether the fault has everything that its kind needs, and nothing that contradicts it."""
     if fault.kind == "slow":
         return (fault.factor is None) != (fault.seconds is None) and (fault.probability == 1 or fault.factor is None)
     return fault.step is not None and (fault.kind == "kill" or fault.seconds is not None)
@@ -106,7 +106,7 @@ def _values(kind: str, rest: str, text: str) -> dict[str, str]:
 
 
 def _number(name: str, text: str) -> float | None:
-    """None for what is none, or out of its bounds."""
+    """None if it is not a number, or outside its limits."""
     try:
         value = float(text)
     except ValueError:

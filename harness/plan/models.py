@@ -2,8 +2,9 @@
 
 Arguments of a function here after (shape, classes) are options, as in ``mlp-wide:units=5950``: integers from 1.
 
-The models here are smooth on purpose. A ReLU or a max-pooling has a kink, and where rounding alone puts two strategies
-on its two sides their weights part by 1e-4 and more within a few steps: equality could not tell a bug from chance.
+The models here are smooth on purpose. ReLU and max-pooling are not smooth: if rounding puts two strategies on different
+sides of a kink, their weights differ by 1e-4 and more within a few steps. A test of equality could not distinguish this
+from a bug.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 
 Builder = Callable[..., "keras.Model"]
 SMALLEST_IMAGE = 13
-"""Pixels a side that the convolutions of `cnn` leave anything of."""
+"""Smallest height and width, in pixels, for the convolutions of `cnn`."""
 _MOST_DIGITS = 9
 
 
 def mlp(shape: tuple[int, ...], classes: int) -> keras.Model:
-    """784-16-16-10 with sigmoids and squared error, the student study's: so little work that overheads show."""
+    """784-16-16-10 with sigmoids and squared error, as in the student study: so little work that overheads show."""
     import keras
 
     model = keras.Sequential(
@@ -49,7 +50,7 @@ def mlp(shape: tuple[int, ...], classes: int) -> keras.Model:
 
 
 def mlp_wide(shape: tuple[int, ...], classes: int, units: int = 1024) -> keras.Model:
-    """784-1024-1024-10, about 1.9 M parameters for little arithmetic: communication-bound on purpose."""
+    """784-1024-1024-10, about 1.9 M parameters and little arithmetic: communication-bound on purpose."""
     import keras
 
     return keras.Sequential(
@@ -68,7 +69,7 @@ def cnn(shape: tuple[int, ...], classes: int) -> keras.Model:
     """Two 5×5 convolutions (32, 64) of stride 2 and a dense layer of 128: enough work to distribute."""
     import keras
 
-    # No biases where a gradient sums over positions: it nearly cancels, and what is left of it is rounding.
+    # No biases in convolutions: their gradient sums over positions, nearly cancels, and would be mostly rounding.
     return keras.Sequential(
         [
             keras.layers.Input(shape),
@@ -86,7 +87,7 @@ BUILDERS: dict[str, Builder] = {"cnn": cnn, "mlp": mlp, "mlp-wide": mlp_wide}
 
 
 def summaries() -> dict[str, str]:
-    """Name → one line with its options, of the models that come with stratbench."""
+    """Name → one line with the options, for the models that come with stratbench."""
     lines = {}
     for name, builder in BUILDERS.items():
         settings = "".join(f" ({key}={default})" for key, default in _options(builder).items())
@@ -95,7 +96,7 @@ def summaries() -> dict[str, str]:
 
 
 def check_reference(reference: str) -> None:
-    """Refuse what can be seen to be wrong without loading TensorFlow. Raises UsageError."""
+    """Raise UsageError for a wrong reference, as far as this is known without loading TensorFlow."""
     if own(reference) is not None:
         return
     module, colon, function = reference.partition(":")
@@ -109,7 +110,7 @@ def check_reference(reference: str) -> None:
 
 
 def check_fit(reference: str, shape: tuple[int, ...]) -> None:
-    """Refuse a model of stratbench's own that can't take examples of ``shape``. Raises UsageError."""
+    """Raise UsageError if a model of stratbench can't take examples of ``shape``."""
     if reference == "cnn" and (len(shape) != 3 or min(shape[:2]) < SMALLEST_IMAGE):
         raise UsageError(
             f"model cnn needs images of shape (height, width, channels), at least {SMALLEST_IMAGE}×{SMALLEST_IMAGE}. "
@@ -118,9 +119,9 @@ def check_fit(reference: str, shape: tuple[int, ...]) -> None:
 
 
 def own(reference: str) -> tuple[str, dict[str, int]] | None:
-    """Name and options of a model of stratbench's own; None for any other. Raises UsageError for unfit options."""
+    """Name and options of a model of stratbench; None for any other model. Raises UsageError for wrong options."""
     name, colon, text = reference.partition(":")
-    # Without "=" it may be a function of the user's module of that name.
+    # Without "=" it may be a function in the user's module with that name.
     if name not in BUILDERS or (colon and "=" not in text):
         return None
     known = _options(BUILDERS[name])

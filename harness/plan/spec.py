@@ -1,6 +1,6 @@
-"""What to run: one frozen `RunSpec` a training, an `Experiment` for a grid of them.
+"""What to run: one frozen `RunSpec` per training, an `Experiment` for a grid of them.
 
-A RunSpec crosses to the workers as one JSON file in the run's folder; nothing rebuilds it from flags.
+The workers read a RunSpec from a JSON file in the run's folder; it is not built again from flags.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adam": {"name": "adam", "learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7},
     "adagrad": {"name": "adagrad", "learning_rate": 0.01, "initial_accumulator_value": 0.1, "epsilon": 1e-7},
 }
-"""By the name that ``--optimizer`` takes: Keras's class, its settings, and the rate where the user gives none."""
+"""Value of ``--optimizer`` → Keras's class, its settings, and the default learning rate."""
 
 DEFAULT_EPOCHS = 3
 DEFAULT_TIMEOUT_SECONDS = 300.0
 
 
 class RunSpec(BaseModel):
-    """One training of one model by one strategy. Two specs that are equal but for ``timeout`` measure the same.
+    """One training of one model by one strategy. Two specs that differ only in ``timeout`` measure the same.
 
-    Batches are in examples: ``global_batch`` per update over all replicas, ``per_replica_batch`` its share.
-    Exactly one of ``epochs`` and ``steps`` is set. ``options`` holds what differs from the strategy's defaults.
+    Batches are in examples: ``global_batch`` per update over all replicas, ``per_replica_batch`` for one replica.
+    Exactly one of ``epochs`` and ``steps`` is set. ``options`` holds the options that differ from the defaults.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,7 +75,7 @@ class RunSpec(BaseModel):
 
     @property
     def input(self) -> str:
-        """What the model sees of the data set's examples: ``uint8 × 1/255``, or ``float32`` as stored."""
+        """Type and scale of the examples that the model sees: ``uint8 × 1/255``, or ``float32`` as stored."""
         return _input(self.dataset)
 
     @property
@@ -88,7 +88,7 @@ class RunSpec(BaseModel):
 
     @property
     def faults(self) -> list[Fault]:
-        """That are injected."""
+        """The faults to inject."""
         return [parse(text) for text in self.inject]
 
     def skip(self) -> str | None:
@@ -118,7 +118,7 @@ class Experiment(BaseModel):
     """A grid: every strategy at every number of replicas, ``repeats`` times each.
 
     ``strategies`` are references ``NAME[:key=value,…]``. ``options`` go to every strategy that has them.
-    Raises UsageError, one line each, for what can't be.
+    Raises UsageError, in one line, for values that are not possible.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -159,7 +159,7 @@ class Experiment(BaseModel):
         return self
 
     def expand(self) -> list[RunSpec]:
-        """Every run of the grid, in order. A strategy that can't scale, as ``single``, runs at its one size only."""
+        """Every run of the grid, in order. A strategy that can't scale, such as ``single``, runs at one size only."""
         variants = self._variants()
         for key in self.options:
             if not any(key in _fields(name) for name, _ in variants):
@@ -213,7 +213,7 @@ class Experiment(BaseModel):
 
     @cached_property
     def _examples(self) -> int:
-        """For training."""
+        """Number of training examples."""
         return len(split_rows(datasets.parse(self.dataset).info(), self.split)["train"])
 
     def _common(self) -> dict[str, Any]:
@@ -231,7 +231,7 @@ class Experiment(BaseModel):
             "learning_rate": self.learning_rate or OPTIMIZERS[self.optimizer]["learning_rate"],
             "lr_scaling": self.lr_scaling,
             "reference_batch": self.reference_batch or self.global_batch or self.per_replica_batch,
-            # -0.0 is 0.0, and would name another run.
+            # -0.0 equals 0.0, but would give the run another name.
             "warmup_epochs": self.warmup_epochs + 0.0,
             "seed": self.seed,
             "inject": tuple(sorted(str(parse(text)) for text in self.inject)),
@@ -275,7 +275,7 @@ class Experiment(BaseModel):
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, str]:
-    """``("sync=true", "ps=2")`` → a dict. Raises UsageError for what is no ``key=value``, or given twice."""
+    """``("sync=true", "ps=2")`` → a dict. Raises UsageError if one is not ``key=value``, or is given twice."""
     options: dict[str, str] = {}
     for key, value in map(_pair, pairs):
         if key in options:
@@ -286,13 +286,13 @@ def parse_options(pairs: Sequence[str]) -> dict[str, str]:
 
 @cache
 def _input(dataset: str) -> str:
-    # Kept, as a file's labels may be read for it.
+    # Cached, because info() may read all labels of a file.
     info = datasets.parse(dataset).info()
     return info.dtype if info.scale == 1 else f"{info.dtype} × {info.scale}"
 
 
 def read(path: Path) -> RunSpec:
-    """The spec of a run's folder, as the launcher wrote it."""
+    """The spec that the launcher wrote to a run's folder."""
     return RunSpec.model_validate_json(path.read_text())
 
 

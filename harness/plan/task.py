@@ -1,4 +1,4 @@
-"""Who this process is: a task of the launcher's, or a member of a Horovod or MPI job that somebody else started."""
+"""The task of this process: started by the launcher, or a member of a Horovod or MPI job."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ...errors import UsageError
 from ...strategies.base import TASK_VARIABLE, THIS_HOST, Task
 
 MOST_REPLICAS = 4096
-"""Of one run, and processes of a job: each is listed in a run's rows."""
+"""Of one run; also the most processes of a job: each is listed in a run's rows."""
 MOST_COUNT = 2**31 - 1
-"""Of anything that is counted here: more does not fit TensorFlow's 32-bit integers."""
+"""The largest number of anything here: it must fit TensorFlow's 32-bit integers."""
 PARENT_VARIABLE = "STRATBENCH_PARENT"
 SCRATCH = "scratch"
-"""Subfolder of a run's for files of its tasks that are of no use after it."""
+"""Subfolder of a run's folder, for files that the tasks need only during the run."""
 LOST_SUFFIX = ".lost"
-"""Of the empty file that the launcher names by the label of a task that died and won't be started again."""
+"""Suffix of an empty file with the label of a task that died and won't be started again. The launcher makes it."""
 
 _ROLE = re.compile(r"[a-z]{1,16}")
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -44,13 +44,13 @@ class NoPlace:
 
 
 def task_labels(tasks: Sequence[Task]) -> list[str]:
-    """``worker-0``, …: of all tasks, those that a job's own launcher starts among them."""
+    """``worker-0``, …: the labels of all tasks, also of those that a job's own launcher starts."""
     return [f"{task.role}-{index if task.command else task.index}" for task in tasks for index in range(task.starts)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A job that horovodrun or mpirun started: this process's rank, how many there are, and its place on this host."""
+    """A job that horovodrun or mpirun started: this process's rank, the number of ranks, its rank on this host."""
 
     rank: int
     size: int
@@ -58,9 +58,9 @@ class Job:
 
 
 def current_job(environ: Mapping[str, str] = os.environ) -> Job | None:
-    """The job that this process is part of, from the environment; None outside of any.
+    """The job that this process is part of, from the environment; None if there is none.
 
-    Raises UsageError for numbers that no job has.
+    Raises UsageError for numbers that no job can have.
     """
     for names in _JOBS:
         rank, size, local_rank = names
@@ -70,7 +70,7 @@ def current_job(environ: Mapping[str, str] = os.environ) -> Job | None:
                 given = ", ".join(f"{name}={environ[name]}" for name in names if name in environ)
                 raise UsageError(
                     f"in a job that horovodrun or mpirun started, {rank} must be from 0 to {size} − 1, and {size} from "
-                    f"1 to {MOST_REPLICAS}; outside of one, unset them. Received: {given}."
+                    f"1 to {MOST_REPLICAS}; outside of a job, unset them. Received: {given}."
                 )
             return Job(*map(int, texts))
     return None
@@ -81,9 +81,9 @@ def _is_place(rank: int, size: int, local_rank: int) -> bool:
 
 
 def current_task(environ: Mapping[str, str] = os.environ) -> tuple[Task, bool]:
-    """This process's task, and whether a job's own launcher, not stratbench's, chose its index.
+    """This process's task, and whether its index is from a job's own launcher, not from stratbench's.
 
-    Raises UsageError for a description of a task that the launcher would not have written.
+    Raises UsageError for a description that the launcher would not write.
     """
     told = _told(environ.get(TASK_VARIABLE, "{}"))
     job = current_job(environ)
@@ -97,17 +97,17 @@ def _is_role(role: Any) -> bool:
 
 
 def launcher_pid(environ: Mapping[str, str] = os.environ) -> int | None:
-    """The process id of the stratbench that this task works for; None if nobody told. Raises UsageError for no id."""
+    """The process id of this task's launcher; None if it is not set. Raises UsageError if it is not a process id."""
     text = environ.get(PARENT_VARIABLE)
     if text is None:
         return None
     if not _NUMBER.fullmatch(text):
-        raise UsageError(f"{PARENT_VARIABLE} is for stratbench's launcher to set; unset it. Received: {text}.")
+        raise UsageError(f"{PARENT_VARIABLE} must be set only by stratbench's launcher; unset it. Received: {text}.")
     return int(text)
 
 
 def _told(text: str) -> dict[str, Any]:
-    """What `Task.to_json` wrote."""
+    """The fields of a task, as `Task.to_json` wrote them."""
     try:
         told = json.loads(text)
     except (ValueError, RecursionError):
@@ -117,4 +117,4 @@ def _told(text: str) -> dict[str, Any]:
         numbers = [told[name] for name in counts if name in told]
         if all(type(number) is int and 0 <= number <= MOST_COUNT for number in numbers):
             return told
-    raise UsageError(f"{TASK_VARIABLE} is for stratbench's launcher to set; unset it. Received: {text}.")
+    raise UsageError(f"{TASK_VARIABLE} must be set only by stratbench's launcher; unset it. Received: {text}.")

@@ -1,9 +1,9 @@
-"""Which environment variables reach a task, and by which way.
+"""Which environment variables reach a task, and how.
 
-A task that stratbench starts itself inherits them all. A launcher such as ``horovodrun`` writes its own environment on
-the command line of the workers it starts, where ``ps`` shows it to every user of the host. So it is given only what a
-process needs to be started. Its workers read the rest from the stratbench process that started the launcher, so that
-a model sees the same variables under every strategy.
+A task that stratbench starts itself inherits all of them. A launcher such as ``horovodrun`` writes its own environment
+to the command line of the workers that it starts, where ``ps`` shows it to every user of the host. So it gets only the
+variables that are needed to start a process. Its workers read the rest from the stratbench process that started the
+launcher. So a model sees the same variables under every strategy.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import psutil
 from ...errors import RunError
 
 PASS_VARIABLE = "STRATBENCH_PASS"
-"""Names, separated by commas, of further variables that a launcher is given: they show on its command line."""
+"""Names, separated by commas, of more variables for a launcher: they are visible on its command line."""
 
 CLUSTER = "TF_CONFIG"
-"""A cluster that the user's shell describes is none of the run's."""
+"""It describes a cluster of the user's shell, which is not the cluster of the run."""
 
 
 def _names(text: str) -> list[str]:
@@ -37,30 +37,30 @@ _PASSED = _names(
     "HOROVOD_* GLOO_* OMPI_* MPI_* MPIR_* I_MPI_* HYDRA_* FI_* UCX_* SSL_CERT_*"
 )
 _SECRET = re.compile(r"token|secret|passw|credential|(^|_)key(s|$)|api_?key|_var_", re.IGNORECASE)
-"""Of names in the families above: some of them are other programs' too, as Terraform's ``TF_TOKEN_…`` is."""
+"""Names above that may hold secrets: other programs use some prefixes too, as Terraform's ``TF_TOKEN_…``."""
 _PLACE = _names(
     "HOROVOD_RANK HOROVOD_SIZE HOROVOD_LOCAL_RANK HOROVOD_LOCAL_SIZE HOROVOD_CROSS_* HOROVOD_HOSTNAME "
     "HOROVOD_GLOO_RENDEZVOUS_* OMPI_COMM_WORLD_* PMI_* PMIX_* MPI_LOCALRANKID MPI_LOCALNRANKS"
 )
-"""A place in the job, of one process, that stratbench was started in: another than that of a worker."""
+"""They describe the rank of stratbench itself, if it was started in a job, and not that of a worker."""
 _KEPT_BACK = (CLUSTER, "OLDPWD", "BASH_FUNC_*", *_PLACE)
 
 
 def for_launcher(environ: Mapping[str, str]) -> dict[str, str]:
-    """What a launcher is given of ``environ``, for all to see."""
+    """The part of ``environ`` that a launcher gets, which other users can see."""
     named = _named(environ)
     return {name: value for name, value in environ.items() if _is_passed(name, named)}
 
 
 def for_task(environ: Mapping[str, str]) -> dict[str, str]:
-    """What a task that stratbench starts itself is given of ``environ``."""
+    """The part of ``environ`` that a task gets if stratbench starts it itself."""
     return {name: value for name, value in environ.items() if name != CLUSTER}
 
 
 def take_rest(starter: int, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Put into ``environ`` what `for_launcher` left out of the environment of the process ``starter``.
+    """Add to ``environ`` the variables of the process ``starter`` that `for_launcher` left out.
 
-    Raises RunError if that environment can't be read: without it the model could be another than elsewhere.
+    Raises RunError if that environment can't be read: without it, the model could differ from other strategies.
     """
     try:
         theirs = psutil.Process(starter).environ()

@@ -1,1 +1,1 @@
-"""What the runs say about the strategies: repeats together, speed-ups, efficiencies."""
+"""Comparison of strategies: repeats put together, speed-ups, efficiencies."""

@@ -1,4 +1,4 @@
-"""What the runs say about the strategies: repeats put together, speed-ups and efficiencies."""
+"""Comparison of strategies: repeats put together, speed-ups and efficiencies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-# What a row shares with its base; beside these, one of the two batches.
+# Columns that are equal in a row and its base. In addition, one of the two batches is equal.
 _SAME_WORK = (
     "inject",
     "model",
@@ -23,7 +23,7 @@ _SAME_WORK = (
     "cores_per_replica",
 )
 
-# The spec's columns, alike in all repeats.
+# The spec's columns, equal in all repeats.
 _SPEC = (
     "strategy",
     "options",
@@ -78,31 +78,31 @@ Row = dict[str, Any]
 
 
 def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
-    """Put the repeats of each spec together and set each spec's rate against a base.
+    """Put the repeats of each spec together and compare each spec's rate with a base.
 
     The base of a row is ``single`` at 1 replica with the same model, data set, split, sharding, last batch, optimizer
     and cores per replica, and the same global batch (strong scaling) or else the same per-replica batch (weak scaling).
-    With static sharding it also has the same number of parts: other parts are other batches, so other work.
-    Where no such run is ok, it is the ok row of the same strategy and options with the fewest replicas among
-    those that have either batch in common. speedup = rate / base rate; efficiency = speedup / (replicas /
+    With static sharding it also has the same number of parts: other parts give other batches, so other work.
+    If no such run is ok, the base is the ok row of the same strategy and options with the fewest replicas among
+    those where one of the two batches is equal. speedup = rate / base rate; efficiency = speedup / (replicas /
     base replicas).
 
     Args:
         runs: the runs table, as ``results.load`` gives it.
-        across_faults: take a run without injected faults as the base of those with; else only runs with the same
-            faults are compared.
+        across_faults: compare runs with injected faults with a base without faults; else only with runs that have
+            the same faults.
 
     Returns:
-        One row a spec, ``single`` first, then by strategy, options, replicas and batch, with
+        One row per spec, ``single`` first, then by strategy, options, replicas and batch, with
 
         - the spec's columns, as in the runs table;
         - ``parts``: into how many parts static sharding divides the examples; 1 with any other sharding;
-        - ``repeats`` and ``ok``: how many runs there are and how many of them are ok, which the figures rest on;
-        - ``disturbed_runs``: in how many of the ok runs the machine was busy; ``disturbed``: with what, in the first
-          of these, in words, "" if there is none;
+        - ``repeats`` and ``ok``: the number of runs, and of ok runs, from which the figures are computed;
+        - ``disturbed_runs``: in how many of the ok runs the machine was busy; ``disturbed``: in words, with what it was
+          busy in the first of these, "" if there is none;
         - ``status`` and ``reason``: of the first run that isn't ok, else ``ok`` and ""; ``fault``: of the first run;
         - ``unused``: what the model was compiled with and the runs did not use;
-        - ``oversubscribed``: whether any run was;
+        - ``oversubscribed``: whether any run was oversubscribed;
         - ``examples_per_second``, with ``examples_per_second_min`` and ``_max``, and other figures of the
           runs table (``train_seconds``, ``test_accuracy``, …): medians over the ok runs, NaN without any;
         - ``base`` ("single×1", or "" without one), ``base_replicas``, ``scaling`` ("strong" or "weak"),
@@ -112,7 +112,7 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
     """
     specs: dict[str, list[Row]] = {}
     for run in runs.to_dict("records"):
-        # The ids of a spec's repeats differ in their ending only.
+        # The ids of a spec's repeats differ only in their ending.
         specs.setdefault(run["run_id"].rpartition("-r")[0], []).append(_named(run))
     rows = sorted((_summary(repeats) for repeats in specs.values()), key=_order)
     return pd.DataFrame([row | _against(row, _base(row, rows, across_faults)) for row in rows], columns=_columns())
@@ -120,12 +120,12 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
 
 def _named(run: Mapping[Any, Any]) -> Row:
     row = {str(name): value for name, value in run.items()}
-    # Runs from before one could choose dropped it.
+    # Runs from before this option dropped it.
     return row | {"last_batch": row["last_batch"] or "drop", "parts": _parts(row)}
 
 
 def _parts(row: Row) -> int:
-    """Replicas read a part each, unless an option says into how many parts one process divides the examples."""
+    """One part per replica, unless an option says into how many parts one process divides the examples."""
     if row["sharding"] != "static":
         return 1
     return int(json.loads(row["options"] or "{}").get("parts", row["replicas"]))
@@ -188,7 +188,7 @@ def _base(row: Row, rows: Sequence[Row], across_faults: bool) -> Row | None:
     own = [other for other in comparable if all(other[name] == row[name] for name in ("strategy", "options"))]
 
     def merit(base: Row) -> tuple[int, bool, int]:
-        # Seeds or epochs hardly touch a rate, but a base that shares these too is the better one.
+        # Seed and epochs hardly change a rate, but a base where these are equal too is better.
         return -base["replicas"], _same_global(row, base), sum(_same(row[n], base[n]) for n in _SPEC)
 
     return max(single or own, key=merit, default=None)

@@ -1,1 +1,1 @@
-"""What a run leaves behind: journals of its tasks, the environment, and the record made of these."""
+"""The data of a run: journals of its tasks, the environment, and the record built from these."""

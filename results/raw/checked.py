@@ -1,7 +1,7 @@
-"""Values that somebody else may have written or changed, checked by the columns that they are for.
+"""Checks of values that another program may have written or changed, by the columns that they are for.
 
-What passes can be stored in every format and shown: kinds, ranges and lengths fit, and a run's row makes sense as far
-as other code relies on it. Everything here raises ValueError with one line.
+Values that pass can be stored in every format and shown: kinds, ranges and lengths fit, and a run's row has what
+other code relies on. Everything here raises ValueError with one line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .. import schema
 from ..schema import Column, Columns
 
 MOST_ROLE_BYTES = 255
-"""Of a run's id and a role. Text columns are as wide as their longest value, in tables of a million rows too."""
+"""Of a run's id and a role. Text columns are as wide as their longest value, also in tables of a million rows."""
 
 _KINDS: dict[str, TypeAdapter[Any]] = {
     "text": TypeAdapter(list[Annotated[str, Strict()] | None]),
@@ -32,7 +32,7 @@ _COUNTED = ("epochs", "steps", "examples", "replicas", "bytes", "updates")
 
 
 def array(column: Column, values: Any) -> np.ndarray:
-    """A column's values, as JSON holds them, as its array. None and infinities as ``schema.plain`` writes them."""
+    """A column's values from JSON, as its array. None and infinities are as ``schema.plain`` writes them."""
     try:
         checked = _KINDS[column.kind].validate_python(values)
     except ValidationError as error:
@@ -47,7 +47,7 @@ def array(column: Column, values: Any) -> np.ndarray:
 
 
 def short(value: Any) -> str:
-    """A value as a message can hold it: printable, on one line, at most 60 characters."""
+    """A value for a message: printable, on one line, at most 60 characters."""
     text = ascii(value) if not isinstance(value, int) or abs(value) < 10**20 else "a huge number"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -64,13 +64,13 @@ def _check_texts(column: Column, texts: Sequence[str | None]) -> None:
 
 
 def check(column: Column, values: np.ndarray) -> None:
-    """Raise ValueError for a number that counts something and is infinite."""
+    """Raise ValueError for an infinite number in a column that counts something."""
     if column.kind == "float" and column.unit in _COUNTED and np.isinf(values).any():
         raise ValueError(f"{column.name} must be finite")
 
 
 def row(table: str, values: Any) -> dict[str, Any]:
-    """One row of ``table`` from JSON, whole: columns that it lacks are missing values."""
+    """One complete row of ``table`` from JSON: columns that are not there get missing values."""
     if not isinstance(values, Mapping):
         raise ValueError(f"a row of {table} must be an object, not {short(values)}")
     known = [column for column in schema.TABLES[table] if column.name in values]
@@ -80,7 +80,7 @@ def row(table: str, values: Any) -> dict[str, Any]:
 
 
 def columns(table: str, lists: Any) -> Columns:
-    """Columns of ``table`` from JSON, all of one length: those that are lacking are missing values."""
+    """Columns of ``table`` from JSON, all of one length: columns that are not there get missing values."""
     if not isinstance(lists, Mapping):
         raise ValueError(f"{table} must be an object of columns, not {short(lists)}")
     known = schema.TABLES[table]
@@ -94,7 +94,7 @@ def columns(table: str, lists: Any) -> Columns:
 
 
 def runs(columns: Columns) -> None:
-    """Raise ValueError for rows of the runs table that no run can have, or that are there twice."""
+    """Raise ValueError for rows of the runs table that no run can have, and for two rows of one run."""
     ids = columns["run_id"].tolist()
     if "" in ids or len(set(ids)) < len(ids):
         raise ValueError("every run must have an id of its own")
@@ -117,7 +117,7 @@ def _is_object(text: str) -> bool:
 
 
 def no_constant(name: str) -> float:
-    """For ``json.loads``: NaN and Infinity are no JSON, and ``Record.save`` writes none."""
+    """For ``json.loads``: NaN and Infinity are not JSON, and ``Record.save`` does not write them."""
     raise ValueError(f"{name} is not JSON")
 
 

@@ -17,8 +17,8 @@ from ... import __version__
 def capture() -> dict[str, Any]:
     """Describe this machine and the installed software in the environment columns of the runs table.
 
-    Texts are empty for what isn't there. Takes some milliseconds (about a second where there are GPUs),
-    imports no framework, and reads no environment variables.
+    A text is empty if the thing is not there. Takes some milliseconds (about a second if there are GPUs), imports no
+    framework, and reads no environment variables.
     """
     return {
         "host": platform.node(),
@@ -36,7 +36,7 @@ def capture() -> dict[str, Any]:
 
 
 def _cores_available() -> int:
-    # The affinity mask tells what taskset, Slurm or a container's cpuset leave; macOS has none.
+    # The affinity mask shows what taskset, Slurm or a container's cpuset allow; macOS has none.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

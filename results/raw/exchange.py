@@ -1,11 +1,11 @@
 """What the tasks of a run exchanged: updates of shared weights, with their staleness, and bytes.
 
-- Updates are counted where their order matters, by those who hold the weights; elsewhere there are none, and the
-  figures are missing rather than 0. Only applied ones are stale: a dropped one changed nothing.
-- Traffic is that of the workers, sent and received added up, so that what goes from one worker to another counts
-  twice, in what is expected as in what is measured. What ps tasks see is the other end of the same.
-- An epoch's traffic is there once every worker has ended it, and is measured only if every worker's is known: a sum
-  over some of them would pass for that of all.
+- Updates are counted where their order matters, by the tasks that hold the weights. Elsewhere there are none, and the
+  figures are missing, not 0. Only applied updates have a staleness: a dropped one changed nothing.
+- Traffic is that of the workers, sent plus received. So a transfer from one worker to another counts twice, in the
+  expected traffic and in the measured one. The traffic of ps tasks is the other end of the same connections.
+- An epoch has traffic if every worker has ended it. It is measured only if the traffic of every worker is known: a sum
+  over some workers would look like the sum over all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TRAFFIC = ("traffic_bytes_expected", "traffic_bytes_measured")
 
 
 def updates(logs: Sequence[TaskLog]) -> dict[str, Any]:
-    """The columns on updates that the runs and the tasks table share; none where no update was counted."""
+    """The columns about updates in the runs and the tasks table; none if no update was counted."""
     pushed = sum(len(log.updates) for log in logs)
     if not pushed:
         return {}
@@ -35,17 +35,17 @@ def updates(logs: Sequence[TaskLog]) -> dict[str, Any]:
 
 
 def staleness(log: TaskLog) -> list[dict[str, int]]:
-    """The task's histogram: a row for each staleness that an applied update had; columns of the staleness table."""
+    """The task's histogram: one row for each staleness of an applied update; columns of the staleness table."""
     values, counts = np.unique(_staleness(log), return_counts=True)
     rows = zip(values.tolist(), counts.tolist(), strict=True)
     return [{"staleness": value, "updates": count} for value, count in rows]
 
 
 def run(logs: Sequence[TaskLog]) -> dict[str, Any]:
-    """The columns of the runs table on updates and traffic; units as in ``schema``."""
+    """The columns of the runs table about updates and traffic; units as in ``schema``."""
     stale = np.concatenate([np.empty(0, "i8"), *map(_staleness, logs)])
     epochs = traffic(logs)
-    # Where the others went on without one, a part of the epochs would pass for all.
+    # If the others continued without a worker, the sum over some epochs would look like the sum over all.
     partial = any(event["epoch"] not in epochs for log in logs if log.end for event in log.epochs)
     moved = [] if partial else epochs.values()
     return {
@@ -61,7 +61,7 @@ def _staleness(log: TaskLog) -> np.ndarray:
 
 
 def traffic(logs: Sequence[TaskLog]) -> dict[int, dict[str, float]]:
-    """By epoch, for those that every worker ended, the traffic columns of the epochs table."""
+    """Epoch → the traffic columns of the epochs table, for the epochs that every worker ended."""
     # A task that died before it could say what it is counts as a worker: it has ended no epoch.
     workers = [log for log in logs if not log.start or log.start["role"] == "worker"]
     if not workers:

@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all, and files of others that may be anything."""
+"""Files that are replaced completely or not at all, and files of other programs, which may hold anything."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ ASIDE = ".aside-"
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    """A path as a message of one line can hold it: control characters and bytes that aren't UTF-8 are escaped."""
+    """A path for a message of one line: control characters and bytes that aren't UTF-8 are escaped."""
     text = os.fspath(path)
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def why(error: OSError) -> str:
-    """The reason that an error of the operating system gives, in words."""
+    """The reason of an error of the operating system, in words."""
     return error.strerror or str(error)
 
 
 def file_kind(path: str | os.PathLike[str]) -> str | None:
-    """``file``, ``folder`` or ``other`` (a FIFO, a device, a socket); None where nothing is. Follows links.
+    """``file``, ``folder`` or ``other`` (a FIFO, a device, a socket); None if there is nothing. Follows links.
 
     Raises:
-        OSError: it can't be known, as behind a closed folder; or no file can have this name.
+        OSError: it can't be known, as in a folder without permission; or no file can have this name.
     """
     try:
         mode = Path(path).stat().st_mode
@@ -44,7 +44,7 @@ def file_kind(path: str | os.PathLike[str]) -> str | None:
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
-    """Open a file to read it, without waiting for anyone, as opening a FIFO would.
+    """Open a file to read it. Opening a FIFO would wait for a writer; this does not wait.
 
     Raises:
         OSError: it isn't there, can't be read, or isn't a regular file.
@@ -56,7 +56,7 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
 
 
 def put_aside(path: Path) -> Path:
-    """Rename a file or folder to the first free ``NAME.aside-1``, ``-2`` … beside it, and give that name.
+    """Rename a file or folder to the first free ``NAME.aside-1``, ``-2`` … next to it. Returns the new path.
 
     Raises:
         OSError: it can't be renamed.
@@ -70,10 +70,10 @@ def put_aside(path: Path) -> Path:
 
 
 class Staging:
-    """Files written beside their targets, put in place together once all of them are on disk.
+    """Files written next to their targets, which replace the targets together once all of them are on disk.
 
-    Leaving the ``with`` block normally replaces the targets in the order they were written; leaving it by an
-    error removes what was written and leaves every target as it was.
+    The end of the ``with`` block replaces the targets, in the order in which they were written. After an error, it
+    removes the new files, and every target stays as it was.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Staging:
     def file(self, target: Path) -> Iterator[BinaryIO]:
         """Open a temporary file, in ``target``'s folder, that will become ``target``."""
         temporary = target.with_name(target.name + TEMPORARY)
-        # Neither a FIFO, which would wait for a reader, nor what a link leads to.
+        # Don't open a FIFO, which would wait for a reader, and don't follow a link.
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
         descriptor = os.open(temporary, flags, 0o666)
         self._targets[temporary] = target
@@ -109,7 +109,7 @@ class Staging:
         for temporary, target in self._targets.items():
             temporary.replace(target)
         for folder in {target.parent for target in self._targets.values()}:
-            # The new names are on disk only once the folder itself is.
+            # The new names are on disk only when the folder itself is.
             descriptor = os.open(folder, os.O_RDONLY)
             try:
                 os.fsync(descriptor)

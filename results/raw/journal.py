@@ -1,27 +1,27 @@
-"""A task's journal: one JSON line an event, written as the task goes and readable whenever it dies.
+"""A task's journal: one JSON line per event, written while the task runs, and readable if the task dies.
 
-Every task of a run writes its own file, ``<role>-<index>.jsonl``; nobody else writes to it. The events:
+Every task of a run writes its own file, ``<role>-<index>.jsonl``; no other process writes to it. The events:
 
 ==========  ====================================================================================
 start       pid, host, role, index, rank, cores (list of int), replicas, attempt
 ready       parameters, unused (text), versions (dict), memory (dict or null), activation_bytes (or null),
-            traffic_bytes: expected of a step of all workers; written just before the first step
-serving     memory (dict or null); in place of ready, from a task that only serves
+            traffic_bytes: expected of all workers in a step; written just before the first step
+serving     memory (dict or null); instead of ready, from a task that only serves
 steps       rows, each in the order of ``STEP_FIELDS``
 updates     rows, each in the order of ``UPDATE_FIELDS``
-epoch       epoch, seconds, sent_bytes, received_bytes (null where unknown); when its last step has ended
-trained     involuntary_switches: how often since ready the kernel took a core from it; after its last step
+epoch       epoch, seconds, sent_bytes, received_bytes (null if unknown); after its last step
+trained     involuntary_switches: how often the kernel took a core from it since ready; after its last step
 evaluation  epoch, validation_loss, validation_accuracy; test_loss, test_accuracy on the last
 failed      error (one line), step (int or null)
 end         peak_rss_bytes, cpu_seconds; sent_bytes and received_bytes of the whole task, or null;
-            injected_seconds: how much longer its steps were made, or null
-injected    fault (as --inject has it), kind, task (whom it strikes: this one or a ps task), step
-restored    update, steps, seconds, by_this (bool): this worker got over a death, with weights of that
-            update, so that its last steps, so many, are undone; one worker's tells for all
+            injected_seconds: how much longer --inject made its steps, or null
+injected    fault (in the form of --inject), kind, task (the affected one: this one or a ps task), step
+restored    update, steps, seconds, by_this (bool): this worker continued after a death, with the weights of
+            that update, so its last ``steps`` steps are undone. by_this: this event counts for all workers
 ==========  ====================================================================================
 
-Every event also has ``time``, in Unix seconds, and may have more fields; ``read`` passes over other events,
-which are for those who follow the journal. Losses may be NaN or infinite: JSON as Python writes it.
+Every event also has ``time``, in Unix seconds, and may have more fields. ``read`` ignores other events, which are for
+a `Follower`. Losses may be NaN or infinite: this is JSON as Python writes it.
 """
 
 from __future__ import annotations
@@ -62,18 +62,18 @@ UPDATE_FIELDS = {
     "blocked_seconds": "f8",
     "applied": "?",
 }
-"""Of what a step pushed to shared weights; the meaning of each as in the updates table's columns."""
+"""Of an update that a step pushed to shared weights. Their meaning is that of the updates table's columns."""
 
 
 class Journal:
     """Writes one task's journal; meant for use inside the measured loop.
 
-    A file left by an earlier attempt at the same run is replaced, unless the task goes on with it. Every line goes out
-    in one write, so a task that is killed leaves at most a torn last line.
+    A file from an earlier attempt at the same run is replaced, unless the task continues it. Every line is written in
+    one call, so after a kill at most the last line is incomplete.
 
     Args:
         path: the file, by convention ``<role>-<index>.jsonl`` in the run's folder.
-        append: whether this is a task that was started again in the same run.
+        append: whether this task was started again in the same run.
 
     Raises:
         ResultsError: the file can't be created or, from any method, written.
@@ -86,7 +86,7 @@ class Journal:
         try:
             self._file = self.path.open("ab" if append else "wb", buffering=0)
             if append:
-                # Ends a line that a kill has torn.
+                # Ends a line that is incomplete after a kill.
                 self._file.write(b"\n")
         except OSError as error:
             raise self._unwritable(error) from error
@@ -102,13 +102,13 @@ class Journal:
         warmup: bool,
         now: float,
     ) -> None:
-        """Note one step; touches the file at most every ``FLUSH_SECONDS``.
+        """Record one step; writes to the file at most every ``FLUSH_SECONDS``.
 
         Args:
             epoch: counted from 0.
-            step: counted from 0 over the whole run, not anew in each epoch.
+            step: counted from 0 over the whole run, not per epoch.
             step_seconds: from the end of the previous step (or the epoch's start) to the end of this one.
-            input_seconds: the part of it that was spent waiting for data.
+            input_seconds: the part of it in which the task waited for data.
             examples: how many examples this task used.
             loss: their mean loss, None without examples; numpy scalars are only converted when they are written.
             warmup: whether rates and quantiles leave this step out.
@@ -130,7 +130,7 @@ class Journal:
         blocked_seconds: float,
         applied: bool,
     ) -> None:
-        """Note what became of what a step pushed; written with the steps. Arguments as in ``UPDATE_FIELDS``."""
+        """Record an update that a step pushed; written with the steps. Arguments as in ``UPDATE_FIELDS``."""
         row = (step, update, fetched, staleness, clock, slowest_clock, blocked_seconds, applied)
         self._rows["updates"].append(row)
 
@@ -155,7 +155,7 @@ class Journal:
     def _write(self, event: dict[str, Any]) -> None:
         line = memoryview((json.dumps(event, default=operator.methodcaller("item")) + "\n").encode())
         try:
-            # An unbuffered write may be cut short, as on a disk that is filling up.
+            # An unbuffered write may write less than asked, as on a disk that is almost full.
             while line:
                 line = line[self._file.write(line) :]
         except OSError as error:
@@ -167,12 +167,12 @@ class Journal:
 
 @dataclass
 class TaskLog:
-    """What one task journalled, as far as it came.
+    """What one task wrote to its journal, up to its end.
 
     ``label`` is the file's stem, as in ``worker-0``. ``steps`` is a structured array with the fields of
-    ``STEP_FIELDS``, one element a step: ``len(log.steps)`` counts them, ``log.steps["loss"]`` is a column; so
-    is ``updates`` with those of ``UPDATE_FIELDS``, one element an update pushed.
-    The other attributes are the events as written, or None where the task never wrote one.
+    ``STEP_FIELDS``, one element per step: ``len(log.steps)`` counts them, ``log.steps["loss"]`` is a column.
+    ``updates`` is the same with ``UPDATE_FIELDS``, one element per update pushed.
+    The other attributes are the events as written, or None if the task never wrote one.
     """
 
     label: str
@@ -194,8 +194,8 @@ class TaskLog:
 
 
 def read(path: str | os.PathLike[str]) -> TaskLog:
-    """Read a journal whole; a missing file, or one torn by a kill, gives what there is."""
-    # numpy is only needed here, in the parent: the module stays free of imports for all others.
+    """Read a whole journal. A missing or incomplete file gives the events that are there."""
+    # NumPy is needed only here, in the parent: other processes import this module without it.
     import numpy as np
 
     path = Path(path)
@@ -236,7 +236,7 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """The event of a line; None for a torn one."""
+    """The event of a line; None for an incomplete line."""
     try:
         event = json.loads(line)
     except ValueError:
@@ -252,10 +252,10 @@ class Follower:
         self._offset = 0
 
     def poll(self) -> list[dict[str, Any]]:
-        """The whole events written since the last call; none while the file isn't there yet."""
+        """The complete events written since the last call; none while the file does not exist yet."""
         try:
             with self.path.open("rb") as file:
-                # A file that became shorter is a new attempt's.
+                # A file that became shorter is from a new attempt.
                 if file.seek(0, os.SEEK_END) < self._offset:
                     self._offset = 0
                 file.seek(self._offset)

@@ -1,14 +1,14 @@
-"""What the machine did beside a run: other programs, the hypervisor, the container's CPU limit.
+"""Other load on the machine during a run: other programs, the hypervisor, the container's CPU limit.
 
-Two readings by the run's parent, when all replicas are ready and when all have trained, cost the replicas nothing.
-Their difference is over the cores that the run's tasks are bound to:
+The run's parent reads the counters twice: when all replicas are ready and when all have trained. This costs the
+replicas nothing. The difference is computed for the cores that the run's tasks are bound to:
 
-- A core is *busy* while it runs a program in user or kernel mode. Interrupts are left out: the kernel counts those of
-  the run's own network traffic with them, and asks no process.
-- The run's *own* CPU time is that of its parent and of every process that was started since, down to the last
-  descendant, those that have ended included.
-- What is busy beside that was used by other programs. Idle cores that the run isn't bound to don't count, so a program
-  on another core does not disturb.
+- A core is *busy* while it runs a program in user or kernel mode. Interrupts are left out: they include those of the
+  run's own network traffic, and the kernel doesn't say which process they belong to.
+- The run's *own* CPU time is that of its parent and of all descendants that were started since, those that have ended
+  included.
+- The rest of the busy time was used by other programs. Cores that the run isn't bound to don't count, so a program on
+  another core is no disturbance.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import psutil
 from .journal import TaskLog
 
 SHORTEST_SECONDS = 0.5
-"""Of a window that tells something: the kernel counts in ticks of 1/100 s."""
+"""Shortest useful time between the readings: the kernel counts in ticks of 1/100 s."""
 
 _SHARES = ("other_cpu_share", "steal_share", "throttled_share")
 
@@ -38,7 +38,7 @@ _OWN_CGROUP = Path("/proc/self/cgroup")
 
 @dataclasses.dataclass(frozen=True)
 class Core:
-    """Seconds since the machine's start in which a core was busy with programs, and in which the hypervisor had it."""
+    """Seconds since the machine's start in which a core was busy with programs, or taken by the hypervisor."""
 
     busy: float
     stolen: float
@@ -48,8 +48,8 @@ class Core:
 class Reading:
     """The kernel's counters at one moment, all in seconds.
 
-    ``at`` is a monotonic clock's time, ``own`` the run's CPU time so far, ``throttled`` how long the container's CPU
-    limit has held processes back, over all cores; None where there is no such limit to read.
+    ``at`` is the time of a monotonic clock. ``own`` is the run's CPU time so far. ``throttled`` is how long the
+    container's CPU limit has stopped processes, summed over all cores; None if there is no such limit.
     """
 
     at: float
@@ -60,9 +60,9 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True)
 class Beside:
-    """What was measured beside a run: the load average before it, and the readings that training lies between.
+    """Other load during a run: the load average before it, and the readings before and after training.
 
-    None is what could not be read, or was not: a run that never trained, a system that doesn't tell.
+    None if it was not read: the run never trained, or the system has no such counters.
     """
 
     load_before: float | None
@@ -71,15 +71,15 @@ class Beside:
 
 
 def children() -> frozenset[psutil.Process]:
-    """The children that this process has: those of them that are there before a run are none of the run's."""
+    """The children of this process now. Those that exist before a run do not belong to the run."""
     return frozenset(psutil.Process().children())
 
 
 def read(strangers: Collection[psutil.Process] = ()) -> Reading | None:
-    """The counters now; None where the system has none.
+    """The counters now; None if the system has none.
 
     Args:
-        strangers: children of this process that are none of the run's; neither are their descendants.
+        strangers: children of this process that do not belong to the run, nor do their descendants.
     """
     try:
         text = _STAT.read_text()
@@ -106,7 +106,7 @@ def _own(strangers: Collection[psutil.Process]) -> float:
     total = _cpu_seconds(me)
     # Parents come before their children in this list.
     for process in me.children(recursive=True):
-        # One that ends meanwhile is found in its parent's count of children.
+        # The time of one that ends meanwhile is in its parent's count of children.
         with contextlib.suppress(psutil.NoSuchProcess):
             if process.pid in left_out or process.ppid() in left_out:
                 left_out.add(process.pid)
@@ -116,13 +116,13 @@ def _own(strangers: Collection[psutil.Process]) -> float:
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
-    """Of a process and of its children that have ended."""
+    """CPU time of a process and of its children that have ended."""
     times = process.cpu_times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 def _throttled() -> float | None:
-    """Of this process's cgroup and those above it, as far as they can be seen."""
+    """Throttled seconds of this process's cgroup and those above it, as far as they can be read."""
     try:
         found = [parse_cpu_stat(path.read_text()) for path in _cpu_stats(_OWN_CGROUP.read_text()) if path.exists()]
     except OSError:
@@ -132,7 +132,7 @@ def _throttled() -> float | None:
 
 
 def _cpu_stats(cgroup: str) -> Iterable[Path]:
-    """Where the ``cpu.stat`` files may be, by the text of /proc/self/cgroup: of version 2, or of 1."""
+    """Possible paths of ``cpu.stat``, from the text of /proc/self/cgroup: cgroups version 2 or 1."""
     for line in cgroup.splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
@@ -143,7 +143,7 @@ def _cpu_stats(cgroup: str) -> Iterable[Path]:
 
 
 def parse_cpu_stat(text: str) -> float | None:
-    """Seconds of throttling in the text of a cgroup's ``cpu.stat``; None where it has no limit to tell of."""
+    """Seconds of throttling in the text of a cgroup's ``cpu.stat``; None if the text has no such count."""
     fields = dict(line.split() for line in text.splitlines())
     if "throttled_usec" in fields:
         return int(fields["throttled_usec"]) / 1e6
@@ -151,7 +151,7 @@ def parse_cpu_stat(text: str) -> float | None:
 
 
 def run(beside: Beside | None, logs: Sequence[TaskLog]) -> dict[str, Any]:
-    """The columns of the runs table on what happened beside the run; units as in ``schema``."""
+    """The columns of the runs table about other load on the machine; units as in ``schema``."""
     load = beside.load_before if beside else None
     shares = _shares(beside, {core for log in logs if log.start for core in log.start["cores"]})
     replicas = sum(log.start["replicas"] for log in logs if log.start)
@@ -177,26 +177,25 @@ def _shares(beside: Beside | None, bound: Collection[int]) -> dict[str, float]:
 
 
 def _share(part: float, whole: float) -> float:
-    # Ticks are samples: a quiet core may come out a little below 0.
+    # Ticks are samples: the result for a quiet core may be slightly below 0.
     return min(max(part / whole, 0.0), 1.0)
 
 
 _LEAST_SHARE, _MOST_SHARE, _MOST_OF_A_REPLICA = 0.03, 0.1, 0.3
 _MOST_STOLEN = _MOST_THROTTLED = 0.05
-"""Shares from which on a run counts as disturbed.
+"""A run with larger shares counts as disturbed.
 
-With cnn and mlp on one core, beside busy loops of 20% to 100% of that core, the rate fell by about the share that
-others took: 5% to 81%. Beside nothing, the share was below 0.03. Rates of such runs differ by 10% on an idle machine as
-well, and of half a second two ticks are 0.04: less than 0.1 can't be told from chance. In a synchronous run all wait
-for the
-replica that was slowed, so of 8 replicas 0.3 of one's cores is enough, which is 0.04 of all; below 0.03 it can't be
-told from the system's own work on every core. What is stolen or throttled is time that is simply lost, and an idle
-machine has less than 0.01 of it.
+Measured with cnn and mlp on one core, together with busy loops of 20% to 100% of that core: the rate fell by about the
+share of the busy loops, 5% to 81%. Without busy loops, the share was below 0.03. Rates of such runs differ by 10% on
+an idle machine too, and two ticks are 0.04 of half a second: less than 0.1 may be chance. In a synchronous run all
+replicas wait for the slowest one. So with 8 replicas, 0.3 of one replica's cores is enough, which is 0.04 of all cores.
+Below 0.03, it may be the system's own work on every core. Stolen or throttled time is simply lost; an idle machine has
+less than 0.01 of it.
 """
 
 
 def disturbed(shares: Mapping[str, float], replicas: int) -> str:
-    """What disturbed a run of so many replicas, in words; "" if nothing did, or nothing is known."""
+    """What disturbed a run with this number of replicas, in words; "" if nothing did, or if unknown."""
     other, stolen, throttled = (shares[name] for name in _SHARES)
     words = []
     if other > max(_LEAST_SHARE, min(_MOST_SHARE, _MOST_OF_A_REPLICA / max(replicas, 1))):
@@ -204,5 +203,5 @@ def disturbed(shares: Mapping[str, float], replicas: int) -> str:
     if stolen > _MOST_STOLEN:
         words.append(f"the hypervisor took {stolen:.0%} of a core")
     if throttled > _MOST_THROTTLED:
-        words.append(f"its container's CPU limit held it back for {throttled:.0%} of the time")
+        words.append(f"its container's CPU limit throttled it for {throttled:.0%} of the time")
     return "; ".join(words)

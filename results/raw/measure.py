@@ -1,19 +1,19 @@
-"""What a run's journals amount to: rates, quantiles and losses.
+"""A run's rates, quantiles and losses, from its journals.
 
-The definitions hold for every strategy:
+The definitions are the same for every strategy:
 
-- A step's ``step_seconds`` spans from the end of the previous step to the end of this one, loop overhead
-  included; an epoch's first step counts from the epoch's start.
-- Warm-up steps are kept in the steps table but left out of rates and quantiles; the others are *measured*.
-- A task's rate is its measured steps' examples over their seconds. A run's rate is the sum of its tasks' own
-  rates, never one task's times their number.
+- ``step_seconds`` of a step is the time from the end of the previous step to the end of this one, with the overhead of
+  the loop. The first step of an epoch starts with the epoch.
+- Warm-up steps are in the steps table, but rates and quantiles leave them out; the others are *measured*.
+- A task's rate is the examples of its measured steps divided by their seconds. A run's rate is the sum of its tasks'
+  rates, never the rate of one task times their number.
 - Quantiles pool the measured steps of all tasks.
 - Losses are training facts, not timings: their means weigh all steps, warm-up included, by examples. A task that
   counts no examples of a step knows no loss of it.
 
-Whatever lacks its data is NaN: a run may be skipped, too short, or dead halfway. Only tasks that took steps
-count here, so a parameter server is a task with memory but without a rate. ``peak_rss_bytes_total`` adds up
-what was reported: a task that was killed reports nothing.
+A figure without data is NaN: a run may be skipped, too short, or dead in the middle. Only tasks that did steps count
+here, so a parameter server has memory but no rate. ``peak_rss_bytes_total`` is the sum of what was reported: a task
+that was killed reports nothing.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def rank_zero(logs: Sequence[TaskLog]) -> TaskLog | None:
 
 
 def task(log: TaskLog) -> dict[str, Any]:
-    """The columns of the tasks table that a journal holds; units as in ``schema``."""
+    """The columns of the tasks table that come from a journal; units as in ``schema``."""
     measured = _measured(log)
     examples, seconds = int(measured["examples"].sum()), float(measured["step_seconds"].sum())
     start, ready, end = log.start or {}, log.ready or {}, log.end or {}
@@ -85,7 +85,7 @@ def _outcome(log: TaskLog) -> str:
 
 
 def epochs(logs: Sequence[TaskLog]) -> list[dict[str, Any]]:
-    """A row for each epoch that any task took a step in; columns of the epochs table."""
+    """A row for each epoch in which any task did a step; columns of the epochs table."""
     numbers = np.unique(np.concatenate([np.empty(0, "i8"), *(log.steps["epoch"] for log in logs)]))
     rates, losses = np.zeros(len(numbers)), np.zeros(len(numbers))
     weights, measured = np.zeros(len(numbers)), np.zeros(len(numbers), dtype=bool)
@@ -117,12 +117,12 @@ def epochs(logs: Sequence[TaskLog]) -> list[dict[str, Any]]:
 
 
 def _sums(numbers: np.ndarray, steps: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Sums of ``values`` (one a step) over each of the epochs in ``numbers``."""
+    """Sums of ``values`` (one per step) over each of the epochs in ``numbers``."""
     return np.bincount(np.searchsorted(numbers, steps["epoch"]), weights=values, minlength=len(numbers))
 
 
 def run(logs: Sequence[TaskLog], started: float) -> dict[str, Any]:
-    """The columns of the runs table that the journals hold; ``started`` is the launch in Unix seconds."""
+    """The columns of the runs table that come from the journals; ``started``: time of the launch, Unix seconds."""
     measured = np.concatenate([np.empty(0, "f8"), *(_measured(log)["step_seconds"] for log in logs)])
     waits = np.concatenate([np.empty(0, "f8"), *(_measured(log)["input_seconds"] for log in logs)])
     rates = [rate for log in logs if not math.isnan(rate := task(log)["examples_per_second"])]
@@ -146,7 +146,7 @@ def run(logs: Sequence[TaskLog], started: float) -> dict[str, Any]:
 
 
 def _switch_rate(log: TaskLog) -> float:
-    """Involuntary context switches a second while the task trained."""
+    """Involuntary context switches per second while the task trained."""
     if not log.ready or not log.trained:
         return math.nan
     return _ratio(log.trained["involuntary_switches"], log.trained["time"] - log.ready["time"])
@@ -155,7 +155,7 @@ def _switch_rate(log: TaskLog) -> float:
 def _reported(log: TaskLog, started: float) -> dict[str, Any]:
     """What rank 0 reports for the whole run."""
     ready = log.ready or {}
-    # One that was started again was ready twice.
+    # A task that was started again was ready twice.
     first = next(iter(log.readies), ready)
     steps = log.steps["step_seconds"]
     last = log.evaluations[-1] if log.evaluations else {}
@@ -172,7 +172,7 @@ def _reported(log: TaskLog, started: float) -> dict[str, Any]:
 
 
 def _train_seconds(log: TaskLog) -> float:
-    """Of its epochs, or of its steps where no epoch is whole: a short run, one that died, a worker restarted."""
+    """Sum of its epochs; of its steps if no epoch has ended or one is incomplete, as after a restart."""
     epochs = [event["seconds"] for event in log.epochs]
     if epochs and None not in epochs:
         return float(sum(epochs))
@@ -180,12 +180,12 @@ def _train_seconds(log: TaskLog) -> float:
 
 
 def oversubscribed(logs: Sequence[TaskLog], cores_per_replica: int) -> bool:
-    """Whether the replicas on some host together got fewer cores than ``cores_per_replica`` for each."""
+    """Whether the replicas on a host together got fewer cores than ``cores_per_replica`` for each."""
     wanted: dict[str, int] = {}
     given: dict[str, set[int]] = {}
     for start in (log.start for log in logs if log.start):
         host = start["host"]
         wanted[host] = wanted.get(host, 0) + start["replicas"] * cores_per_replica
-        # A parameter server's cores help no replica.
+        # A parameter server's cores don't count for the replicas.
         given.setdefault(host, set()).update(start["cores"] if start["replicas"] else ())
     return any(wanted[host] > len(given[host]) for host in wanted)

@@ -1,4 +1,4 @@
-"""One run's record: its rows of all tables, as ``record.json`` keeps them in the run's folder."""
+"""One run's record: its rows of all tables, in ``record.json`` in the run's folder."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from .journal import STEP_FIELDS, UPDATE_FIELDS, TaskLog
 
 NAME = "record.json"
 
-# Tables that may have a million rows a run are kept in columns, from the journals' arrays of the same name.
+# Tables that may have a million rows per run are kept in columns, from the journals' arrays of the same name.
 _ARRAYS = {"steps": STEP_FIELDS, "updates": UPDATE_FIELDS}
 _ROWS = ("epochs", "staleness", "tasks")
 
-# What records from before these tables lack.
+# Tables that older records don't have.
 _LATER: dict[str, Any] = {"updates": {"run_id": []}, "staleness": []}
 
 
 @dataclass(frozen=True)
 class Record:
-    """A run in rows: one of the runs table, any number of the others.
+    """A run in rows: one row of the runs table, any number of rows of the others.
 
     ``run`` is a row, ``epochs``, ``tasks`` and ``staleness`` are lists of rows, with every column of
     ``schema.TABLES``. ``steps`` and ``updates`` may have a million rows and are kept in columns.
@@ -46,7 +46,7 @@ class Record:
 
     @property
     def run_id(self) -> str:
-        """Which run this is."""
+        """The name of the run."""
         return self.run["run_id"]
 
     def columns(self, table: str) -> schema.Columns:
@@ -56,10 +56,10 @@ class Record:
         return schema.columns(table, [self.run] if table == "runs" else getattr(self, table))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the record as JSON, whole or not at all.
+        """Write the record as JSON, completely or not at all.
 
         Raises:
-            ResultsError: the file can't be written; what was there before still is.
+            ResultsError: the file can't be written; an older file stays as it was.
         """
         path = Path(path)
         try:
@@ -68,7 +68,7 @@ class Record:
         except OSError as error:
             raise ResultsError(
                 f"A run's record must be writable. Received: {shown(path)}: {why(error)}. The run's journals and logs "
-                "stay: the same command, once there is space, puts their folder aside and runs anew."
+                "stay. Free some space and repeat the command: it renames their folder and starts the run again."
             ) from error
 
     def _write(self, file: BinaryIO) -> None:
@@ -76,7 +76,7 @@ class Record:
         for name in ("run", *_ROWS):
             file.write(f',\n"{name}": {_json(getattr(self, name))}'.encode())
         for table in _ARRAYS:
-            # Column by column: the text of a million steps at once would not fit in memory nicely.
+            # Column by column: the text of a million steps at once would take too much memory.
             for i, (name, values) in enumerate(self.columns(table).items()):
                 file.write((f',\n"{table}": {{' if i == 0 else ",\n").encode())
                 file.write(f'"{name}": {_json(values.tolist())}'.encode())
@@ -85,10 +85,10 @@ class Record:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Record:
-        """Read what ``save`` wrote; columns that it lacks are missing values.
+        """Read what ``save`` wrote; columns that are not there get missing values.
 
         Raises:
-            ResultsError: no such file, not a record, or not what can be stored.
+            ResultsError: the file is missing, not a record, or has values that can't be stored.
             NewerResultsError: written by a newer stratbench.
         """
         try:
@@ -96,7 +96,7 @@ class Record:
                 text = file.read()
         except OSError as error:
             raise ResultsError(
-                f"A run's record must be a file to read. Received: {shown(path)}: {why(error)}"
+                f"A run's record must be a readable file. Received: {shown(path)}: {why(error)}"
             ) from error
         try:
             content = _parse(text)
@@ -119,12 +119,12 @@ def _parse(text: bytes) -> dict[str, Any]:
     version = content.get("schema_version") if isinstance(content, dict) else None
     # A bool is an int to Python.
     if type(version) is not int or version < 1:
-        raise ValueError("it has no schema_version that is a whole number from 1")
+        raise ValueError("schema_version must be an integer, at least 1")
     return content
 
 
 def _checked(content: Mapping[str, Any]) -> Record:
-    """The record that the JSON holds. Raises ValueError or KeyError."""
+    """The record from the JSON. Raises ValueError or KeyError."""
     found = Record(
         run=checked.row("runs", content["run"]),
         epochs=_rows("epochs", content["epochs"]),
@@ -164,9 +164,9 @@ def _canonical(value: Any) -> str:
 def run_id(spec: Mapping[str, Any]) -> str:
     """The name of a run, the same for the same spec on any machine and in any version.
 
-    It is ``<strategy>-n<replicas>-<digest>-r<repeat>``; the digest is the first ten hexadecimal digits of the
-    SHA-256 of the spec without ``repeat`` and ``timeout``, as JSON with sorted keys, no spaces and ASCII
-    only. So the repeats of a spec differ in nothing but the ending.
+    It is ``<strategy>-n<replicas>-<digest>-r<repeat>``. The digest is the first ten hexadecimal digits of the SHA-256
+    of the spec without ``repeat`` and ``timeout``, as JSON with sorted keys, no spaces and ASCII only. So the names of
+    a spec's repeats differ only in their ending.
     """
     content = {name: value for name, value in spec.items() if name not in ("repeat", "timeout")}
     digest = hashlib.sha256(_canonical(content).encode()).hexdigest()[:10]
@@ -188,7 +188,7 @@ def build(
     input: str = "",
     beside: machine.Beside | None = None,
 ) -> Record:
-    """Turn what a run left behind into its record; definitions of the figures in ``measure``.
+    """Build a run's record from its journals; the figures are defined in ``measure``.
 
     Args:
         spec: the run's spec, as plain JSON values.
@@ -196,12 +196,11 @@ def build(
         status: one of ``schema.STATUSES``.
         reason: why the status isn't ok; empty if it is.
         logs: the tasks' journals; none for a skipped run.
-        outcomes: task label (``worker-0``) to how the task ended; tasks without one get what their journal
-            says.
+        outcomes: task label (``worker-0``) → how the task ended; for other tasks, their journal says it.
         started: launch, in Unix seconds.
         finished: when the last task had ended, in Unix seconds.
-        environment: as ``environment.capture`` gives it; versions that rank 0 reported go before.
-        losses: the tasks that died, as the launcher noticed it.
+        environment: as ``environment.capture`` gives it; versions that rank 0 reported replace its own.
+        losses: the tasks that died, as the launcher noticed them.
         input: type and scale of the examples that the model sees.
         beside: what was measured of the machine while it trained.
 
@@ -247,7 +246,7 @@ def _spec_columns(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _versions(logs: Sequence[TaskLog]) -> dict[str, Any]:
-    """What the workers really loaded, which the parent can only look up."""
+    """The versions that the workers loaded. The parent can only look up what is installed."""
     first = measure.rank_zero(logs)
     versions = (first.ready or {}).get("versions", {}) if first else {}
     names = {column.name for column in schema.ENVIRONMENT}

@@ -1,4 +1,4 @@
-"""The folder of one run, ``runs/<run id>`` in an output folder: what in it is stratbench's, and what isn't."""
+"""The folder of one run, ``runs/<run id>`` in an output folder: stratbench's files and other files in it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .files import ASIDE, file_kind, put_aside, shown, why
 from .record import NAME, Record
 
 UNREADABLE = "unreadable"
-"""In place of a status, for a run whose record can't be read: its folder is not to be used again."""
+"""Instead of a status, for a run whose record can't be read: its folder must not be used again."""
 
-# What launcher and tasks write there. Anything else is somebody's who keeps it.
+# What launcher and tasks write there. Any other file belongs to the user.
 _OURS = re.compile(r"spec\.json|record\.json(\.tmp)?|epoch-\d+\.npz|[a-z]+-\d+\.(log|jsonl|lost)|(horovod|mpi)run\.log")
 _SCRATCH = "scratch"
 
 
 def load(folder: Path) -> Record:
-    """The record in a run's folder, which must be the record of the run that the folder is named after.
+    """The record in a run's folder. It must be the record of the run with the folder's name.
 
     Raises:
-        ResultsError: as in ``Record.load``; or it is another run's, as in a copy of a folder.
+        ResultsError: as in ``Record.load``; or it is the record of another run, as in a copied folder.
     """
     found = Record.load(folder / NAME)
     if found.run_id != folder.name:
@@ -37,7 +37,7 @@ def load(folder: Path) -> Record:
 
 
 def recorded(output: Path) -> list[Path]:
-    """The run folders of an output folder that hold a record, in order; none of those put aside.
+    """The run folders of an output folder that hold a record, in order, without those put aside.
 
     Raises:
         ResultsError: they can't be listed.
@@ -50,19 +50,19 @@ def recorded(output: Path) -> list[Path]:
         return [each for each in found if os.path.lexists(each / NAME)]
     except OSError as error:
         raise ResultsError(
-            f"An output folder's runs must be a folder to read. Received: {shown(runs)}: {why(error)}. "
+            f"An output folder's runs must be a readable folder. Received: {shown(runs)}: {why(error)}. "
             "Move it away or choose another --output."
         ) from error
 
 
 def make_room(folder: Path) -> str:
-    """Make ``folder`` an empty one for a new attempt at its run, and lose nothing that a former one leaves.
+    """Make ``folder`` an empty folder for a new attempt at its run, without losing results of an earlier attempt.
 
-    Only the files of an attempt that failed, with a record that says so and is in the tables, are removed. All else is
-    put aside whole, by renaming.
+    Files are removed only if they are those of a failed attempt, whose record says so and is in the tables. Any other
+    folder is put aside, by renaming it.
 
     Returns:
-        One line for the user that says what was put aside, where and why; empty if nothing was.
+        One line for the user: what was put aside, where and why; empty if nothing was.
 
     Raises:
         OSError: the folder can't be made, emptied or renamed.
@@ -80,15 +80,15 @@ def make_room(folder: Path) -> str:
 
 
 def _reason_to_keep(folder: Path) -> str:
-    """Why a run's former folder must not be emptied; empty if it may be."""
+    """Why a run's old folder must not be emptied; empty if it may be."""
     if folder.is_symlink() or not folder.is_dir():
-        return "is no folder of a run"
+        return "is not a run's folder"
     content = sorted(os.scandir(folder), key=lambda entry: entry.name)
     foreign = [entry.name for entry in content if not _is_ours(entry)]
     if foreign:
         return f"holds {shown(foreign[0])}, which is not stratbench's"
     if not os.path.lexists(folder / NAME):
-        # A run that was killed, or that a full disk kept from being recorded: it may have been a long one.
+        # A run that was killed, or that could not be recorded on a full disk: it may have been a long run.
         return "holds a run without a record" if {entry.name for entry in content} - {"spec.json"} else ""
     try:
         status = load(folder).run["status"]

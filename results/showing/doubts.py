@@ -1,4 +1,4 @@
-"""What makes a figure doubtful, in the table and below it: one run only, a busy machine, more than 100% efficiency."""
+"""Marks for doubtful figures, in the table and below it: one run only, a busy machine, more than 100% efficiency."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from ..analysis.comparison import Row
 
 _NOTICEABLE = 1.005
-"""An efficiency that the table shows as more than 100%."""
+"""From this efficiency on, the table shows more than 100%."""
 
 
 def rate_mark(row: Row) -> str:
-    """Before the row's rate."""
+    """The mark before the row's rate."""
     return "*" if row["disturbed"] else ""
 
 
 def speedup_mark(row: Row) -> str:
-    """Before the row's speed-up and efficiency. The base's own are 1 whatever happened, so they have none."""
+    """The marks before the row's speed-up and efficiency. The base's own are always 1, so they have none."""
     if math.isnan(row["speedup"]) or row["is_base"]:
         return ""
     busy = row["disturbed"] or row["base_disturbed"]
@@ -29,7 +29,7 @@ def _rests_on_one_run(row: Row) -> bool:
 
 
 def captions(rows: Sequence[Row]) -> list[str]:
-    """What the marks mean, of those that there are, and what a rate of repeats is."""
+    """What the marks in the table mean, and how rates of repeats are computed."""
     marks = {mark for row in rows for mark in rate_mark(row) + speedup_mark(row)}
     lines = []
     if any(row["ok"] > 1 for row in rows):

@@ -20,21 +20,21 @@ from . import doubts
 
 _PIPE_WIDTH = 120
 _WIDE = 100
-"""Columns of the widest table, but for longer names."""
+"""Characters of the widest table, except for longer names."""
 _NAME = 11
-"""Columns that the longest names are folded to, where there is no room for more."""
+"""Characters to which the longest names are folded if there is no room for more."""
 _NOTHING = "–"
 
 
 class _PipeConsole(Console):
-    """Leaves it to the caller what the end of a pipe means; rich would end the program with 1."""
+    """Leaves a closed pipe to the caller. Rich itself would end the program with 1."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
 def make_console(stream: TextIO) -> Console:
-    """A console that fits the terminal ``stream`` is, or is 120 columns of plain text where it is none."""
+    """A console with the width of the terminal ``stream``. If it is not a terminal: plain text, 120 columns."""
     console = _PipeConsole(file=stream, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = max(console.width, _PIPE_WIDTH)
@@ -42,12 +42,12 @@ def make_console(stream: TextIO) -> Console:
 
 
 def render(runs: pd.DataFrame, console: Console, across_faults: bool = False) -> None:
-    """Print the comparison of ``runs`` (the runs table): a table for each workload, what went wrong below it.
+    """Print the comparison of ``runs`` (the runs table): a table for each workload, with remarks below it.
 
-    Rates of several repeats are medians, beside how many there are, the lowest and the highest. A narrow console gets
-    fewer figures, so that what is there stays readable. Figures that rest on one run or on a busy machine are marked:
-    see `doubts`. Runs with injected faults have tables of their own, unless
-    ``across_faults`` is asked for: then their bases are runs without.
+    Rates of several repeats are medians; their number, the lowest and the highest are next to them. A narrow console
+    gets fewer columns, so that the table stays readable. Figures from one run or from a busy machine are marked: see
+    `doubts`. Runs with injected faults have their own tables. With ``across_faults``, their bases are runs without
+    faults.
     """
     workloads: dict[str, list[Row]] = {}
     for record in compare(runs, across_faults).to_dict("records"):
@@ -60,13 +60,13 @@ def render(runs: pd.DataFrame, console: Console, across_faults: bool = False) ->
         for line in _captions(rows):
             console.print(line, style="dim", markup=False, emoji=False)
         for line in _remarks(rows):
-            # A reason stays one line, for those who search the output.
+            # A reason stays on one line, so that a search in the output finds it.
             console.print(line, style="dim", markup=False, emoji=False, soft_wrap=True)
         console.print()
 
 
 def to_json(runs: pd.DataFrame) -> str:
-    """The runs table as a JSON list of objects, a key a column; NaN is null, an infinite loss is "inf"."""
+    """The runs table as a JSON list of objects, one key per column; NaN is null, an infinite loss is "inf"."""
     rows = [_plain(row) for row in runs.to_dict("records")]
     return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False)
 
@@ -81,7 +81,7 @@ def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _title(row: Row) -> str:
-    """The workload in words: rows with the same title belong in one table."""
+    """The workload in words: rows with the same title are in one table."""
     amount = _count(row["steps"], "step") if math.isnan(row["epochs"]) else _count(row["epochs"], "epoch")
     rate = f"{row['optimizer']}, learning rate {row['learning_rate']:g}"
     if row["lr_scaling"] != "none":
@@ -106,7 +106,7 @@ def _count(number: float, noun: str) -> str:
 
 
 def _table(rows: Sequence[Row], console: Console, with_faults: bool) -> Table:
-    """The widest table that fits, and is no wider than `_WIDE` but for the strategies' names, which fold."""
+    """The widest table that fits and is at most `_WIDE` wide, except for the strategies' names, which fold."""
     headers = [header for header in _NUMBERS if header != _RANGE or any(row["ok"] > 1 for row in rows)]
     table = _filled(rows, headers, with_faults)
     for header in _LESS_NEEDED:
@@ -176,12 +176,12 @@ _NUMBERS: dict[str, Callable[[Row], str]] = {
     "test\nacc.": lambda row: _number(row["test_accuracy"], ".4f"),
     "train\ns": lambda row: _number(row["train_seconds"], ".1f"),
 }
-# Left out one after the other where the table would be too wide.
+# Left out one by one if the table would be too wide.
 _LESS_NEEDED = (_VALIDATION, "train\ns", "step\nms", _RANGE, "test\nacc.")
 
 
 def _captions(rows: Sequence[Row]) -> list[str]:
-    """What the speed-ups are against; with more than one base, which strategies each is the base of."""
+    """The bases of the speed-ups; with more than one base, also the strategies of each."""
     bases: dict[str, list[Row]] = {}
     for row in rows:
         if not math.isnan(row["speedup"]):
@@ -205,7 +205,7 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
         if row["status"] != "ok":
             lines.append(f"{name} {row['status']}: {row['reason']}")
         if row["oversubscribed"]:
-            lines.append(f"{name} oversubscribed: its replicas got fewer cores than the spec gives them")
+            lines.append(f"{name} oversubscribed: its replicas got fewer cores than the spec says")
         lines += doubts.remarks(row, name)
         if row["fault"]:
             lines.append(f"{name} faults: {row['fault']}{_share_lost(row)}")
@@ -222,7 +222,7 @@ def _share_lost(row: Row) -> str:
 
 
 def _exchanged(row: Row) -> str:
-    """Updates and traffic of its workers, as far as they were counted."""
+    """Updates and traffic of its workers, if they were counted."""
     parts = []
     if not math.isnan(row["staleness_mean"]):
         parts.append(f"staleness {row['staleness_mean']:.2f} mean, {row['staleness_max']:g} max")

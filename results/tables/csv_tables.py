@@ -1,4 +1,4 @@
-"""The tables as CSV: UTF-8, a header, a line a row, ``true`` and ``false``; empty cells are missing."""
+"""The tables as CSV: UTF-8, a header, one line per row, ``true`` and ``false``; empty cells are missing values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_header(target: Hashed, table: str) -> None:
 
 
 def write(target: Hashed, table: str, blocks: Iterable[Columns]) -> None:
-    """Write the blocks' rows, a line each."""
+    """Write the blocks' rows, one line per row."""
     for block in blocks:
         for start in range(0, len(block["run_id"]), _WRITE_ROWS):
             text = io.StringIO(newline="")
@@ -34,7 +34,7 @@ def write(target: Hashed, table: str, blocks: Iterable[Columns]) -> None:
 
 
 class Hashed:
-    """Writes to ``target`` and keeps the digest of what was written."""
+    """Writes to ``target`` and computes the digest of the data."""
 
     def __init__(self, target: BinaryIO) -> None:
         self._target = target
@@ -46,7 +46,7 @@ class Hashed:
         self._target.write(data)
 
     def restart(self) -> None:
-        """Forget what was written."""
+        """Delete what was written and start again."""
         self._target.truncate(self._target.seek(0))
         self._hash = hashlib.sha256()
 
@@ -56,10 +56,10 @@ class Hashed:
 
 
 def copy(former: Path, target: Hashed, table: str, drop: Collection[str], digest: str) -> bool:
-    """Copy the header and the rows of ``former``, but those of the runs in ``drop``.
+    """Copy the header and the rows of ``former``, without those of the runs in ``drop``.
 
     Returns:
-        Whether ``former`` has this digest and the columns of ``table``; what was written is of no use otherwise.
+        Whether ``former`` has this digest and the columns of ``table``; if not, the copy is not valid.
 
     Raises:
         OSError: it can't be read or the copy can't be written.
@@ -84,7 +84,7 @@ def copy(former: Path, target: Hashed, table: str, drop: Collection[str], digest
 
 
 def _copy_lines(file: BinaryIO, target: Hashed, drop: Collection[str], found: hashlib._Hash) -> None:
-    # Texts are one line each, see schema, and a run id needs no quotes.
+    # Each text is one line, see schema, and a run id needs no quotes.
     dropped = {run_id.encode() for run_id in drop}
     for line in file:
         found.update(line)
@@ -102,7 +102,7 @@ def has_digest(path: Path, digest: str) -> bool:
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a file with the name of a table can't be one: its first column isn't the run's id. Raises OSError."""
+    """Whether the file can't be a table of stratbench: its first column isn't the run's id. Raises OSError."""
     try:
         with open_regular(path) as file:
             return not file.readline(_READ_BYTES).startswith((b"run_id,", b"run_id\n"))

@@ -1,8 +1,8 @@
-"""The tables in HDF5: a group a table, a dataset of one dimension a column.
+"""The tables in HDF5: each table is a group, each column a one-dimensional dataset in it.
 
-Text is fixed-length UTF-8: a run's id on a million steps then compresses to next to nothing, and copies
-raw, where variable-length text would take 50 bytes and a heap entry a row. Integers are int64, floats
-float64, booleans int8.
+Text is fixed-length UTF-8: a run's id on a million steps then compresses to almost nothing and can be copied without
+decoding. Variable-length text would take 50 bytes and a heap entry per row. Integers are int64, floats float64,
+booleans int8.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .opening import USER_BLOCK_BYTES, guard, reading, seal
 
 __all__ = ["blocks", "csv_digests", "finish", "guard", "merge", "read", "reading", "rows", "unknown"]
 
-# Rows that are in memory at a time, beside the file's own image.
+# Rows that are in memory at a time, in addition to the file's own image.
 BLOCK_ROWS = 65_536
 _CSV_DIGEST = "csv_sha256"
 _CHUNK_BYTES = 32_768
 _TEXT_STEP = 16
 
-# What the file may hold for each kind, by numpy's letters, and the most that deflate packs into a byte.
+# NumPy's letters of the types that the file may have for each kind, and the largest compression of deflate.
 _KINDS = {"text": "S", "int": "i", "float": "f", "bool": "ib"}
 _MOST_DEFLATED = 1032
 
@@ -35,19 +35,19 @@ _DTYPES = {"int": np.dtype(np.int64), "float": np.dtype(np.float64), "bool": np.
 
 
 def unknown(file: h5py.File) -> list[str]:
-    """Names in the file that no table or column of this version has: writing would drop them."""
+    """Names in the file that are not tables or columns of this version: writing would remove them."""
     known = {table: {column.name for column in columns} for table, columns in TABLES.items()}
-    beside = [f"{table}/{name}" for table in known if table in file for name in set(file[table]) - known[table]]
-    return sorted([*(set(file) - known.keys()), *beside])
+    others = [f"{table}/{name}" for table in known if table in file for name in set(file[table]) - known[table]]
+    return sorted([*(set(file) - known.keys()), *others])
 
 
 def rows(file: h5py.File, table: str) -> int:
-    """How many rows ``table`` has; 0 where the file is from before the table."""
+    """How many rows ``table`` has; 0 if the file is older than the table."""
     return len(file[table]["run_id"]) if table in file else 0
 
 
 def read(file: h5py.File, table: str, start: int = 0, stop: int | None = None) -> Columns:
-    """Rows ``start`` to before ``stop`` of ``table``; columns that the file lacks are missing values."""
+    """Rows ``start`` to ``stop - 1`` of ``table``; columns that the file doesn't have get missing values."""
     count = rows(file, table)
     stop = count if stop is None else min(stop, count)
     group = file.get(table, {})
@@ -84,7 +84,7 @@ def _read_column(dataset: h5py.Dataset, column: Column, start: int, stop: int) -
 
 
 def _decode(values: np.ndarray) -> np.ndarray:
-    """Bytes to str, each stretch of equal values once: they come a run at a time."""
+    """Bytes to str. Equal values follow one another, as rows of one run do; each group is decoded once."""
     if not len(values):
         return values.astype(object)
     starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
@@ -93,11 +93,10 @@ def _decode(values: np.ndarray) -> np.ndarray:
 
 
 def merge(old: h5py.File | None, drop: Collection[str], added: Mapping[str, Sequence[Columns]]) -> io.BytesIO:
-    """A results file with ``old``'s rows, less those of the runs in ``drop``, then the ``added`` ones.
+    """A results file with the rows of ``old``, without those of the runs in ``drop``, then the ``added`` rows.
 
-    The file is made in memory and left to the caller to write: HDF5 itself, when the disk is full, fails only
-    while closing and takes the interpreter down. Without ``drop``, old columns are copied as they are
-    compressed.
+    The file is made in memory, and the caller writes it: when the disk is full, HDF5 itself fails only while closing,
+    and ends the whole interpreter. Without ``drop``, old columns are copied without decompressing them.
     """
     image = io.BytesIO()
     with h5py.File(image, "w", userblock_size=USER_BLOCK_BYTES) as new:
@@ -111,7 +110,7 @@ def merge(old: h5py.File | None, drop: Collection[str], added: Mapping[str, Sequ
 
 
 def finish(image: io.BytesIO, digests: Mapping[str, str]) -> None:
-    """Note the digest of each CSV table in a file that ``merge`` made, and seal it."""
+    """Write the digest of each CSV table into a file that ``merge`` made, then its own digest."""
     with h5py.File(image, "r+") as new:
         for table, digest in digests.items():
             new[table].attrs[_CSV_DIGEST] = digest
@@ -119,7 +118,7 @@ def finish(image: io.BytesIO, digests: Mapping[str, str]) -> None:
 
 
 def csv_digests(file: h5py.File) -> dict[str, str]:
-    """SHA-256 of the CSV tables that belong to the file; none of tables from before this was noted."""
+    """SHA-256 of the CSV tables that belong to the file; none for tables of older versions."""
     found = {table: file[table].attrs.get(_CSV_DIGEST) for table in TABLES if table in file}
     return {table: digest for table, digest in found.items() if isinstance(digest, str)}
 
@@ -162,12 +161,12 @@ def _merge_column(
 
 
 def _fits(source: h5py.Dataset, dtype: Any, count: int) -> bool:
-    """Whether rows can be put after a copy of it."""
+    """Whether rows can be appended to a copy of it."""
     return source.dtype == dtype and source.shape == (count,) and source.maxshape == (None,)
 
 
 def _dtype(column: Column, source: h5py.Dataset | None, added: Sequence[np.ndarray]) -> Any:
-    """The column's type in the file; text as wide as its longest value, never narrower than it was."""
+    """The column's type in the file; text is as wide as its longest value, and never narrower than before."""
     if column.kind != "text":
         return _DTYPES[column.kind]
     longest = max((len(text.encode()) for values in added for text in set(values)), default=0)
@@ -188,7 +187,7 @@ def _create(group: h5py.Group, column: Column, dtype: Any) -> h5py.Dataset:
 
 
 def _append(dataset: h5py.Dataset, end: int, values: np.ndarray, column: Column) -> int:
-    """Write ``values`` after the first ``end`` rows and give the new end."""
+    """Write ``values`` after the first ``end`` rows. Returns the new end."""
     if column.kind == "text":
         encoded = {text: text.encode() for text in set(values)}
         values = np.array([encoded[text] for text in values], dtype=dataset.dtype)

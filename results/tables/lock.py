@@ -1,4 +1,4 @@
-"""One writer to an output folder at a time."""
+"""Only one process at a time writes to an output folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAME = ".lock"
 
 
 class FolderLock:
-    """Holds ``folder``'s lock from construction until ``release``; the kernel lets go when the process dies.
+    """Holds the lock of ``folder`` from construction until ``release``. The kernel releases it if the process dies.
 
     Raises:
         ResultsError: another process holds it, or the folder can't be written or locked.
@@ -35,7 +35,7 @@ class FolderLock:
 
     def _acquire(self) -> int:
         while True:
-            # Neither what a link leads to nor a FIFO, at which reading would wait.
+            # Don't follow a link, and don't open a FIFO, where reading would wait.
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
             descriptor = os.open(self._path, flags, 0o644)
             try:
@@ -58,20 +58,20 @@ class FolderLock:
             os.close(descriptor)
 
     def _sign(self, descriptor: int) -> None:
-        former = os.read(descriptor, 200)
-        if former and not former.startswith(b"process "):
+        old = os.read(descriptor, 200)
+        if old and not old.startswith(b"process "):
             raise OSError(errno.EEXIST, f"its {NAME} is not stratbench's")
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
 
     def _is_current(self, descriptor: int) -> bool:
-        """Whether the file we locked is still the one in the folder: its last holder removes it."""
+        """Whether the locked file is still the one in the folder: the last process that held the lock removes it."""
         try:
             return os.path.samestat(os.fstat(descriptor), self._path.stat())
         except FileNotFoundError:
             return False
 
     def release(self) -> None:
-        """Remove the lock file and let go of it, in this order: who opens it meanwhile will look again."""
+        """Remove the lock file, then release it: a process that opens it in between will try again."""
         self._path.unlink(missing_ok=True)
         os.close(self._descriptor)

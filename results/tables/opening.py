@@ -1,7 +1,7 @@
-"""Opening a results file that may be anything: damaged, newer, in use, somebody else's, or no file at all.
+"""Opening a results file, which may be damaged, newer, in use, another program's, or not a file.
 
-``results.h5`` begins with HDF5's user block, in which stands the digest of what follows. So a byte that changed since
-is found before HDF5 reads it as a number. Files without a user block are from before, and are read as they are.
+``results.h5`` begins with HDF5's user block, which holds the digest of the rest. So a changed byte is found before HDF5
+reads it as a number. Older files have no user block, and are read without this check.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from ..raw.files import open_regular, shown, why
 from ..schema import SCHEMA_VERSION
 
 USER_BLOCK_BYTES = 512
-"""The least that HDF5 has."""
+"""The smallest size that HDF5 allows."""
 _SEAL = b"stratbench results, sha256 of what follows this block: "
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[h5py.File]:
-    """Open a results file, having checked that it is one and not newer than this program.
+    """Check that it is a results file and not newer than this program, and open it.
 
-    What the ``with`` block raises is its own: put what reads the file's content inside ``guard`` too.
+    Errors in the ``with`` block are not changed: put code that reads the file's content inside ``guard`` too.
 
     Raises:
-        ResultsError: it isn't there, isn't HDF5, isn't ours, is damaged, or is open for writing.
+        ResultsError: it is missing, isn't HDF5, isn't stratbench's, is damaged, or is open for writing.
         NewerResultsError: a newer stratbench wrote it.
     """
     with ExitStack() as stack:
@@ -42,11 +42,11 @@ def reading(path: Path) -> Iterator[h5py.File]:
             raw = stack.enter_context(open_regular(path))
         except OSError as error:
             raise ResultsError(
-                f"A results file must be a file to read. Received: {shown(path)}: {why(error)}"
+                f"A results file must be a readable file. Received: {shown(path)}: {why(error)}"
             ) from error
         with guard(path):
             _check_seal(raw)
-            # By its Python file, HDF5 doesn't mind that a notebook has it open, nor needs locks, which NFS refuses.
+            # With a Python file, HDF5 needs no locks, which NFS refuses, and a notebook may have the file open.
             file = stack.enter_context(h5py.File(raw, "r"))
             _check_version(file, path)
         yield file
@@ -54,10 +54,10 @@ def reading(path: Path) -> Iterator[h5py.File]:
 
 @contextmanager
 def guard(path: Path) -> Iterator[None]:
-    """Tell whatever h5py raises while it reads ``path`` as what it means to a user.
+    """Turn any error of h5py while it reads ``path`` into a message for the user.
 
     Raises:
-        ResultsError: any error in the block; those of stratbench pass as they are.
+        ResultsError: any error in the block; stratbench's own errors are not changed.
     """
     try:
         yield
@@ -71,7 +71,7 @@ def guard(path: Path) -> Iterator[None]:
         if _is_being_written(path):
             raise ResultsError(
                 f"A results file must not be open for writing elsewhere. Received: {shown(path)}, which another "
-                "program or notebook has open so; close it there."
+                "program or notebook has open for writing; close it there."
             ) from error
         raise ResultsError(
             f"A results file must be whole HDF5, as stratbench wrote it. Received: {shown(path)}, which is "
@@ -91,14 +91,14 @@ def _is_being_written(path: Path) -> bool:
 
 
 def seal(image: io.BytesIO) -> None:
-    """Put the digest of a file that was made with a user block of ``USER_BLOCK_BYTES`` into it."""
+    """Write the digest of a file into its user block of ``USER_BLOCK_BYTES``."""
     content = image.getbuffer()
     line = _SEAL + hashlib.sha256(content[USER_BLOCK_BYTES:]).hexdigest().encode() + b"\n"
     content[:USER_BLOCK_BYTES] = line.ljust(USER_BLOCK_BYTES, b"\0")
 
 
 def _check_seal(raw: io.BufferedReader) -> None:
-    """Raise ValueError unless the file is what was sealed, or has no user block."""
+    """Raise ValueError unless the digest fits, or the file has no user block."""
     block = raw.read(USER_BLOCK_BYTES)
     if not block.startswith(_SIGNATURE):
         digest = hashlib.file_digest(raw, "sha256").hexdigest()

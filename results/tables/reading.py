@@ -50,5 +50,5 @@ def load(path: str | os.PathLike[str]) -> Tables:
 def _frame(table: str, columns: schema.Columns) -> pd.DataFrame:
     frame = pd.DataFrame(columns)
     texts = [column.name for column in schema.TABLES[table] if column.kind == "text"]
-    # An empty column of texts would otherwise be of objects.
+    # Without this, an empty text column would have the type object.
     return frame.astype(dict.fromkeys(texts, "str"))

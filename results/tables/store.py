@@ -28,16 +28,16 @@ State = tuple[str, str]
 class Store:
     """Writes the tables of one output folder, which it locks until ``close`` or the end of ``with``.
 
-    The truth is each run's ``record.json``, which the caller saves before ``add``; ``results.h5`` is built
-    from these, and the CSV tables follow it. All files are replaced together, after all are on disk,
-    so that a kill or a full disk leaves the former ones.
+    Each run's ``record.json`` is the source. The caller saves it before ``add``. ``results.h5`` is built from the
+    records, and the CSV tables are copies of its tables. All files are replaced together, after all are on disk: after
+    a kill or on a full disk, the old files are still there.
 
     Args:
-        folder: the output folder; made if it isn't there.
+        folder: the output folder; created if it doesn't exist.
 
     Raises:
-        ResultsError: the folder isn't writable or another process uses it; what has the name of a table is
-            damaged, not ours, or no file.
+        ResultsError: the folder isn't writable or another process uses it; or something with the name of a table is
+            damaged, not stratbench's, or not a file.
         NewerResultsError: ``results.h5`` is newer than this program.
     """
 
@@ -53,14 +53,14 @@ class Store:
         self._lock = FolderLock(self.folder)
         try:
             self._check_names()
-            self._runs, self._digests = self._read_former()
+            self._runs, self._digests = self._read_old()
             self._remove_leftovers()
         except BaseException:
             self.close()
             raise
 
     def _check_names(self) -> None:
-        """See to it now, not after hours of training, that nothing stands where the tables go."""
+        """Check before hours of training that nothing else has the names of the tables."""
         for name in (HDF5_NAME, *map(_csv_name, TABLES)):
             for path in (self.folder / name, self.folder / (name + TEMPORARY)):
                 if os.path.lexists(path) and not path.is_file():
@@ -73,7 +73,7 @@ class Store:
         for name in (HDF5_NAME, *map(_csv_name, TABLES)):
             (self.folder / (name + TEMPORARY)).unlink(missing_ok=True)
 
-    def _read_former(self) -> tuple[dict[str, State], dict[str, str]]:
+    def _read_old(self) -> tuple[dict[str, State], dict[str, str]]:
         """The runs in the tables, and the digest that each CSV table should have."""
         if not self._hdf5.exists():
             self._check_csv_is_ours()
@@ -102,30 +102,29 @@ class Store:
         return self.folder / HDF5_NAME
 
     def runs(self) -> dict[str, str]:
-        """The status of every run in the tables, by run id, in the tables' order."""
+        """Run id → status of every run in the tables, in the order of the tables."""
         return {run_id: status for run_id, (status, _) in self._runs.items()}
 
     def add(self, record: Record) -> None:
-        """Put a run's rows into all tables, in place of any that the run had.
+        """Put a run's rows into all tables. They replace older rows of the run.
 
-        The cost is that of copying the files, and of rewriting them where rows were replaced.
+        The cost is that of copying the files, or of writing them again if rows are replaced.
 
         Raises:
-            ResultsError: the tables can't be written, as when the disk is full; the former ones are
-                untouched.
+            ResultsError: the tables can't be written, as when the disk is full; the old ones stay as they were.
         """
         self._write([record])
 
     def recover(self, warn: Callable[[str], None]) -> list[str]:
-        """Take in every record that a former command saved but didn't get into the tables.
+        """Add every record that an earlier command saved, but that is not in the tables.
 
-        CSV tables that aren't what ``results.h5`` says, as after an edit, are written anew.
+        CSV tables that differ from ``results.h5``, as after an edit, are written again.
 
         Args:
-            warn: told, a line each, of records that can't be read: these are left as they are.
+            warn: called with one line for each record that can't be read; these records are not changed.
 
         Returns:
-            The ids of the runs taken in.
+            The ids of the runs added.
 
         Raises:
             NewerResultsError: a record is from a newer stratbench.
@@ -141,7 +140,7 @@ class Store:
                 raise
             except ResultsError as error:
                 known = folder.name in self._runs
-                warn(f"{error}; {'its former rows stay' if known else 'its run is not'} in the tables")
+                warn(f"{error}; {'its old rows stay' if known else 'its run is not'} in the tables")
                 continue
             if self._runs.get(record.run_id) != _state(record):
                 records.append(record)
@@ -150,7 +149,7 @@ class Store:
         return [record.run_id for record in records]
 
     def _is_candidate(self, folder: Path) -> bool:
-        """Whether the tables may lack this record: records are saved first, so those taken in are older."""
+        """Whether the tables may not have this record: records are saved first, so those in the tables are older."""
         if folder.name not in self._runs:
             return True
         return (folder / RECORD_NAME).lstat().st_mtime_ns >= self._hdf5.stat().st_mtime_ns
@@ -169,8 +168,7 @@ class Store:
         image = self._merge(drop, added)
         try:
             with Staging() as staging:
-                # HDF5 is replaced last: a kill in between leaves it without the run, so that recover()
-                # finds it.
+                # HDF5 is replaced last. After a kill in between, the run is not in it, so recover() adds the run.
                 digests = self._stage_csv(staging, image, drop, added)
                 hdf5.finish(image, digests)
                 with staging.file(self._hdf5) as target:
@@ -198,7 +196,7 @@ class Store:
         drop: Collection[str],
         added: Mapping[str, Sequence[Columns]],
     ) -> dict[str, str]:
-        """Write the CSV tables, and give their digests."""
+        """Write the CSV tables. Returns their digests."""
         digests = {}
         with h5py.File(image, "r") as new:
             for table, blocks in added.items():
@@ -216,7 +214,7 @@ class Store:
         return digests
 
     def close(self) -> None:
-        """Let others write to the folder."""
+        """Release the lock, so that other processes can write to the folder."""
         self._lock.release()
 
     def __enter__(self) -> Store:
@@ -233,7 +231,7 @@ def _csv_name(table: str) -> str:
 
 
 def read_statuses(folder: Path) -> dict[str, str]:
-    """The status of every run in the tables of an output folder, by run id; none without ``results.h5``.
+    """Run id → status of every run in the tables of an output folder; none without ``results.h5``.
 
     Raises:
         ResultsError: the tables can't be read.
@@ -255,5 +253,5 @@ def _states(file: h5py.File) -> dict[str, State]:
 
 
 def _state(record: Record) -> State:
-    """What tells two attempts at the same run apart."""
+    """What distinguishes two attempts at the same run."""
     return record.run["status"], record.run["started_at"]
