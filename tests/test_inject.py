@@ -179,7 +179,7 @@ class TestInjector:
         monkeypatch.setattr(inject, "_pause", lambda seconds, label: None)
         texts = ["kill:worker=0,step=0", "kill:ps=0,step=0", "pause:worker=0,step=0,seconds=0.01"]
         writer = journal.Journal(tmp_path / "worker-0.jsonl")
-        Injector([parse(text) for text in texts], Task(index=0), 1, writer).strike(0)
+        Injector([parse(text) for text in texts], Task(index=0), 1, writer).inject(0)
         writer.close()
         done = [event["fault"] for event in journal.read(writer.path).injected]
         assert sorted(done) == sorted(texts) and done[-1] == texts[0]

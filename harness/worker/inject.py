@@ -108,7 +108,7 @@ class Injector:
         """Seconds that this worker slept so far; None if no slowness was asked for."""
         return self.slowness.total_seconds if self.slowness else None
 
-    def strike(self, step: int) -> None:
+    def inject(self, step: int) -> None:
         """Make the faults happen that are due before ``step``. Raises RunError when a pause did not hold."""
         for fault in [fault for fault in self._due if fault.step == step]:
             self._journal.event("injected", fault=str(fault), kind=fault.kind, task=fault.label, step=step)
@@ -134,7 +134,7 @@ class Injected(Trainer):
 
     def step(self, batch: Batch, learning_rate: float) -> StepResult:
         """See `Trainer.step`."""
-        self._injector.strike(self._step)
+        self._injector.inject(self._step)
         slowness = self._injector.slowness
         if slowness:
             slowness.begin()

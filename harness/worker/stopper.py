@@ -56,7 +56,7 @@ def _stop(process: psutil.Process, seconds: float) -> int:
         process.suspend()
         return _hold(process, seconds)
     except psutil.NoSuchProcess:
-        # It was killed, so nobody reads the code.
+        # It was killed, so no process reads the code.
         return 0
     finally:
         _resume(process)
