@@ -290,6 +290,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("involuntary_switches", "float", "", "How often the kernel took a core from it during training"),
         Column("injected_seconds", "float", "s", "How much longer --inject made its steps"),
         Column("starts", "float", "", "How often it was started"),
+        Column("start_method", "text", "", "forked from a process that had done the imports, or fresh and why"),
         Column("outcome", "text", "", "How it ended"),
     ),
 }

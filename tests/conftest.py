@@ -15,10 +15,13 @@ import psutil
 import pytest
 from stratbench.harness.launch.launcher import Launch, Outcome
 from stratbench.harness.launch.ports import Ports
-from stratbench.harness.launch.run import prepare
+from stratbench.harness.launch.run import prepare, tasks_of
+from stratbench.harness.launch.starter import Starter
 from stratbench.harness.plan.spec import Experiment, RunSpec
 
 _NUMBERS = itertools.count()
+STARTER = Starter(ignored=["PYTEST_CURRENT_TEST"])
+"""Of all tests' runs but those that are about how a task is started."""
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -41,9 +44,9 @@ def launch(spec: RunSpec, folder: Path, stop: threading.Event | None = None, lis
     """Run the spec's real processes, without a store."""
     prepare(spec, folder)
     with Ports() as ports:
-        tasks = spec.create_strategy().tasks(spec.replicas, ports)
-        nobody = lambda label, event: None  # noqa: E731
-        return Launch(tasks, folder, spec.timeout, stop or threading.Event(), listen or nobody).run()
+        ignore = lambda label, event: None  # noqa: E731
+        stop = stop or threading.Event()
+        return Launch(tasks_of(spec, ports), folder, spec.timeout, stop, listen or ignore, starter=STARTER).run()
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
@@ -53,6 +56,13 @@ def processes_of(folder: Path) -> list[psutil.Process]:
         if process.pid != os.getpid() and any(str(folder) in part for part in process.info["cmdline"] or []):
             found.append(process)
     return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def starter() -> Iterator[None]:
+    """Ends the fork server after the last test."""
+    with STARTER:
+        yield
 
 
 @pytest.fixture

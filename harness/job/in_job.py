@@ -18,6 +18,7 @@ from ...results.raw.files import shown, why
 from ...results.raw.record import NAME, Record
 from ...strategies.base import Task
 from ..launch.run import open_store
+from ..launch.starter import BACKEND_VARIABLE
 from ..plan.spec import RunSpec
 from ..plan.task import PARENT_VARIABLE, Job, NoPlace
 from ..worker.main import redirect, run_task
@@ -46,6 +47,7 @@ def run_in_job(spec: RunSpec, job: Job, output: Path) -> Record:
     """Do this rank's part; only rank 0 returns, with the record. Raises RunError if no row could be written."""
     # The job's launcher started this process. A stratbench above that launcher is not its parent.
     os.environ.pop(PARENT_VARIABLE, None)
+    os.environ[BACKEND_VARIABLE] = spec.create_strategy().backend
     folder = output / "runs" / spec.run_id
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from ...results.raw import machine
@@ -19,6 +19,7 @@ class Beside:
     Args:
         tasks: the tasks of the run.
         listen: called with all events too.
+        ours: process ids of children of this process that work for the run, although they started before it.
         read: takes a reading.
     """
 
@@ -26,9 +27,10 @@ class Beside:
         self,
         tasks: Sequence[Task],
         listen: Listener,
+        ours: Collection[int] = (),
         read: Callable[[], machine.Reading | None] | None = None,
     ):
-        strangers = machine.children()
+        strangers = {child for child in machine.children() if child.pid not in ours}
         self._read = read or (lambda: machine.read(strangers))
         self._listen = listen
         labels = task_labels([task for task in tasks if not task.serves])

@@ -10,7 +10,6 @@ import dataclasses
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,8 +20,10 @@ from ...results.raw.machine import Beside
 from ...strategies.base import TASK_VARIABLE, Reaction, Task
 from ..plan import variables
 from ..plan.task import LOST_SUFFIX, PARENT_VARIABLE, SCRATCH, task_labels
+from .fork_server import UNKNOWN
 from .ports import is_here
-from .processes import end_all
+from .processes import Process, end_all
+from .starter import Starter
 from .watch import Death, Listener, Watch, program
 
 POLL_SECONDS = 0.2
@@ -81,6 +82,7 @@ class Launch:
         stop: threading.Event,
         listen: Listener,
         react: React = lambda task, left, everyone: Reaction.END,
+        starter: Starter | None = None,
     ):
         self._tasks = tasks
         self._left = {
@@ -90,11 +92,12 @@ class Launch:
         }
         self._everyone = list(self._left.values())
         self._react = react
+        self._starter = starter or Starter(forks=False)
         self._losses: list[Loss] = []
         self._folder = folder
         self._timeout = timeout
         self._stop = stop
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, Process] = {}
         self._watch = Watch(tasks, folder, listen)
         self._deaths: list[Death] = []
 
@@ -121,7 +124,7 @@ class Launch:
             reason = self._watch.explain(self._deaths)
         return Outcome(status, reason, self._task_ends(), started, time.time(), tuple(self._losses))
 
-    def _start(self, task: Task) -> subprocess.Popen[bytes]:
+    def _start(self, task: Task) -> Process:
         environment = variables.for_launcher(os.environ) if task.command else variables.for_task(os.environ)
         if task.command:
             # The launcher is a Python program too. It must not import modules from the current folder.
@@ -133,16 +136,7 @@ class Launch:
             "PYTHONUNBUFFERED": "1",
             "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
         }
-        with (self._folder / f"{program(task)}.log").open("ab") as log:
-            return subprocess.Popen(
-                [*task.command, sys.executable, "-P", "-m", "stratbench.harness.worker", str(self._folder)],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # Ctrl-C in a terminal must reach only the parent, which ends the tasks.
-                start_new_session=True,
-            )
+        return self._starter.start(task, self._folder, environment, self._folder / f"{program(task)}.log")
 
     def _until_over(self) -> tuple[str, str]:
         """(status, reason). If a task died, the reason is still empty: the other tasks' last events may explain it."""
@@ -213,7 +207,8 @@ class Launch:
         dead = [task for task in self._tasks if self._code(task) or (self._code(task) == 0 and task.serves)]
         if not dead and not gone:
             return []
-        own = [self._watch.death(program(task), self._code(task)) for task in dead]
+        codes = {program(task): self._code(task) for task in dead}
+        own = [self._watch.death(name, None if code == UNKNOWN else code) for name, code in codes.items()]
         named = {death.name for death in own}
         reported = self._wait_for_reports([task for task in self._tasks if task.command])
         rest = [self._watch.death(label, None) for label in gone if label not in named]

@@ -4,18 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import subprocess
+import socket
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Protocol
 
 import psutil
 
 GRACE_SECONDS = 5.0
 POLL_SECONDS = 0.02
+_CLOCK_SECONDS = 2.0
 
 
-def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+class Process(Protocol):
+    """What is used of `subprocess.Popen`: a process that this one, or its fork server, has started."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, once it has ended. Raises `subprocess.TimeoutExpired`."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+
+
+def family(process: Process) -> list[psutil.Process]:
     """The process, if it still exists, and its descendants."""
+    if process.poll() is not None:
+        # Its number may be another process's by now.
+        return []
     try:
         parent = psutil.Process(process.pid)
         return [parent, *parent.children(recursive=True)]
@@ -32,7 +52,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 def end_all(
-    processes: Iterable[subprocess.Popen[bytes]],
+    processes: Iterable[Process],
     members: Iterable[psutil.Process],
     grace: float = GRACE_SECONDS,
 ) -> None:
@@ -73,3 +93,20 @@ def describe_exit(code: int) -> str:
         except ValueError:
             pass
     return f"exit code {code}"
+
+
+def created(pid: int) -> float:
+    """When a process started, in Unix seconds: a number alone may be another process's later."""
+    return psutil.Process(pid).create_time()
+
+
+def find(event: Mapping[str, Any]) -> psutil.Process | None:
+    """The process that wrote the ``start`` event of a journal; None if it is gone, or on another host."""
+    if event["host"] != socket.gethostname():
+        return None
+    try:
+        process = psutil.Process(event["pid"])
+        # The clock that this is computed from may have been set meanwhile.
+        return process if abs(process.create_time() - event["created"]) < _CLOCK_SECONDS else None
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None

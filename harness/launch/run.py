@@ -14,10 +14,12 @@ from ...results.raw import journal, record, run_folder
 from ...results.raw.environment import capture
 from ...results.raw.files import shown, why
 from ...results.tables.store import Store, read_statuses
+from ...strategies.base import Place, Task
 from ..plan.spec import RunSpec
 from .beside import Beside
 from .launcher import Launch, Outcome
 from .ports import Ports
+from .starter import BACKEND_VARIABLE, Starter
 from .watch import Listener
 
 
@@ -76,7 +78,12 @@ def prepare(spec: RunSpec, folder: Path) -> str:
 
 
 def run_one(
-    spec: RunSpec, store: Store, stop: threading.Event, listen: Listener, warn: Callable[[str], None] = tell
+    spec: RunSpec,
+    store: Store,
+    stop: threading.Event,
+    listen: Listener,
+    warn: Callable[[str], None] = tell,
+    starter: Starter | None = None,
 ) -> record.Record:
     """Run the spec and record the result, also if it failed.
 
@@ -94,7 +101,7 @@ def run_one(
         raise RunError(f"the run's folder {shown(folder)} can't be written: {why(error)}") from None
     if said:
         warn(said)
-    outcome = _outcome(spec, folder, stop, listen)
+    outcome = _outcome(spec, folder, stop, listen, starter or Starter(forks=False))
     made = collect(spec, folder, outcome)
     store.add(made)
     return made
@@ -120,17 +127,24 @@ def collect(spec: RunSpec, folder: Path, outcome: Outcome) -> record.Record:
     return made
 
 
-def _outcome(spec: RunSpec, folder: Path, stop: threading.Event, listen: Listener) -> Outcome:
+def tasks_of(spec: RunSpec, place: Place) -> list[Task]:
+    """The run's tasks, each with the Keras backend that its strategy needs, whatever the user's environment says."""
+    strategy = spec.create_strategy()
+    backend = {BACKEND_VARIABLE: strategy.backend}
+    return [dataclasses.replace(task, env={**task.env, **backend}) for task in strategy.tasks(spec.replicas, place)]
+
+
+def _outcome(spec: RunSpec, folder: Path, stop: threading.Event, listen: Listener, starter: Starter) -> Outcome:
     now = time.time()
     why_not = spec.skip()
     if why_not:
         return Outcome("skipped", why_not, {}, now, now)
     try:
         with Ports() as ports:
-            strategy = spec.create_strategy()
-            tasks = strategy.tasks(spec.replicas, ports)
-            beside = Beside(tasks, listen)
-            outcome = Launch(tasks, folder, spec.timeout, stop, beside.listen, strategy.after_death).run()
+            tasks = tasks_of(spec, ports)
+            beside = Beside(tasks, listen, ours=starter.pids)
+            react = spec.create_strategy().after_death
+            outcome = Launch(tasks, folder, spec.timeout, stop, beside.listen, react, starter).run()
             return dataclasses.replace(outcome, beside=beside.finish())
     except StratbenchError as error:
         return Outcome("failed", str(error), {}, now, time.time())
@@ -146,7 +160,8 @@ def run_all(
     warn: Callable[[str], None],
 ) -> Iterator[tuple[RunSpec, record.Record]]:
     """Run each spec until ``stop`` is set, and yield its record after its row is written."""
-    for spec in specs:
-        if stop.is_set():
-            return
-        yield spec, run_one(spec, store, stop, begin(spec), warn)
+    with Starter() as starter:
+        for spec in specs:
+            if stop.is_set():
+                return
+            yield spec, run_one(spec, store, stop, begin(spec), warn, starter)

@@ -13,7 +13,7 @@ import psutil
 from ...results.raw.journal import Follower
 from ...strategies.base import Task
 from ..plan.task import task_labels
-from .processes import alive, describe_exit
+from .processes import alive, describe_exit, find
 
 LAST_LINES = 3
 _CHATTER = re.compile(r"I\d{4} |E\d{4} .*(cuInit|CUDA)|WARNING: All log messages before absl|\[\d+\]<std")
@@ -66,7 +66,7 @@ class Watch:
     def _take(self, label: str, event: dict[str, Any]) -> None:
         match event["event"]:
             case "start":
-                self._adopt(label, event["pid"])
+                self._adopt(label, event)
             case "ready" | "serving":
                 self.ready.add(label)
             case "steps":
@@ -76,14 +76,11 @@ class Watch:
             case "end":
                 self.ended.add(label)
 
-    def _adopt(self, label: str, pid: int) -> None:
-        """Remember the process and not only its pid, which may be reused."""
-        try:
-            member = psutil.Process(pid)
-            if str(self._folder) in member.cmdline():
-                self.members[label] = member
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            return
+    def _adopt(self, label: str, start: dict[str, Any]) -> None:
+        """Remember the process, not only its process id, which may be used again."""
+        member = find(start)
+        if member:
+            self.members[label] = member
 
     def forget(self, label: str) -> None:
         """Forget the process of this task, which is dead. The next process of the task is found by its journal."""

@@ -25,6 +25,7 @@ from ...results.raw import journal as journals
 from ...results.raw.journal import Journal
 from ...strategies.base import Task
 from ...strategies.trainer import Batch, StepResult, Trainer
+from ..launch.processes import find
 from ..plan.faults import Fault
 from . import stopper
 from .train import WARMUP_STEPS
@@ -178,8 +179,8 @@ def _kill(journal: Path) -> None:
     start = journals.read(journal).start
     if start is None:
         return
+    process = find(start)
     # It may be dead already.
     with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(start["pid"])
-        if str(journal.parent) in process.cmdline():
+        if process:
             process.kill()

@@ -27,6 +27,8 @@ from ...results.raw import journal as journals
 from ...results.raw.journal import Journal
 from ...strategies.base import TASK_VARIABLE
 from ...strategies.trainer import Server
+from ..launch.processes import created
+from ..launch.starter import FRESH, START_VARIABLE
 from ..plan import cores, spec, variables
 from ..plan.task import current_task, launcher_pid
 from . import usage
@@ -74,6 +76,8 @@ def run_task(run: spec.RunSpec, task: Task, folder: Path, starter: int | None = 
     journal.event(
         "start",
         pid=os.getpid(),
+        created=created(os.getpid()),
+        start_method=os.environ.get(START_VARIABLE, f"{FRESH}: another program started it"),
         host=socket.gethostname(),
         role=task.role,
         index=task.index,
@@ -85,7 +89,6 @@ def run_task(run: spec.RunSpec, task: Task, folder: Path, starter: int | None = 
     try:
         if starter is not None:
             variables.take_rest(starter)
-        os.environ["KERAS_BACKEND"] = run.create_strategy().backend
         # Imports may use all cores; only training is limited to the task's share.
         with _no_collection():
             importlib.import_module("keras")

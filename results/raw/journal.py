@@ -3,7 +3,8 @@
 Every task of a run writes its own file, ``<role>-<index>.jsonl``; no other process writes to it. The events:
 
 ==========  ====================================================================================
-start       pid, host, role, index, rank, cores (list of int), replicas, attempt
+start       pid, created (Unix seconds), start_method (forked, or fresh with the reason), host, role, index, rank,
+            cores (list of int), replicas, attempt
 ready       parameters, unused (text), versions (dict), memory (dict or null), activation_bytes (or null),
             traffic_bytes: expected of all workers in a step; written just before the first step
 serving     memory (dict or null); instead of ready, from a task that only serves

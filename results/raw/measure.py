@@ -74,6 +74,7 @@ def task(log: TaskLog) -> dict[str, Any]:
         "involuntary_switches": (log.trained or {}).get("involuntary_switches"),
         "injected_seconds": end.get("injected_seconds"),
         "starts": len(log.starts) or None,
+        "start_method": start.get("start_method", ""),
         "outcome": _outcome(log),
     }
 

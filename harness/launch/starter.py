@@ -1,0 +1,111 @@
+"""Starts the processes of tasks: forked where that gives the same process as a fresh start, else fresh."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ...strategies.base import Task
+from .fork_server import ForkServer
+from .processes import Process
+
+BACKEND_VARIABLE = "KERAS_BACKEND"
+START_VARIABLE = "STRATBENCH_START"
+"""Tells a task how it was started, for its journal."""
+
+FORKED, FRESH = "forked", "fresh"
+
+_BLAS_THREADS = "OPENBLAS_NUM_THREADS"
+"""NumPy's library makes threads when it is imported, unless this is 1."""
+_PER_TASK = ("TF_CONFIG",)
+"""Variables that are read after the imports."""
+
+
+class Starter:
+    """Starts tasks for all runs of one command. Leave the ``with`` block to end the fork server.
+
+    Args:
+        forks: whether tasks may be forked.
+        ignored: variables of the environment that may differ between tasks that are forked.
+    """
+
+    def __init__(self, forks: bool = True, ignored: Collection[str] = ()):
+        self._ignored = {*_PER_TASK, *ignored}
+        self._server: ForkServer | None = None
+        self._unable = "" if forks else "forking is turned off"
+        if forks and sys.platform != "linux":
+            self._unable = "forking is used on Linux only"
+
+    def __enter__(self) -> Self:
+        """Nothing is started yet."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the fork server."""
+        if self._server:
+            self._server.close()
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of the processes that work for all runs."""
+        return (self._server.pid,) if self._server else ()
+
+    def start(self, task: Task, folder: Path, env: Mapping[str, str], log: Path) -> Process:
+        """Start the task's process, in the current folder, with its output added to ``log``."""
+        why = self._why_fresh(task, env)
+        if not why:
+            server = self._serving(env)
+            if forked := server.fork(folder, {**env, START_VARIABLE: FORKED}, log):
+                return forked
+            why = server.reason or "the fork server died"
+            # One that was killed is replaced. One that can't work here would fail again.
+            self._unable = server.reason
+        with log.open("ab") as file:
+            return subprocess.Popen(
+                [*task.command, sys.executable, "-P", "-m", "stratbench.harness.worker", str(folder)],
+                env={**env, START_VARIABLE: f"{FRESH}: {why}"},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                # A terminal's Ctrl-C is for the parent, which ends the tasks in order.
+                start_new_session=True,
+            )
+
+    def _why_fresh(self, task: Task, env: Mapping[str, str]) -> str:
+        """Why the task can't be forked; empty if it can."""
+        if task.command:
+            return f"{Path(task.command[0]).name} starts it"
+        if self._unable:
+            return self._unable
+        backend = env.get(BACKEND_VARIABLE)
+        if backend != "tensorflow":
+            return f"it uses Keras with {backend}"
+        if env.get(_BLAS_THREADS, "1") != "1":
+            return f"{_BLAS_THREADS} is set"
+        if self._server and not self._server.dead:
+            names = sorted(name for name in {*env, *self._server.environ} if self._differs(name, env))
+            if names:
+                return f"{', '.join(names)} {'differ' if names[1:] else 'differs'} from the fork server's"
+        return ""
+
+    def _differs(self, name: str, env: Mapping[str, str]) -> bool:
+        if name.startswith("STRATBENCH_") or name in self._ignored or name == _BLAS_THREADS:
+            return False
+        return self._server is not None and self._server.environ.get(name) != env.get(name)
+
+    def _serving(self, env: Mapping[str, str]) -> ForkServer:
+        """The fork server, started now if there is none."""
+        if self._server and self._server.dead:
+            self._server.close()
+            self._server = None
+        if self._server is None:
+            own = {name: value for name, value in env.items() if name not in _PER_TASK}
+            own = {name: value for name, value in own.items() if not name.startswith("STRATBENCH_")}
+            self._server = ForkServer({**own, _BLAS_THREADS: "1"})
+        return self._server

@@ -1,0 +1,175 @@
+"""Imports once what every task needs, and forks the tasks: ``python -P -m stratbench.harness.worker.fork_server``.
+
+Imports take most of the time of a short run. A process may be forked safely only while it has one thread, so nothing
+here may use TensorFlow: its first tensor, graph or list of devices starts threads.
+
+Requests are lines of JSON on standard input: ``id``, ``folder`` of the run, ``env``, ``cwd`` and ``log`` of the task.
+Answers are lines of JSON on standard output: ``{"unable": reason}`` or ``{"ready": true}``, then ``{"id", "pid"}`` of
+each task that was forked and ``{"id", "code"}`` when it has ended. The end of the input ends this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import random
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ... import strategies
+from . import main as worker
+from . import usage
+
+_MODULES = ("keras", "numpy", "h5py", "setproctitle")
+_OWN = ("evaluate", "inject", "serve", "train", "workload")
+
+
+class Server:
+    """The process that forks.
+
+    Args:
+        requests, answers: file descriptors.
+    """
+
+    def __init__(self, requests: int, answers: int):
+        self._requests, self._answers = requests, answers
+        self._tasks: dict[int, int] = {}
+        self._wake, waker = os.pipe()
+        self._own = (answers, self._wake, waker)
+        for descriptor in (self._wake, waker):
+            os.set_blocking(descriptor, False)
+        signal.set_wakeup_fd(waker)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def serve(self) -> None:
+        """Fork and report until the requests end."""
+        pending = b""
+        while True:
+            readable, _, _ = select.select([self._requests, self._wake], [], [])
+            if self._wake in readable:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake, 4096)
+                self._report()
+            if self._requests in readable:
+                text = os.read(self._requests, 65536)
+                if not text:
+                    return
+                *lines, pending = (pending + text).split(b"\n")
+                for line in lines:
+                    self._fork(json.loads(line))
+
+    def tell(self, **answer: Any) -> None:
+        """Send one answer."""
+        os.write(self._answers, (json.dumps(answer) + "\n").encode())
+
+    def _report(self) -> None:
+        """Tell which tasks have ended."""
+        while self._tasks:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            self.tell(id=self._tasks.pop(pid), code=os.waitstatus_to_exitcode(status))
+
+    def _fork(self, request: dict[str, Any]) -> None:
+        if threads() != 1:
+            # Another thread may hold a lock that no thread of the child would ever release.
+            self.tell(id=request["id"], pid=None)
+            return
+        pid = os.fork()
+        if not pid:
+            self._become(request)
+        self._tasks[pid] = request["id"]
+        self.tell(id=request["id"], pid=pid)
+
+    def _become(self, request: dict[str, Any]) -> None:
+        """Be the task, as if it had been started by itself. Does not return."""
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            # A terminal's Ctrl-C is for the launcher, which ends the tasks in order.
+            os.setsid()
+            for descriptor in self._own:
+                os.close(descriptor)
+            log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.close(log)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.chdir(request["cwd"])
+            _be_another(request["folder"])
+            os.environ.clear()
+            os.environ.update(request["env"])
+            worker.main()
+        except SystemExit as error:
+            print(error.code, file=sys.stderr)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(worker.FAILED)
+
+
+def _be_another(folder: str) -> None:
+    """Give a forked process its own name and random numbers. So far it has those of its siblings.
+
+    The name can only be set while the environment is where the kernel has put it.
+    """
+    import numpy as np
+    import setproctitle
+
+    sys.argv = [worker.__name__, folder]
+    setproctitle.setproctitle(f"{sys.executable} -P -m stratbench.harness.worker {folder}")
+    random.seed()
+    np.random.seed()
+
+
+def threads() -> int:
+    """Of this process."""
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def _import_all() -> None:
+    package = __package__
+    for name in (*_MODULES, *(f"{package}.{own}" for own in _OWN), *_strategies()):
+        # What is missing, such as Horovod, is missed by the tasks that need it.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+def _strategies() -> Iterator[str]:
+    for module in pkgutil.walk_packages(strategies.__path__, f"{strategies.__name__}."):
+        yield module.name
+
+
+def main() -> None:
+    """Import, then serve."""
+    requests, answers = os.dup(0), os.dup(1)
+    # What an import prints is no answer.
+    silence = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1):
+        os.dup2(silence, descriptor)
+    gc.disable()
+    _import_all()
+    gc.enable()
+    usage.note_loaded()
+    # The collector would write to all of these objects, and so copy the pages that the tasks share.
+    gc.collect()
+    gc.freeze()
+    server = Server(requests, answers)
+    if threads() != 1:
+        server.tell(unable=f"imports left {threads()} threads")
+        return
+    server.tell(ready=True)
+    server.serve()
+
+
+if __name__ == "__main__":
+    main()
