@@ -17,7 +17,7 @@ from stratbench.harness.plan.spec import RunSpec
 from stratbench.harness.worker.main import KEEP_VARIABLE
 from stratbench.harness.worker.workload import SpecWorkload
 from stratbench.results.raw import journal
-from stratbench.strategies import base, registry
+from stratbench.strategies import _devices, registry
 from stratbench.strategies.collectives import _collective as _collectives
 from stratbench.strategies.collectives import horovod as horovod_strategy
 from stratbench.strategies.collectives._build import HorovodStatus
@@ -299,7 +299,7 @@ def test_what_horovod_would_refuse_or_ignore_is_skipped_with_a_reason(
         monkeypatch.delenv(variable, raising=False)
     for module in (_collectives, horovod_strategy):
         monkeypatch.setattr(module, "status", lambda: build)
-    for module in (base, horovod_strategy):
+    for module in (_devices, horovod_strategy):
         monkeypatch.setattr(module, "gpus", lambda: gpus)
     found = registry.create("horovod", options).skip(replicas)
     assert found is None if reason is None else found is not None and reason in found

@@ -127,7 +127,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(tmp_path: Path) 
 
 
 def test_sigterm_ends_in_order_and_a_rival_is_told_who_writes(output: Path) -> None:
-    process = start(output, *BOTH)
+    process = start(output, "run", "-s", "mirrored", "--dataset", DATA, *WORK, "--steps", "1000000")
     wait_for_task(output, "mirrored")
     for arguments in (BOTH, ["run", "-s", "single", "--dataset", DATA, *WORK]):
         code, out, error = bench(output, *arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from conftest import make_spec, processes_of
+from conftest import STARTER, make_spec, processes_of
 from stratbench.errors import UsageError
 from stratbench.harness.launch.run import run_one
 from stratbench.harness.plan.faults import parse
@@ -187,7 +188,7 @@ class TestInjector:
     def test_a_ps_task_that_is_dead_already_is_no_error(self, tmp_path: Path) -> None:
         writer = journal.Journal(tmp_path / "ps-0.jsonl")
         with subprocess.Popen([sys.executable, "-c", "pass", str(tmp_path)]) as process:
-            writer.event("start", pid=process.pid)
+            writer.event("start", pid=process.pid, created=time.time(), host=socket.gethostname())
             # Ended, and nobody has waited for it.
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             inject._kill(writer.path)
@@ -262,7 +263,7 @@ def run(folder: Path, strategy: str, replicas: int, *faults: str, **changes: Any
     changes = {"per_replica_batch": 16, "steps": 200, "timeout": 60.0} | changes
     with Store(folder) as store:
         spec = make_spec(strategy, replicas, inject=faults, **changes)
-        record = run_one(spec, store, threading.Event(), lambda label, event: None)
+        record = run_one(spec, store, threading.Event(), lambda label, event: None, starter=STARTER)
     assert not processes_of(folder)
     assert not (folder / "runs" / spec.run_id / SCRATCH).exists()
     return record
@@ -418,9 +419,9 @@ def test_fifty_kills_at_random_moments_leave_nothing(tmp_path: Path) -> None:
         for number in range(50):
             strategy = random.choice(["ps", "ps:restart=true", "ps:checkpoint_every=20", "multiworker", "horovod"])
             spec = make_spec(strategy, 2, seed=number, steps=300, per_replica_batch=16, timeout=30.0)
-            killer = threading.Thread(target=_kill_one, args=(tmp_path / "runs" / spec.run_id, random.uniform(0, 12)))
+            killer = threading.Thread(target=_kill_one, args=(tmp_path / "runs" / spec.run_id, random.uniform(0, 6)))
             killer.start()
-            record = run_one(spec, store, threading.Event(), lambda label, event: None)
+            record = run_one(spec, store, threading.Event(), lambda label, event: None, starter=STARTER)
             killer.join()
             print(number, spec.title, record.run["status"], record.run["reason"], record.run["fault"])
             assert record.run["status"] in ("ok", "failed", "timeout")

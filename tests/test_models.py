@@ -131,7 +131,7 @@ def test_mlp_has_half_the_squared_error_as_its_loss() -> None:
     ours = workload(model="mlp", dataset="synthetic:shape=2x2x1,classes=3,examples=600")
     ours.model()
     expected = 0.5 * np.mean(np.sum((SCORES - np.eye(3)[LABELS]) ** 2, axis=1))
-    assert float(ours.loss(tf.constant(LABELS), tf.constant(SCORES))) == pytest.approx(expected, rel=1e-5)
+    assert float(ours.loss((None, tf.constant(LABELS)), tf.constant(SCORES))) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_model_without_loss_gets_cross_entropy_by_its_last_activation(write: Write) -> None:

@@ -191,9 +191,8 @@ class Kernel:
 
 def follow(kernel, *events, tasks=None):
     heard = []
-    beside = Beside(
-        tasks or [Task(), Task(index=1)], lambda label, event: heard.append((label, event["event"])), kernel.read
-    )
+    tasks = tasks or [Task(), Task(index=1)]
+    beside = Beside(tasks, lambda label, event: heard.append((label, event["event"])), read=kernel.read)
     for kernel.now, label, name in events:
         beside.listen(label, {"event": name})
     assert heard == [(label, name) for _, label, name in events]

@@ -44,7 +44,7 @@ class Server:
         self._requests, self._answers = requests, answers
         self._tasks: dict[int, int] = {}
         self._wake, waker = os.pipe()
-        self._own = (answers, self._wake, waker)
+        self._own = (requests, answers, self._wake, waker)
         for descriptor in (self._wake, waker):
             os.set_blocking(descriptor, False)
         signal.set_wakeup_fd(waker)

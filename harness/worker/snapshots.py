@@ -27,7 +27,7 @@ def save(folder: Path, epoch: int, rank: int, weights: Sequence[np.ndarray | Non
     """
     held: dict[str, Any] = {str(position): weight for position, weight in enumerate(weights) if weight is not None}
     whole = len(held) == len(weights)
-    if not held or (whole and not reports):
+    if not reports if whole else not held:
         return
     path = folder / (f"epoch-{epoch}.npz" if whole else f"epoch-{epoch}.worker-{rank}.npz")
     if not again and path.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import socket
 import struct
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+_STATUS = Path("/proc/self/status")
 _SOCKETS = Path("/proc/self/fd")
 _TCP_INFO = 11
 _BYTES_OFFSET = 120
@@ -36,9 +38,18 @@ def note_loaded() -> None:
 
 def peak_rss_bytes() -> int:
     """The most memory that this process has had in RAM, as if it had loaded all libraries itself."""
+    return _peak() + (max(0, _loaded_before_fork - _file_bytes()) if _loaded_before_fork else 0)
+
+
+def _peak() -> int:
+    """By the kernel's count for this program.
+
+    Linux's ``ru_maxrss`` is no less than what the parent had when it started this process.
+    """
+    if _STATUS.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text())):
+        return int(found[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak = peak if sys.platform == "darwin" else peak * 1024
-    return peak + (max(0, _loaded_before_fork - _file_bytes()) if _loaded_before_fork else 0)
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _file_bytes() -> int:
