@@ -167,7 +167,8 @@ class Trainer(ABC):
     def weights(self) -> list[np.ndarray | None]:
         """A consistent copy, in the order of ``model.weights``. Every rank calls it at the same steps.
 
-        None stands for a weight that this task does not hold. The tasks together give every weight.
+        None stands for a weight that this task does not hold. The tasks together give every weight, and the first
+        worker gives at least one.
         """
 
 

@@ -85,6 +85,33 @@ def test_a_fork_server_that_dies_ends_the_run_and_the_next_run_has_another(tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_run_whose_tasks_end_well_is_ok_whatever_happens_to_the_fork_server(
+    number: int, tmp_path: Path, no_strays: None
+) -> None:
+    with Starter(ignored=["PYTEST_CURRENT_TEST"]) as starter:
+
+        def injure(label: str, event: dict[str, Any]) -> None:
+            if event["event"] == "ready" and label == "worker-0":
+                os.kill(starter.pids[0], number)
+
+        record = run(tmp_path / "first", starter, "multiworker", listen=injure, timeout=30.0)
+        assert record.run["status"] == "ok", record.run["reason"]
+        assert methods(record) == {"forked"}
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_the_fork_server_imports_starts_nothing(tmp_path: Path, no_strays: None) -> None:
+    stop = threading.Event()
+    threading.Timer(0.5, stop.set).start()
+    with Starter(ignored=["PYTEST_CURRENT_TEST"]) as starter, Store(tmp_path) as store:
+        begin = time.monotonic()
+        record = run_one(make_spec(), store, stop, lambda label, event: None, starter=starter)
+        assert time.monotonic() - begin < 5
+    assert record.run["reason"] == "interrupted before the first step" and not list(tmp_path.glob("runs/*/*.jsonl"))
+
+
+@pytest.mark.slow
 def test_another_environment_is_a_fresh_start_and_the_row_says_why(
     starter: Starter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_strays: None
 ) -> None:
@@ -115,6 +142,7 @@ def server() -> ForkServer:
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[ForkServer]:
     one = server()
+    assert one.wait_ready(threading.Event())
     yield one
     one.close()
 

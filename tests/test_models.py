@@ -267,7 +267,8 @@ def test_references_are_checked_without_tensorflow(reference: str) -> None:
 class TestTrial:
     """`trial.check` tries the model in a process of its own."""
 
-    def test_a_good_model_passes(self, write: Write) -> None:
+    def test_a_good_model_passes(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("KERAS_BACKEND", "jax")
         good = write("print('noise')\ndef make(shape, classes): return layered(shape, classes)")
         assert trial.check(make_spec(model=good)) == ""
 

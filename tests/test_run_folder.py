@@ -41,7 +41,8 @@ def change(path, **values):
 
 def test_a_failed_attempt_is_replaced(spec, folder):
     made(folder, spec, "failed", reason="x")
-    (folder / "epoch-3.npz").touch()
+    for name in ("epoch-3.npz", "epoch-4.worker-1.npz", "epoch-4.worker-0.new"):
+        (folder / name).touch()
     (folder / "scratch").mkdir()
     assert prepare(spec, folder) == ""
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import select
 import subprocess
 import sys
 import threading
@@ -19,10 +21,13 @@ from .processes import alive
 _MODULE = "stratbench.harness.worker.fork_server"
 END_SECONDS = 5.0
 READY_SECONDS = 120.0
-"""So long may the imports take, on a very busy machine."""
+"""Most time that the imports may take, even on a busy machine."""
+ANSWER_SECONDS = 30.0
+REPORT_SECONDS = 3.0
+"""How long the exit code of a dead task may take to arrive."""
 POLL_SECONDS = 0.02
 UNKNOWN = 256
-"""Exit code of a task that ended after the fork server had died; no process has it."""
+"""Exit code of a task that the fork server did not report; no process has this code."""
 
 
 class Forked:
@@ -32,16 +37,19 @@ class Forked:
         self._server, self._number = server, number
         self.pid = pid
         self._process: psutil.Process | None = None
+        self._dead_since: float | None = None
         with contextlib.suppress(psutil.NoSuchProcess):
             self._process = psutil.Process(pid)
 
     def poll(self) -> int | None:
         """The exit code, as in `subprocess`; None while it runs."""
         code = self._server.codes.get(self._number)
-        if code is None and self._server.dead and not (self._process and alive(self._process)):
-            # Its last answer may have come meanwhile.
-            return self._server.codes.get(self._number, UNKNOWN)
-        return code
+        if code is not None or (self._process and alive(self._process)):
+            return code
+        self._dead_since = self._dead_since or time.monotonic()
+        # A server that is stopped reports nothing.
+        late = time.monotonic() - self._dead_since > REPORT_SECONDS
+        return self._server.codes.get(self._number, UNKNOWN if late or self._server.gone else None)
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code, once it has ended. Raises `subprocess.TimeoutExpired`."""
@@ -68,14 +76,17 @@ class ForkServer:
     Attributes:
         environ: the same.
         codes: exit codes of tasks, by their number.
-        dead: whether it can start no task any more.
+        dead: whether it can't start any more tasks.
+        gone: whether its process has ended, and all its answers are taken.
+        ready: whether its imports are done.
         reason: why it can't work here; empty for one that was killed.
     """
 
     def __init__(self, environ: Mapping[str, str]):
         self.environ = dict(environ)
         self.codes: dict[int, int] = {}
-        self.dead, self.reason = False, "the fork server ended before it was ready"
+        self.ready = self.dead = self.gone = False
+        self.reason = "the fork server ended before it was ready"
         self._pids: dict[int, int | None] = {}
         self._next = 0
         self._changed = threading.Condition()
@@ -86,6 +97,7 @@ class ForkServer:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            bufsize=0,
         )
         self._listener = threading.Thread(target=self._listen, daemon=True, name="fork-server")
         self._listener.start()
@@ -95,26 +107,48 @@ class ForkServer:
         """Process id of the server."""
         return self._process.pid
 
+    def wait_ready(self, stop: threading.Event) -> bool:
+        """Wait for the imports; whether tasks can be forked now. Ends the server when ``stop`` is set meanwhile."""
+        deadline = time.monotonic() + READY_SECONDS
+        with self._changed:
+            while not (self.ready or self.dead or stop.is_set() or time.monotonic() > deadline):
+                self._changed.wait(POLL_SECONDS)
+        if not (self.ready or self.dead):
+            self._kill("" if stop.is_set() else f"the fork server was not ready after {READY_SECONDS:g} s")
+        return self.ready and not self.dead
+
     def fork(self, folder: Path, env: Mapping[str, str], log: Path) -> Forked | None:
-        """Start a task; None if the server can't."""
+        """Start a task, in the current folder; None if the server can't. Call `wait_ready` first."""
         self._next += 1
         number = self._next
         request = {"id": number, "folder": str(folder), "env": dict(env), "cwd": str(Path.cwd()), "log": str(log)}
-        try:
-            assert self._process.stdin is not None
-            self._process.stdin.write((json.dumps(request) + "\n").encode())
-            self._process.stdin.flush()
-        except OSError:
-            self._fail("")
-            return None
-        with self._changed:
-            answered = self._changed.wait_for(lambda: number in self._pids or self.dead, READY_SECONDS)
+        if self._send((json.dumps(request) + "\n").encode()):
+            with self._changed:
+                self._changed.wait_for(lambda: number in self._pids or self.dead, ANSWER_SECONDS)
+        if number not in self._pids:
+            # It must not start the task later. It may have done so by now.
+            self._kill("")
+            self._listener.join(END_SECONDS)
         pid = self._pids.get(number)
-        if not answered:
-            self._fail(f"the fork server did not answer in {READY_SECONDS:g} s")
-        elif pid is None and not self.dead:
-            self._fail("the fork server has more than one thread")
         return None if pid is None else Forked(self, number, pid)
+
+    def _send(self, text: bytes) -> bool:
+        """Send a request; False if the server takes none. A full pipe does not block this process for ever."""
+        assert self._process.stdin is not None
+        pipe, deadline = self._process.stdin.fileno(), time.monotonic() + ANSWER_SECONDS
+        os.set_blocking(pipe, False)
+        try:
+            while text and time.monotonic() < deadline:
+                _, writable, _ = select.select([], [pipe], [], POLL_SECONDS)
+                if writable:
+                    text = text[os.write(pipe, text) :]
+        except OSError:
+            return False
+        return not text
+
+    def _kill(self, reason: str) -> None:
+        self._process.kill()
+        self._fail(reason)
 
     def close(self) -> None:
         """End the server. Its tasks have ended before."""
@@ -141,6 +175,7 @@ class ForkServer:
             # A server that is killed may leave a part of a line.
             with contextlib.suppress(ValueError):
                 self._take(json.loads(line))
+        self.gone = True
         self._fail("")
 
     def _take(self, answer: dict[str, Any]) -> None:
@@ -148,9 +183,11 @@ class ForkServer:
             if "unable" in answer:
                 self.dead, self.reason = True, answer["unable"]
             elif "ready" in answer:
-                self.reason = ""
+                self.ready, self.reason = True, ""
             elif "code" in answer:
                 self.codes[answer["id"]] = answer["code"]
             elif "pid" in answer:
                 self._pids[answer["id"]] = answer["pid"]
+                if answer["pid"] is None:
+                    self.dead, self.reason = True, answer["reason"]
             self._changed.notify_all()

@@ -112,7 +112,8 @@ class Launch:
         started = time.time()
         try:
             for task in self._tasks:
-                self._processes[program(task)] = self._start(task)
+                if self._stop.is_set() or not self._start(task):
+                    break
             status, reason = self._until_over()
         finally:
             end_all(self._processes.values(), self._watch.members.values())
@@ -124,7 +125,8 @@ class Launch:
             reason = self._watch.explain(self._deaths)
         return Outcome(status, reason, self._task_ends(), started, time.time(), tuple(self._losses))
 
-    def _start(self, task: Task) -> Process:
+    def _start(self, task: Task) -> bool:
+        """Start the task's process; False if the user stopped the run before."""
         environment = variables.for_launcher(os.environ) if task.command else variables.for_task(os.environ)
         if task.command:
             # The launcher is a Python program too. It must not import modules from the current folder.
@@ -136,7 +138,11 @@ class Launch:
             "PYTHONUNBUFFERED": "1",
             "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
         }
-        return self._starter.start(task, self._folder, environment, self._folder / f"{program(task)}.log")
+        log = self._folder / f"{program(task)}.log"
+        process = self._starter.start(task, self._folder, environment, log, self._stop)
+        if process:
+            self._processes[program(task)] = process
+        return process is not None
 
     def _until_over(self) -> tuple[str, str]:
         """(status, reason). If a task died, the reason is still empty: the other tasks' last events may explain it."""
@@ -157,7 +163,11 @@ class Launch:
             self._stop.wait(POLL_SECONDS)
 
     def _code(self, task: Task) -> int | None:
-        return self._processes[program(task)].poll()
+        code = self._processes[program(task)].poll()
+        if code == UNKNOWN:
+            self._watch.poll()
+            return 0 if task.label in self._watch.ended else code
+        return code
 
     def _go_on(self, deaths: list[Death]) -> bool:
         """Give up the dead tasks or start them again, if the strategy says that the run can continue."""
@@ -191,7 +201,7 @@ class Launch:
         again = dataclasses.replace(task, attempt=task.attempt + 1)
         self._left[task.label] = again
         self._tasks = [again if each == task else each for each in self._tasks]
-        self._processes[program(again)] = self._start(again)
+        self._start(again)
 
     def _give_up(self, task: Task) -> None:
         (self._folder / f"{task.label}{LOST_SUFFIX}").touch()

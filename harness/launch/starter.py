@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -56,12 +57,20 @@ class Starter:
         """Of the processes that work for all runs."""
         return (self._server.pid,) if self._server else ()
 
-    def start(self, task: Task, folder: Path, env: Mapping[str, str], log: Path) -> Process:
-        """Start the task's process, in the current folder, with its output added to ``log``."""
+    def start(
+        self, task: Task, folder: Path, env: Mapping[str, str], log: Path, stop: threading.Event
+    ) -> Process | None:
+        """Start the task's process, in the current folder, with its output added to ``log``.
+
+        None if ``stop`` was set before it was started.
+        """
         why = self._why_fresh(task, env)
         if not why:
             server = self._serving(env)
-            if forked := server.fork(folder, {**env, START_VARIABLE: FORKED}, log):
+            ready = server.wait_ready(stop)
+            if stop.is_set():
+                return None
+            if ready and (forked := server.fork(folder, {**env, START_VARIABLE: FORKED}, log)):
                 return forked
             why = server.reason or "the fork server died"
             # One that was killed is replaced. One that can't work here would fail again.
@@ -83,6 +92,8 @@ class Starter:
             return f"{Path(task.command[0]).name} starts it"
         if self._unable:
             return self._unable
+        if not _has_folder():
+            return "the current folder is gone"
         backend = env.get(BACKEND_VARIABLE)
         if backend != "tensorflow":
             return f"it uses Keras with {backend}"
@@ -109,3 +120,10 @@ class Starter:
             own = {name: value for name, value in own.items() if not name.startswith("STRATBENCH_")}
             self._server = ForkServer({**own, _BLAS_THREADS: "1"})
         return self._server
+
+
+def _has_folder() -> bool:
+    try:
+        return Path.cwd().exists()
+    except OSError:
+        return False

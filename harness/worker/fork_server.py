@@ -4,8 +4,9 @@ Imports take most of the time of a short run. A process may be forked safely onl
 here may use TensorFlow: its first tensor, graph or list of devices starts threads.
 
 Requests are lines of JSON on standard input: ``id``, ``folder`` of the run, ``env``, ``cwd`` and ``log`` of the task.
-Answers are lines of JSON on standard output: ``{"unable": reason}`` or ``{"ready": true}``, then ``{"id", "pid"}`` of
-each task that was forked and ``{"id", "code"}`` when it has ended. The end of the input ends this process.
+Answers are lines of JSON on standard output: ``{"unable": reason}`` or ``{"ready": true}``; then for each request
+``{"id", "pid"}``, or ``{"id", "pid": null, "reason"}`` if it can't be forked; and ``{"id", "code"}`` when the task has
+ended. The end of the input ends this process.
 """
 
 from __future__ import annotations
@@ -82,16 +83,20 @@ class Server:
     def _fork(self, request: dict[str, Any]) -> None:
         if threads() != 1:
             # Another thread may hold a lock that no thread of the child would ever release.
-            self.tell(id=request["id"], pid=None)
+            self.tell(id=request["id"], pid=None, reason="the fork server has more than one thread")
             return
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self.tell(id=request["id"], pid=None, reason=f"forking failed: {error.strerror}")
+            return
         if not pid:
             self._become(request)
         self._tasks[pid] = request["id"]
         self.tell(id=request["id"], pid=pid)
 
     def _become(self, request: dict[str, Any]) -> None:
-        """Be the task, as if it had been started by itself. Does not return."""
+        """Run the task in this forked process. Does not return."""
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -99,12 +104,12 @@ class Server:
             os.setsid()
             for descriptor in self._own:
                 os.close(descriptor)
-            log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            os.chdir(request["cwd"])
+            log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             os.dup2(log, 1)
             os.dup2(log, 2)
             os.close(log)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            os.chdir(request["cwd"])
             _be_another(request["folder"])
             os.environ.clear()
             os.environ.update(request["env"])
@@ -118,7 +123,7 @@ class Server:
 
 
 def _be_another(folder: str) -> None:
-    """Give a forked process its own name and random numbers. So far it has those of its siblings.
+    """Give a forked process its own name and random numbers. Until then it shares those of its siblings.
 
     The name can only be set while the environment is where the kernel has put it.
     """
@@ -126,20 +131,21 @@ def _be_another(folder: str) -> None:
     import setproctitle
 
     sys.argv = [worker.__name__, folder]
-    setproctitle.setproctitle(f"{sys.executable} -P -m stratbench.harness.worker {folder}")
+    title = f"{sys.executable} -P -m stratbench.harness.worker {folder}"
+    setproctitle.setproctitle(os.fsencode(title).decode(errors="replace"))
     random.seed()
     np.random.seed()
 
 
 def threads() -> int:
-    """Of this process."""
+    """Number of threads of this process."""
     return len(list(Path("/proc/self/task").iterdir()))
 
 
 def _import_all() -> None:
     package = __package__
     for name in (*_MODULES, *(f"{package}.{own}" for own in _OWN), *_strategies()):
-        # What is missing, such as Horovod, is missed by the tasks that need it.
+        # A missing package, such as Horovod, fails only in tasks that use it.
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
 
@@ -152,7 +158,7 @@ def _strategies() -> Iterator[str]:
 def main() -> None:
     """Import, then serve."""
     requests, answers = os.dup(0), os.dup(1)
-    # What an import prints is no answer.
+    # Output of imports must not mix with the answers.
     silence = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):
         os.dup2(silence, descriptor)

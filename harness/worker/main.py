@@ -104,11 +104,12 @@ def run_task(run: spec.RunSpec, task: Task, folder: Path, starter: int | None = 
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Without garbage collection, which takes a third of the time of large imports, and finds next to nothing."""
+    """Imports without garbage collection, which then does not look at what they have made: as in the fork server."""
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         gc.enable()
 
 
@@ -128,6 +129,7 @@ def redirect(log: Path) -> None:
 
 def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_step: int) -> None:
     # Imported here, as some of it needs TensorFlow and the rest of this module must not.
+    from . import snapshots
     from .evaluate import evaluate
     from .inject import Injector
     from .serve import serve
@@ -142,6 +144,8 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
         if isinstance(trainer, Server):
             serve(trainer, journal)
             return
+        if not task.attempt:
+            snapshots.remove_old(folder, trainer.rank)
         batches = workload.batches(trainer.shards, trainer.shard, trainer.count)
         batches.load()
         journal.event(

@@ -1,4 +1,4 @@
-"""A task without replicas: it serves the workers until the launcher ends it."""
+"""A task that takes no steps: it serves the workers until the launcher ends it."""
 
 from __future__ import annotations
 

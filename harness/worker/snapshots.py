@@ -13,7 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import RunError
+
 POLL_SECONDS = 0.05
+LOAD_SECONDS = 60.0
+"""How long the evaluation waits for what other tasks save: all have finished their last step by then."""
 
 
 def save(folder: Path, epoch: int, rank: int, weights: Sequence[np.ndarray | None], reports: bool, again: bool) -> None:
@@ -27,7 +31,9 @@ def save(folder: Path, epoch: int, rank: int, weights: Sequence[np.ndarray | Non
     """
     held: dict[str, Any] = {str(position): weight for position, weight in enumerate(weights) if weight is not None}
     whole = len(held) == len(weights)
-    if not reports if whole else not held:
+    if whole and not reports:
+        return
+    if not held and not whole:
         return
     path = folder / (f"epoch-{epoch}.npz" if whole else f"epoch-{epoch}.worker-{rank}.npz")
     if not again and path.exists():
@@ -45,7 +51,11 @@ def epochs(folder: Path) -> list[int]:
 
 
 def load(folder: Path, epoch: int, count: int) -> list[np.ndarray]:
-    """All ``count`` weights after an epoch. Waits until each task that holds some has saved them."""
+    """All ``count`` weights after an epoch. Waits until each task that holds some has saved them.
+
+    Raises RunError if some are missing after `LOAD_SECONDS`.
+    """
+    deadline = time.monotonic() + LOAD_SECONDS
     while True:
         found: dict[int, np.ndarray] = {}
         for path in folder.glob(f"epoch-{epoch}.*npz"):
@@ -53,10 +63,21 @@ def load(folder: Path, epoch: int, count: int) -> list[np.ndarray]:
                 found |= {int(name): saved[name] for name in saved.files}
         if len(found) == count:
             return [found[position] for position in range(count)]
+        if time.monotonic() > deadline:
+            missing = sorted(set(range(count)) - found.keys())
+            raise RunError(
+                f"every weight must be saved by a task that holds it. Received: none for {missing} of epoch {epoch}."
+            )
         time.sleep(POLL_SECONDS)
 
 
 def remove(folder: Path) -> None:
-    """Delete all copies, and what a process left that died while it saved one."""
+    """Delete all copies, and incomplete files of processes that died."""
     for path in folder.glob("epoch-*.n*"):
-        path.unlink()
+        path.unlink(missing_ok=True)
+
+
+def remove_old(folder: Path, rank: int) -> None:
+    """Delete what this worker saved in an earlier attempt at the same run."""
+    for path in folder.glob(f"epoch-*.worker-{rank}.n*"):
+        path.unlink(missing_ok=True)

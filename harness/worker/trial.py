@@ -42,7 +42,8 @@ def check(spec: RunSpec) -> str:
     trial = subprocess.run(
         [sys.executable, "-P", "-m", __name__],
         input=spec.model_dump_json(),
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
+        # The trial is TensorFlow's, whatever backend the user's environment asks for.
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "tensorflow"},
         capture_output=True,
         text=True,
         errors="replace",

@@ -17,7 +17,9 @@ UNREADABLE = "unreadable"
 """Instead of a status, for a run whose record can't be read: its folder must not be used again."""
 
 # What launcher and tasks write there. Any other file belongs to the user.
-_OURS = re.compile(r"spec\.json|record\.json(\.tmp)?|epoch-\d+\.npz|[a-z]+-\d+\.(log|jsonl|lost)|(horovod|mpi)run\.log")
+_OURS = re.compile(
+    r"spec\.json|record\.json(\.tmp)?|epoch-\d+(\.worker-\d+)?\.(npz|new)|[a-z]+-\d+\.(log|jsonl|lost)|(horovod|mpi)run\.log"
+)
 _SCRATCH = "scratch"
 
 
