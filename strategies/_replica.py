@@ -83,7 +83,7 @@ class KerasTrainer(Trainer):
         return self.model.get_weights()
 
 
-def size_bytes(variables: Iterable[keras.Variable]) -> int:
+def size_bytes(variables: Iterable[keras.Variable | tf.Variable]) -> int:
     """Bytes of all the variables."""
     return sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for v in variables)
 

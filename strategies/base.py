@@ -149,7 +149,7 @@ class Strategy(ABC):
     synchronous: ClassVar[bool] = True
     uneven: ClassVar[bool] = False
     max_replicas: ClassVar[int | None] = None
-    backend: ClassVar[Literal["tensorflow", "jax", "torch"]] = "tensorflow"
+    backend: ClassVar[Literal["tensorflow", "jax"]] = "tensorflow"
 
     def global_batch(self, asked: int, examples: int) -> int:
         """The global batch of a run. The user asked for ``asked``, and there are ``examples`` training examples."""

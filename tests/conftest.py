@@ -59,7 +59,7 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def starter() -> Iterator[None]:
+def fork_server_ends() -> Iterator[None]:
     """Ends the fork server after the last test."""
     with STARTER:
         yield

@@ -135,13 +135,9 @@ def test_a_process_with_threads_is_not_forked(tmp_path: Path, monkeypatch: pytes
             assert record.run["status"] == "ok" and methods(record) == {"fresh: imports left 2 threads"}
 
 
-def server() -> ForkServer:
-    return ForkServer(os.environ | {"OPENBLAS_NUM_THREADS": "1", "KERAS_BACKEND": "tensorflow"})
-
-
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[ForkServer]:
-    one = server()
+    one = ForkServer(os.environ | {"OPENBLAS_NUM_THREADS": "1", "KERAS_BACKEND": "tensorflow"})
     assert one.wait_ready(threading.Event())
     yield one
     one.close()

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from ...strategies.base import Task
+from ..plan import variables
 from .fork_server import ForkServer
 from .processes import Process
 
@@ -22,8 +23,6 @@ FORKED, FRESH = "forked", "fresh"
 
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 """NumPy's library makes threads when it is imported, unless this is 1."""
-_PER_TASK = ("TF_CONFIG",)
-"""Variables that are read after the imports."""
 
 
 class Starter:
@@ -35,7 +34,7 @@ class Starter:
     """
 
     def __init__(self, forks: bool = True, ignored: Collection[str] = ()):
-        self._ignored = {*_PER_TASK, *ignored}
+        self._ignored = {variables.CLUSTER, *ignored}
         self._server: ForkServer | None = None
         self._unable = "" if forks else "forking is turned off"
         if forks and sys.platform != "linux":
@@ -106,9 +105,13 @@ class Starter:
         return ""
 
     def _differs(self, name: str, env: Mapping[str, str]) -> bool:
-        if name.startswith("STRATBENCH_") or name in self._ignored or name == _BLAS_THREADS:
+        if self._is_per_task(name) or name == _BLAS_THREADS:
             return False
         return self._server is not None and self._server.environ.get(name) != env.get(name)
+
+    def _is_per_task(self, name: str) -> bool:
+        """Whether a variable is read after the imports."""
+        return name.startswith("STRATBENCH_") or name in self._ignored
 
     def _serving(self, env: Mapping[str, str]) -> ForkServer:
         """The fork server, started now if there is none."""
@@ -116,8 +119,7 @@ class Starter:
             self._server.close()
             self._server = None
         if self._server is None:
-            own = {name: value for name, value in env.items() if name not in _PER_TASK}
-            own = {name: value for name, value in own.items() if not name.startswith("STRATBENCH_")}
+            own = {name: value for name, value in env.items() if not self._is_per_task(name)}
             self._server = ForkServer({**own, _BLAS_THREADS: "1"})
         return self._server
 

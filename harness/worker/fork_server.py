@@ -12,7 +12,6 @@ ended. The end of the input ends this process.
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import json
 import os
@@ -162,13 +161,9 @@ def main() -> None:
     silence = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):
         os.dup2(silence, descriptor)
-    gc.disable()
-    _import_all()
-    gc.enable()
+    with worker.no_collection():
+        _import_all()
     usage.note_loaded()
-    # The collector would write to all of these objects, and so copy the pages that the tasks share.
-    gc.collect()
-    gc.freeze()
     server = Server(requests, answers)
     if threads() != 1:
         server.tell(unable=f"imports left {threads()} threads")

@@ -90,7 +90,7 @@ def run_task(run: spec.RunSpec, task: Task, folder: Path, starter: int | None = 
         if starter is not None:
             variables.take_rest(starter)
         # Imports may use all cores; only training is limited to the task's share.
-        with _no_collection():
+        with no_collection():
             importlib.import_module("keras")
         cores.pin(mine)
         _work(run, task, folder, journal, first_step)
@@ -103,8 +103,11 @@ def run_task(run: spec.RunSpec, task: Task, folder: Path, starter: int | None = 
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
-    """Imports without garbage collection, which then does not look at what they have made: as in the fork server."""
+def no_collection() -> Iterator[None]:
+    """Imports without garbage collection, which afterwards leaves the imported objects alone.
+
+    It would write to them, and so copy the pages that forked tasks share.
+    """
     gc.disable()
     try:
         yield

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from .._replica import size_bytes
 from ..trainer import Batch, Memory, Update, Workload
 from ._count import Counter, at_servers
-from ._graph import FIRST, compute, own_variable, share, size_bytes
+from ._graph import FIRST, compute, own_variable, share
 from ._session import Node
 from ._trainer import PsTrainer
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from .._replica import add_to
+from .._replica import add_to, size_bytes
 from ..trainer import Memory, Workload
 from ._rules import Update, update_of
 
@@ -178,11 +178,6 @@ def memory_of(server: int, weights: Sequence[tf.Variable]) -> Memory:
         optimizer_bytes=size_bytes([variable for variable in here if id(variable) not in known | staging]),
         transient_bytes=size_bytes([variable for variable in here if id(variable) in staging]) if staging else None,
     )
-
-
-def size_bytes(variables: Sequence[tf.Variable]) -> int:
-    """Bytes of all the variables."""
-    return sum(math.prod(variable.shape) * variable.dtype.size for variable in variables)
 
 
 def _full(server: int) -> str:

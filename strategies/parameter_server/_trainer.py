@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import tensorflow as tf
 
+from .._replica import size_bytes
 from ..trainer import Batch, Memory, StepResult, Trainer, Update, Workload, examples_of
 from ._checkpoint import Checkpoints
-from ._graph import FIRST, Shared, shared_variable, size_bytes
+from ._graph import FIRST, Shared, shared_variable
 from ._session import LOST, POLL_SECONDS, Node, Sessions
 
 if TYPE_CHECKING:
