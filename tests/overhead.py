@@ -51,7 +51,7 @@ def handwritten(strategy: str, model: str, replicas: int, batch: int, steps: int
     with Ports() as ports:
         addresses = [ports.address(THIS_HOST) for _ in range(replicas + (strategy == "ps"))]
         if strategy == "horovod":
-            prefix = Horovod().tasks(replicas, ports)[0].command
+            prefix = Horovod(launcher="horovodrun").tasks(replicas, ports)[0].command
             commands = [[*prefix, *arguments, "0", str(replicas)]]
         else:
             workers = 1 if strategy in ("single", "mirrored") else replicas

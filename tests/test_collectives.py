@@ -1,6 +1,6 @@
 """The strategies on Horovod's collectives against a few lines of NumPy that replay each algorithm.
 
-The replayed model is softmax regression from zero weights: its gradient is two lines. Real runs under horovodrun.
+The replayed model is softmax regression from zero weights: its gradient is two lines. Real runs.
 """
 
 from __future__ import annotations
@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import launch, make_spec
 from stratbench.errors import UsageError
 from stratbench.harness.plan.spec import RunSpec
+from stratbench.harness.plan.task import NoPlace
 from stratbench.harness.worker.main import KEEP_VARIABLE
 from stratbench.harness.worker.workload import SpecWorkload
 from stratbench.results.raw import journal
 from stratbench.strategies import _devices, registry
 from stratbench.strategies.collectives import _collective as _collectives
+from stratbench.strategies.collectives import _ranks
 from stratbench.strategies.collectives import horovod as horovod_strategy
 from stratbench.strategies.collectives._build import HorovodStatus
 
@@ -304,3 +307,28 @@ def test_what_horovod_would_refuse_or_ignore_is_skipped_with_a_reason(
     found = registry.create("horovod", options).skip(replicas)
     assert found is None if reason is None else found is not None and reason in found
     assert found is None or "\n" not in found
+
+
+def test_ranks_on_two_hosts_are_numbered_as_horovodrun_does() -> None:
+    environments = _ranks.variables(["10.0.0.1", "10.0.0.1", "10.0.0.2"], "10.0.0.1:4000")
+    names = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE", "HOSTNAME")
+    assert [[env[f"HOROVOD_{name}"] for name in names] for env in environments] == [
+        ["0", "3", "0", "2", "0", "2", "10.0.0.1"],
+        ["1", "3", "1", "2", "0", "1", "10.0.0.1"],
+        ["2", "3", "0", "1", "1", "2", "10.0.0.2"],
+    ]
+    assert {env["HOROVOD_GLOO_RENDEZVOUS_ADDR"] for env in environments} == {"10.0.0.1"}
+    # Gloo would listen on loopback only, where the other host can't reach it.
+    assert "HOROVOD_GLOO_IFACE" not in environments[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "starts"), [({}, 2), ({"launcher": "horovodrun"}, 1), ({"elastic": True}, 1), ({"op": "adasum"}, 1)]
+)
+def test_stratbench_starts_the_processes_that_need_no_horovodrun(
+    options: dict[str, Any], starts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = HorovodStatus(True, "0.28.1", "2.21.0", ("gloo", "mpi"))
+    monkeypatch.setattr(_collectives, "status", lambda: built)
+    tasks = registry.create("horovod", options).tasks(2, NoPlace())
+    assert len(tasks) == starts and bool(tasks[0].command) is (starts == 1)

@@ -21,7 +21,8 @@ from stratbench.harness.launch.starter import Starter
 from stratbench.results.raw.record import Record
 from stratbench.results.tables.store import Store
 
-SAME = ["single", "mirrored", "multiworker", "ps:sync=true"]
+SAME = ["single", "mirrored", "multiworker", "ps:sync=true", "horovod"]
+OTHERS = ["horovod:launcher=horovodrun", "allgather", "master-worker", "local-sgd", "fsdp"]
 
 
 def run(folder: Path, starter: Starter, strategy: str = "single", listen: Any = None, **changes: Any) -> Record:
@@ -49,14 +50,18 @@ def losses(record: Record) -> dict[tuple[int, int], float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", SAME)
+@pytest.mark.parametrize("strategy", [*SAME, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in OTHERS)])
 def test_a_forked_task_does_what_a_fresh_one_does(
-    strategy: str, starter: Starter, tmp_path: Path, no_strays: None
+    strategy: str, starter: Starter, tmp_path: Path, no_strays: None, request: pytest.FixtureRequest
 ) -> None:
-    forked = run(tmp_path / "forked", starter, strategy, model="cnn")
+    if strategy in ("horovod", *OTHERS):
+        request.getfixturevalue("horovod")
+    by_horovodrun = strategy.endswith("horovodrun")
+    forked = run(tmp_path / "forked", starter, strategy.partition(":launcher")[0], model="cnn")
     fresh = run(tmp_path / "fresh", Starter(forks=False), strategy, model="cnn")
     assert (forked.run["status"], fresh.run["status"]) == ("ok", "ok"), (forked.run["reason"], fresh.run["reason"])
-    assert methods(forked) == {"forked"} and methods(fresh) == {"fresh: forking is turned off"}
+    assert methods(forked) == {"forked"}
+    assert methods(fresh) == {f"fresh: {'horovodrun starts it' if by_horovodrun else 'forking is turned off'}"}
     assert losses(forked) == losses(fresh)
     for name in ("final_loss", "test_loss", "test_accuracy", "parameters", "examples_done"):
         assert forked.run[name] == fresh.run[name]

@@ -60,7 +60,7 @@ def test_each_process_holds_its_part(units: int, replicas: int, tmp_path: Path, 
 
 
 def test_awkward_layers_give_the_whole_models_weights(horovod: None) -> None:
-    (task,) = create("fsdp", {}).tasks(2, NoPlace())
+    (task,) = create("fsdp", {"launcher": "horovodrun"}).tasks(2, NoPlace())
     script = Path(__file__).with_name("sharded_model.py")
     done = subprocess.run(
         [*task.command, sys.executable, str(script)], capture_output=True, text=True, timeout=180, check=False

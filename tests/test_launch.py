@@ -49,7 +49,9 @@ def kill(pid: int) -> None:
     ("strategy", "victim"),
     [
         ("multiworker", "worker-1"),
+        ("horovod", "worker-0"),
         ("horovod", "worker-1"),
+        ("horovod:launcher=horovodrun", "worker-1"),
         ("horovod:controller=mpi", "worker-1"),
         ("ps", "worker-1"),
         ("ps", "ps-0"),
@@ -96,6 +98,26 @@ def test_a_loss_that_turns_nan_names_the_step(tmp_path: Path) -> None:
     assert "the loss became" in outcome.reason and "at step" in outcome.reason
 
 
+@pytest.mark.parametrize("strategy", ["multiworker", "horovod", "horovod:launcher=horovodrun", "ps:sync=true"])
+def test_the_reason_is_the_error_that_caused_the_others(
+    strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: Any
+) -> None:
+    if strategy.startswith("horovod"):
+        request.getfixturevalue("horovod")
+    (tmp_path / "nan_in_one.py").write_text(
+        "import json, os, keras\n"
+        "def make(shape, classes):\n"
+        "    index = json.loads(os.environ['STRATBENCH_TASK']).get('index', os.environ.get('HOROVOD_RANK'))\n"
+        "    scale = float('nan') if int(index) == 1 else 1.0\n"
+        "    layers = [keras.layers.Flatten(), keras.layers.Rescaling(scale), keras.layers.Dense(classes)]\n"
+        "    return keras.Sequential([keras.Input(shape), *layers])\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    outcome = launch(make_spec(strategy, 2, model="nan_in_one:make"), tmp_path / "run")
+    assert outcome.status == "failed"
+    assert outcome.reason == "worker-1: the loss became nan at step 0"
+
+
 def test_ps_and_workers_listen_on_their_ports(tmp_path: Path) -> None:
     stop = threading.Event()
     listening: dict[str, set[int]] = {}
@@ -119,8 +141,22 @@ def test_horovodrun_is_in_the_process_tree(tmp_path: Path, horovod: None) -> Non
         parents.extend(" ".join(parent.cmdline()) for parent in psutil.Process(pid).parents())
         stop.set()
 
-    launch(make_spec("horovod", 2, **LONG), tmp_path, stop, Injector("worker-1", look))
+    launch(make_spec("horovod:launcher=horovodrun", 2, **LONG), tmp_path, stop, Injector("worker-1", look))
     assert any("horovodrun -np 2" in command for command in parents)
+
+
+def test_horovods_processes_listen_on_this_machine_only(tmp_path: Path, horovod: None) -> None:
+    stop = threading.Event()
+    addresses: dict[str, set[str]] = {}
+
+    def look(pid: int) -> None:
+        for process in processes_of(tmp_path):
+            listening = [c.laddr.ip for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+            addresses[str(process.pid)] = set(listening)
+        stop.set()
+
+    launch(make_spec("horovod", 2, **LONG), tmp_path, stop, Injector("worker-1", look))
+    assert set().union(*addresses.values()) == {"127.0.0.1"}
 
 
 def test_a_taken_port_is_the_reason(tmp_path: Path) -> None:
@@ -134,9 +170,9 @@ def test_a_taken_port_is_the_reason(tmp_path: Path) -> None:
             launch(make_spec(f"ps:port={port}", 2), tmp_path)
 
 
-@pytest.mark.parametrize("strategy", ["ps", "horovod"])
+@pytest.mark.parametrize("strategy", ["ps", "horovod", "horovod:launcher=horovodrun"])
 def test_tasks_end_when_the_launcher_is_killed(strategy: str, tmp_path: Path, request: Any) -> None:
-    if strategy == "horovod":
+    if strategy.startswith("horovod"):
         request.getfixturevalue("horovod")
     command = [
         sys.executable,

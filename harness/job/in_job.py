@@ -20,7 +20,7 @@ from ...strategies.base import Task
 from ..launch.run import open_store
 from ..launch.starter import BACKEND_VARIABLE
 from ..plan.spec import RunSpec
-from ..plan.task import PARENT_VARIABLE, Job, NoPlace
+from ..plan.task import PARENT_VARIABLE, Job
 from ..worker.main import redirect, run_task
 from . import recorder
 
@@ -30,8 +30,7 @@ def joins(spec: RunSpec, job: Job) -> bool:
 
     Raises UsageError for a strategy that starts its own processes, in a job of several, and for a wrong size.
     """
-    strategy = spec.create_strategy()
-    if not any(task.command for task in strategy.tasks(spec.replicas, NoPlace())):
+    if not spec.create_strategy().joins_jobs:
         if job.size == 1:
             return False
         raise UsageError(

@@ -25,6 +25,10 @@ _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 """NumPy's library makes threads when it is imported, unless this is 1."""
 
 
+_LATE = ("STRATBENCH_", "HOROVOD_", "NCCL_")
+"""First parts of the names of variables that no import reads."""
+
+
 class Starter:
     """Starts tasks for all runs of one command. Leave the ``with`` block to end the fork server.
 
@@ -111,7 +115,7 @@ class Starter:
 
     def _is_per_task(self, name: str) -> bool:
         """Whether a variable is read after the imports."""
-        return name.startswith("STRATBENCH_") or name in self._ignored
+        return name.startswith(_LATE) or name in self._ignored
 
     def _serving(self, env: Mapping[str, str]) -> ForkServer:
         """The fork server, started now if there is none."""

@@ -58,7 +58,8 @@ class Watch:
     def poll(self) -> bool:
         """Read the new events of all journals; True if there were any."""
         news = [(label, event) for label, follower in self._followers.items() for event in follower.poll()]
-        for label, event in news:
+        # The first error of a run is the cause of the others.
+        for label, event in sorted(news, key=lambda item: item[1]["time"]):
             self._take(label, event)
             self._listen(label, event)
         return bool(news)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ...strategies.base import Task
 
 FAILED = 1
+_TOLD = "told_by_stratbench"
 KEEP_VARIABLE = "STRATBENCH_KEEP_WEIGHTS"
 """If it is set, the weights of each epoch stay in the run's folder: the conformance suite compares them."""
 
@@ -95,7 +96,7 @@ def run_task(run: spec.RunSpec, task: Task, folder: Path, starter: int | None = 
         cores.pin(mine)
         _work(run, task, folder, journal, first_step)
     except BaseException as error:
-        _report(error, journal)
+        _tell(error, journal)
         return FAILED
     finally:
         journal.close()
@@ -143,7 +144,8 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
     injector = Injector(run.faults, task, run.seed, journal, first_step)
     workload.delay = injector.delay
     strategy = run.create_strategy()
-    with strategy.trainer(task, workload) as trainer:
+    # An error is told before the trainer leaves the others, whose errors come from that.
+    with strategy.trainer(task, workload) as trainer, _told(journal):
         if isinstance(trainer, Server):
             serve(trainer, journal)
             return
@@ -186,7 +188,20 @@ def _snapshots(folder: Path) -> Iterator[None]:
             snapshots.remove(folder)
 
 
-def _report(error: BaseException, journal: Journal) -> None:
+@contextmanager
+def _told(journal: Journal) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        _tell(error, journal)
+        raise
+
+
+def _tell(error: BaseException, journal: Journal) -> None:
+    """Journal and log an error, once."""
+    if hasattr(error, _TOLD):
+        return
+    setattr(error, _TOLD, True)
     known = isinstance(error, StratbenchError)
     text = _telling_line(str(error))
     journal.event("failed", error=text if known else f"{type(error).__name__}: {text}".rstrip(": "))

@@ -1,4 +1,4 @@
-"""Shared by the strategies whose N processes are started by ``horovodrun`` and exchange tensors by its collectives.
+"""Shared by the strategies whose N processes exchange tensors by Horovod's collectives.
 
 Source: Sergeev & Del Balso, *Horovod: fast and easy distributed deep learning in TensorFlow*, arXiv 1802.05799;
 https://horovod.readthedocs.io/en/stable/tensorflow.html
@@ -26,6 +26,7 @@ from .._devices import skip_for_gpus
 from ..base import Place, Strategy, Task, option
 from ..trainer import Batch, Workload
 from ._build import status
+from ._ranks import meeting, variables
 
 if TYPE_CHECKING:
     import keras
@@ -44,9 +45,14 @@ _ENDS = (
 class Collective(Strategy):
     """One process a replica. Horovod's background thread exchanges their tensors."""
 
+    joins_jobs = True
+
     needs = "Horovod built for this TensorFlow (stratbench install-horovod)"
 
     controller: Literal["auto", "gloo", "mpi"] = option("auto", "what coordinates; auto is Gloo if built, else MPI")
+    launcher: Literal["auto", "horovodrun"] = option(
+        "auto", "what starts the processes; auto is stratbench itself with Gloo, horovodrun with MPI"
+    )
     cycle_ms: Annotated[float, Gt(0)] = option(1.0, "how often the background thread looks for tensors, in ms")
 
     def skip(self, replicas: int) -> str | None:
@@ -59,7 +65,14 @@ class Collective(Strategy):
         return skip_for_gpus(replicas)
 
     def tasks(self, replicas: int, place: Place) -> list[Task]:
-        """One ``horovodrun``, which starts N workers and tells them their ranks."""
+        """N workers, or one ``horovodrun`` that starts them and tells them their ranks."""
+        if self._starts_ranks():
+            hosts = [place.host(rank) for rank in range(replicas)]
+            environments = variables(hosts, place.address(hosts[0]))
+            return [
+                Task(index=rank, host=host, first_replica=rank, env=env)
+                for rank, (host, env) in enumerate(zip(hosts, environments, strict=True))
+            ]
         launcher = (_horovodrun(), "-np", str(replicas), *self._hosts(replicas), "--disable-cache")
         return [
             Task(
@@ -68,6 +81,10 @@ class Collective(Strategy):
                 exit_patterns=_ENDS,
             )
         ]
+
+    def _starts_ranks(self) -> bool:
+        """Whether stratbench's own launcher starts the processes: ``mpirun`` must start those that use MPI."""
+        return self.launcher == "auto" and self._controller() == "gloo"
 
     def _hosts(self, replicas: int) -> tuple[str, ...]:
         """Where ``horovodrun`` is to start them."""
@@ -90,17 +107,18 @@ class Collective(Strategy):
         set_threads(1, workload.cores_per_replica)
         # Horovod reads these in init. Set here, they also hold in a job that the user's own horovodrun started.
         os.environ.update(self.environment())
-        hvd.init()
-        try:
-            if hvd.size() != workload.replicas:
-                raise RunError(
-                    f"Horovod's job must have as many processes as replicas. Received: {hvd.size()} processes "
-                    f"for {workload.replicas} replicas. Start it with horovodrun -np {workload.replicas}."
-                )
-            use_gpu(hvd.local_rank())
-            yield hvd
-        finally:
-            hvd.shutdown()
+        with meeting():
+            hvd.init()
+            try:
+                if hvd.size() != workload.replicas:
+                    raise RunError(
+                        f"Horovod's job must have as many processes as replicas. Received: {hvd.size()} processes "
+                        f"for {workload.replicas} replicas. Start it with horovodrun -np {workload.replicas}."
+                    )
+                use_gpu(hvd.local_rank())
+                yield hvd
+            finally:
+                hvd.shutdown()
 
     def _controller(self) -> str:
         """The one to use. With Gloo, horovodrun reports more about a job's end, and does so on every machine."""

@@ -5,9 +5,7 @@ Horovod does not use a host again after one of its processes died, and all of th
 
 from __future__ import annotations
 
-import socket
-
-import psutil
+from ._ranks import loopback
 
 _NAME = "localhost"
 MOST = 2 ** len(_NAME)
@@ -17,17 +15,10 @@ def elastic_hosts(least: int, most: int) -> tuple[str, ...]:
     """Flags of ``horovodrun`` for ``most`` processes here, of which ``least`` must stay."""
     discover = "printf '%s:1\\n' " + " ".join(map(_spelling, range(most)))
     size = ("--min-np", str(least), "--max-np", str(most))
-    return (*size, "--network-interface", _loopback(), "--host-discovery-script", discover)
+    return (*size, "--network-interface", loopback(), "--host-discovery-script", discover)
 
 
 def _spelling(number: int) -> str:
     """``localhost``, ``localhosT``, …: they resolve alike, and are different hosts to Horovod."""
     capitals = f"{number:0{len(_NAME)}b}"
     return "".join(letter.upper() if bit == "1" else letter for letter, bit in zip(_NAME, capitals, strict=True))
-
-
-def _loopback() -> str:
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(address.family == socket.AF_INET and address.address == "127.0.0.1" for address in addresses):
-            return name
-    return "lo"

@@ -1,4 +1,4 @@
-"""Horovod: N processes started by ``horovodrun``, gradients averaged by all-reduce.
+"""Horovod: N processes, gradients averaged by all-reduce.
 
 g = (1/N) Σ g_i over Gloo, MPI or NCCL, as Horovod was built; rank 0's initial weights are broadcast.
 ``op=adasum``: (1 − g₁·g₂/2‖g₁‖²) g₁ + (1 − g₁·g₂/2‖g₂‖²) g₂ up a tree of pairs, each weight's gradient by itself.
@@ -47,7 +47,7 @@ class Horovod(Collective):
     """One process a replica, all-reduce by Horovod's background thread."""
 
     name = "horovod"
-    summary = "Horovod: N processes under horovodrun, ring all-reduce of fused gradients"
+    summary = "Horovod: N processes, ring all-reduce of fused gradients"
     traits = Traits("yes", "yes", "2(N−1)/N·W/k each way", "W + S; k > 1: 2W + S", "ends; elastic: others go on")
 
     compression: Literal["none", "fp16"] = option("none", "fp16 sends gradients as half floats")
@@ -68,6 +68,10 @@ class Horovod(Collective):
     def after_death(self, task: Task, left: Sequence[Task], everyone: Sequence[Task]) -> Reaction:
         """Elastic jobs shrink, but not below their minimum."""
         return Reaction.GO_ON if self.elastic and len(left) >= self.min_replicas else Reaction.END
+
+    def _starts_ranks(self) -> bool:
+        """Elastic jobs need ``horovodrun``, which gives those that are left their new ranks."""
+        return super()._starts_ranks() and not self.elastic
 
     def _hosts(self, replicas: int) -> tuple[str, ...]:
         if not self.elastic:
