@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -407,33 +406,3 @@ class TestRuns:
         updates = record.updates
         stale = [updates["staleness"][updates["task"] == worker].mean() for worker in (0, 1)]
         assert stale[1] > stale[0]
-
-
-@pytest.mark.slow
-@pytest.mark.exhaustive
-@pytest.mark.timeout(3000)
-def test_fifty_kills_at_random_moments_leave_nothing(tmp_path: Path) -> None:
-    """Any task of any kind of run, start-up and evaluation included; what was recorded before stays."""
-    random.seed(4)
-    with Store(tmp_path) as store:
-        for number in range(50):
-            strategy = random.choice(["ps", "ps:restart=true", "ps:checkpoint_every=20", "multiworker", "horovod"])
-            spec = make_spec(strategy, 2, seed=number, steps=300, per_replica_batch=16, timeout=30.0)
-            killer = threading.Thread(target=_kill_one, args=(tmp_path / "runs" / spec.run_id, random.uniform(0, 6)))
-            killer.start()
-            record = run_one(spec, store, threading.Event(), lambda label, event: None, starter=STARTER)
-            killer.join()
-            print(number, spec.title, record.run["status"], record.run["reason"], record.run["fault"])
-            assert record.run["status"] in ("ok", "failed", "timeout")
-            assert not processes_of(tmp_path), record.run
-            assert len(store.runs()) == number + 1
-
-
-def _kill_one(folder: Path, seconds: float) -> None:
-    time.sleep(seconds)
-    victims = processes_of(folder)
-    if victims:
-        try:
-            random.choice(victims).kill()
-        except psutil.NoSuchProcess:
-            return

@@ -104,7 +104,7 @@ class Collective(Strategy):
 
         from .._replica import set_threads, use_gpu
 
-        set_threads(1, workload.cores_per_replica)
+        set_threads(1, workload.cores_per_replica, exchanges=True)
         # Horovod reads these in init. Set here, they also hold in a job that the user's own horovodrun started.
         os.environ.update(self.environment())
         with meeting():

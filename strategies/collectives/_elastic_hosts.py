@@ -5,7 +5,8 @@ Horovod does not use a host again after one of its processes died, and all of th
 
 from __future__ import annotations
 
-from ._ranks import loopback
+from ..base import THIS_HOST
+from ._ranks import interface
 
 _NAME = "localhost"
 MOST = 2 ** len(_NAME)
@@ -15,7 +16,7 @@ def elastic_hosts(least: int, most: int) -> tuple[str, ...]:
     """Flags of ``horovodrun`` for ``most`` processes here, of which ``least`` must stay."""
     discover = "printf '%s:1\\n' " + " ".join(map(_spelling, range(most)))
     size = ("--min-np", str(least), "--max-np", str(most))
-    return (*size, "--network-interface", loopback(), "--host-discovery-script", discover)
+    return (*size, "--network-interface", interface(THIS_HOST), "--host-discovery-script", discover)
 
 
 def _spelling(number: int) -> str:

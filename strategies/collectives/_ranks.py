@@ -11,11 +11,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 
 import psutil
 
+from ...errors import RunError
 from ..base import THIS_HOST
 
 MINE = "STRATBENCH_RENDEZVOUS"
@@ -33,7 +34,6 @@ def variables(hosts: Sequence[str], rendezvous: str) -> list[dict[str, str]]:
     """
     local = [hosts[:rank].count(host) for rank, host in enumerate(hosts)]
     name, port = rendezvous.rsplit(":", 1)
-    interface = loopback() if set(hosts) == {THIS_HOST} else None
     return [
         {
             MINE: rendezvous,
@@ -48,19 +48,25 @@ def variables(hosts: Sequence[str], rendezvous: str) -> list[dict[str, str]]:
             "HOROVOD_CPU_OPERATIONS": "gloo",
             "HOROVOD_GLOO_RENDEZVOUS_ADDR": name,
             "HOROVOD_GLOO_RENDEZVOUS_PORT": port,
-            **({"HOROVOD_GLOO_IFACE": interface, "NCCL_SOCKET_IFNAME": interface} if interface else {}),
         }
         for rank, host in enumerate(hosts)
     ]
 
 
 @contextmanager
-def meeting(environ: Mapping[str, str] = os.environ) -> Iterator[None]:
-    """Where `variables` has set this process's rank: the server runs, here in rank 0, while the block does."""
+def meeting(environ: MutableMapping[str, str] = os.environ) -> Iterator[None]:
+    """Where `variables` has set this process's rank: the server runs, here in rank 0, while the block does.
+
+    Horovod then uses the interface that has the host's address.
+    """
     name, port = (environ.get(f"HOROVOD_GLOO_RENDEZVOUS_{part}", "") for part in ("ADDR", "PORT"))
     if environ.get(MINE) != f"{name}:{port}":
         yield
         return
+    own = environ["HOROVOD_HOSTNAME"]
+    environ["HOROVOD_GLOO_IFACE"] = interface(own)
+    if own == THIS_HOST:
+        environ["NCCL_SOCKET_IFNAME"] = interface(own)
     address = name, int(port)
     if environ["HOROVOD_RANK"] != "0":
         _wait_for(address)
@@ -78,12 +84,12 @@ def meeting(environ: Mapping[str, str] = os.environ) -> Iterator[None]:
             server.shutdown()
 
 
-def loopback() -> str:
-    """Name of the network interface that has 127.0.0.1."""
+def interface(host: str) -> str:
+    """Name of the network interface that has an address of this machine. Raises RunError if none has it."""
     for name, addresses in psutil.net_if_addrs().items():
-        if any(address.family == socket.AF_INET and address.address == THIS_HOST for address in addresses):
+        if any(each.family == socket.AF_INET and each.address == host for each in addresses):
             return name
-    return "lo"
+    raise RunError(f"no network interface of this machine has the address {host}, at which Horovod was to listen.")
 
 
 def _wait_for(address: tuple[str, int]) -> None:

@@ -39,8 +39,6 @@ from ._elastic_hosts import MOST, elastic_hosts
 if TYPE_CHECKING:
     import tensorflow as tf
 
-Gradients = Sequence["tf.Tensor"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Horovod(Collective):
@@ -52,9 +50,11 @@ class Horovod(Collective):
 
     compression: Literal["none", "fp16"] = option("none", "fp16 sends gradients as half floats")
     fusion_mib: Annotated[float, Ge(0)] = option(128.0, "tensor fusion buffer in MiB; 0 turns fusion off")
-    grouped: bool = option(True, "all gradients in one group; false: each when ready, left to tensor fusion")
+    bucket_mib: Annotated[float, Ge(0)] | Literal["all"] = option(
+        0.5, "gradients are reduced when so many MiB are computed; 0: each by itself; all: after the backward pass"
+    )
     op: Literal["average", "adasum"] = option(
-        "average", "how gradients are combined; adasum needs MPI and grouped=false"
+        "average", "how gradients are combined; adasum needs MPI and bucket_mib=0"
     )
     hierarchical: bool = option(False, "all-reduce within hosts, then between: NCCL and MPI on several hosts")
     elastic: bool = option(False, "go on without processes that die (Gloo)")
@@ -101,6 +101,7 @@ class Horovod(Collective):
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """Combines gradients by one all-reduce every k steps, inside the ``tf.function``."""
         with self.joined(workload) as hvd:
+            from .._buckets import buckets, compute_in_order, exchange
             from .._replica import KerasTrainer, loss_and_gradients, size_bytes
             from ._local_sums import every
 
@@ -108,14 +109,17 @@ class Horovod(Collective):
                 raise RunError(f"hierarchical=true needs several hosts. Received: {hvd.size()} processes on this one.")
             model, optimizer = replicate(hvd, workload)
             passes = self.backward_passes_per_step
+            positions = buckets(model.trainable_variables, self.bucket_mib)
 
-            def update(gradients: Gradients) -> None:
-                optimizer.apply(self._combine(hvd, gradients), model.trainable_variables)
+            def update(gradients: Sequence[tf.Tensor]) -> None:
+                means = exchange(gradients, positions, lambda bucket: self._combine(hvd, bucket))
+                optimizer.apply(means, model.trainable_variables)
 
             apply = every(passes, model, update) if passes > 1 else update
 
             def body(batch: Batch) -> tf.Tensor:
                 loss, gradients = loss_and_gradients(workload, model, batch, scale=1 / passes)
+                compute_in_order(loss, gradients, positions)
                 apply(gradients)
                 return loss
 
@@ -131,14 +135,11 @@ class Horovod(Collective):
 
             yield ElasticTrainer(trainer, hvd, model.variables + optimizer.variables)
 
-    def _combine(self, hvd: ModuleType, gradients: Gradients) -> Gradients:
+    def _combine(self, hvd: ModuleType, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         compression = getattr(hvd.Compression, self.compression)
         op = hvd.Adasum if self.op == "adasum" else hvd.Average
         small, contexts = zip(*map(compression.compress, gradients), strict=True)
-        if self.grouped:
-            means = hvd.grouped_allreduce(list(small), op=op)
-        else:
-            means = [hvd.allreduce(gradient, op=op) for gradient in small]
+        means = hvd.grouped_allreduce(small, op=op) if len(small) > 1 else [hvd.allreduce(small[0], op=op)]
         return list(map(compression.decompress, means, contexts))
 
 
@@ -166,8 +167,8 @@ def _not_elastic(options: Horovod, build: HorovodStatus, replicas: int) -> str |
 def _no_adasum(options: Horovod, build: HorovodStatus, replicas: int) -> str | None:
     if "mpi" not in build.controllers or options.controller == "gloo":
         return "op=adasum needs Horovod built with MPI, and controller=mpi or auto; use op=average"
-    if options.grouped:
-        return "op=adasum combines each gradient by itself; add grouped=false"
+    if options.bucket_mib != 0:
+        return "op=adasum combines each gradient by itself; add bucket_mib=0"
     if replicas & (replicas - 1):
         return f"op=adasum needs a power of two of replicas, not {replicas}"
     return None

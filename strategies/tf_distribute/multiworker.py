@@ -34,6 +34,9 @@ class MultiWorker(Strategy):
     traits = Traits("yes", "yes", "2(N−1)/N·W each way", "W + S", "the run ends")
 
     communication: Literal["auto", "ring", "nccl"] = option("auto", "all-reduce by ring (gRPC) or NCCL (GPUs)")
+    pack_mib: Annotated[float, Ge(0)] = option(
+        0.0, "gradients are reduced when so many MiB are computed; 0: all after the backward pass"
+    )
     port: Annotated[int, Ge(0), Le(65535)] = option(0, "first TCP port; 0 takes free ones")
 
     def skip(self, replicas: int) -> str | None:
@@ -69,13 +72,16 @@ class MultiWorker(Strategy):
         """Keras 3's ``fit`` fails here, a ``strategy.run`` step in a ``tf.function`` does not."""
         import tensorflow as tf
 
+        from .._buckets import buckets, compute_in_order
         from .._replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
 
-        set_threads(1, workload.cores_per_replica)
+        set_threads(1, workload.cores_per_replica, exchanges=self.pack_mib > 0)
         use_gpu(task.index)
         communication = getattr(tf.distribute.experimental.CommunicationImplementation, self.communication.upper())
         strategy = tf.distribute.MultiWorkerMirroredStrategy(
-            communication_options=tf.distribute.experimental.CommunicationOptions(implementation=communication)
+            communication_options=tf.distribute.experimental.CommunicationOptions(
+                bytes_per_pack=int(self.pack_mib * 2**20), implementation=communication
+            )
         )
         with strategy.scope():
             model, optimizer = workload.model(), workload.optimizer()
@@ -84,6 +90,8 @@ class MultiWorker(Strategy):
         def replica_step(batch: Batch) -> tf.Tensor:
             # Keras's optimizer sums gradients over the replicas; 1/N makes that the mean.
             loss, gradients = loss_and_gradients(workload, model, batch, scale=1 / workload.replicas)
+            if self.pack_mib:
+                compute_in_order(loss, gradients, buckets(model.trainable_variables, self.pack_mib))
             optimizer.apply(gradients, model.trainable_variables)
             return loss
 

@@ -1,0 +1,110 @@
+"""What a step costs on a network: the step of each strategy beside computing and communicating by themselves.
+
+Run by ``make overhead``. It is not a test, because it takes minutes and needs an idle machine. The network is emulated:
+see `lab.hosts`. The floor is the forward pass and then the communication: nothing can be sent before the first gradient
+exists, and the step waits for its own update.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+from conftest import make_spec
+from rich.console import Console
+from rich.table import Table
+from stratbench.harness.launch import launcher
+from stratbench.harness.launch.run import prepare, tasks_of
+from stratbench.results.raw import journal
+from stratbench.strategies import registry
+
+LAB = Path(__file__).parent / "lab"
+sys.path.insert(0, str(LAB))
+from hosts import Hosts, unable  # noqa: E402
+from probe import Probe  # noqa: E402
+
+PARTS = ("forward", "computing", "communicating")
+STRATEGIES = [
+    "horovod",
+    "horovod:bucket_mib=all",
+    "horovod:bucket_mib=0",
+    "multiworker",
+    "multiworker:pack_mib=1",
+    "allgather",
+    "master-worker",
+    "fsdp",
+    "ps:sync=true",
+]
+MODELS = ["mlp-wide", "deep:make"]
+WARMUP = 5
+
+
+def step_seconds(strategy: str, model: str, hosts: Hosts, replicas: int, batch: int, steps: int) -> float:
+    """Median over the steps of a run, of the slowest worker's step."""
+    work = {"model": model, "per_replica_batch": batch, "steps": steps, "optimizer": "momentum", "timeout": 300.0}
+    spec = make_spec(strategy, replicas, dataset="synthetic:shape=28x28x1,classes=10,examples=12000", **work)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run"
+        prepare(spec, path)
+        tasks = tasks_of(spec, hosts)
+        ignore = lambda label, event: None  # noqa: E731
+        outcome = launcher.Launch(tasks, path, spec.timeout, threading.Event(), ignore, starter=hosts).run()
+        if outcome.status != "ok":
+            raise SystemExit(f"{strategy}: {outcome.reason}")
+        logs = [journal.read(log) for log in path.glob("worker-*.jsonl")]
+        slowest = np.max([log.steps["step_seconds"][WARMUP:steps] for log in logs], axis=0)
+        return float(np.median(slowest))
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--strategies", nargs="+", default=STRATEGIES)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--mbit", nargs="+", type=float, default=[1000, 200])
+    parser.add_argument("--replicas", nargs="+", type=int, default=[2])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--batch", type=int, default=64, help="per replica")
+    options = parser.parse_args()
+    why = unable()
+    if why:
+        print(f"exchange: skipped, {why}", file=sys.stderr)
+        return
+    registry.available()[Probe.name] = Probe
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(LAB), os.environ.get("PYTHONPATH", "")]).rstrip(":")
+    # The launcher is on none of the hosts; `Hosts` starts the tasks where they belong.
+    launcher.is_here = lambda host: True
+    names = ["strategy", "model", "replicas", "Mbit/s", "step ms", *(f"{part} ms" for part in PARTS), "floor ms"]
+    table = Table(*names, "step ÷ floor", "of the rounds", box=None)
+    for model, replicas, mbit in (
+        (model, replicas, mbit) for model in options.models for replicas in options.replicas for mbit in options.mbit
+    ):
+        runs = [f"probe:part={part}" for part in PARTS] + options.strategies
+        found: dict[str, list[float]] = {run: [] for run in runs}
+        with Hosts(replicas, mbit) as hosts:
+            for number in range(options.rounds):
+                # Another order in each round, so that a slow drift of the machine favours none.
+                for run in runs[number % len(runs) :] + runs[: number % len(runs)]:
+                    found[run].append(step_seconds(run, model, hosts, replicas, options.batch, options.steps))
+                    print(f"{run} {model} ×{replicas} {mbit:g} Mbit/s: {found[run][-1] * 1000:.1f} ms", file=sys.stderr)
+        parts = [np.array(found[run]) for run in runs[: len(PARTS)]]
+        floor = parts[0] + parts[2]
+        for run in options.strategies:
+            ratios = np.array(found[run]) / floor
+            middle = [statistics.median(values) * 1000 for values in (found[run], *parts, floor)]
+            cells = [run, model, str(replicas), f"{mbit:g}", *(f"{value:.1f}" for value in middle)]
+            table.add_row(*cells, f"{statistics.median(ratios):.2f}", " ".join(f"{r:.2f}" for r in sorted(ratios)))
+    console = Console()
+    console.width = max(console.width, 140)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""The parts of a synchronous step by themselves, in N processes that run side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+from stratbench.strategies.base import Task, Traits, option
+from stratbench.strategies.collectives._collective import Collective, replicate
+from stratbench.strategies.trainer import Batch, Trainer, Workload
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe(Collective):
+    """One part of the step."""
+
+    name = "probe"
+    summary = "for measurements: one part of a synchronous step"
+    traits = Traits("no", "no", "–", "–", "–")
+    synchronous = False
+
+    part: Literal["forward", "computing", "communicating"] = option("computing", "what a step does")
+
+    @contextmanager
+    def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
+        """``communicating`` is one all-reduce of the weights; ``computing`` a step without any exchange."""
+        with self.joined(workload) as hvd:
+            import tensorflow as tf
+            from stratbench.strategies._replica import KerasTrainer, loss_and_gradients
+
+            model, optimizer = replicate(hvd, workload)
+            weights = [variable.value for variable in model.trainable_variables]
+
+            def forward(batch: Batch) -> tf.Tensor:
+                return workload.loss(batch, model(workload.inputs(batch), training=True))
+
+            def computing(batch: Batch) -> tf.Tensor:
+                loss, gradients = loss_and_gradients(workload, model, batch)
+                optimizer.apply(gradients, model.trainable_variables)
+                return loss
+
+            def communicating(batch: Batch) -> tf.Tensor:
+                means = hvd.grouped_allreduce([weight.read_value() for weight in weights], op=hvd.Average)
+                return tf.add_n([tf.reshape(mean, [-1])[0] for mean in means])
+
+            body = {"forward": forward, "computing": computing, "communicating": communicating}[self.part]
+            yield KerasTrainer(model, optimizer, body, rank=hvd.rank(), shards=hvd.size())
