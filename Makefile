@@ -17,13 +17,13 @@ pythons := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 stale := $(shell test ! -e .venv/.installed || $(py) -P -c 'import importlib.util, os; \
 	assert os.path.samefile(importlib.util.find_spec("stratbench").origin, "__init__.py")' 2>/dev/null || echo stale)
 
-.PHONY: help setup bench test check overhead clean stale wanted
+.PHONY: help setup bench test check overhead overhead-steps overhead-startup overhead-exchange clean stale wanted
 
 help:
 	@echo 'make bench      compare strategies on this machine; results go to bench-results'
 	@echo 'make test       run the tests (one of them: make test ARGS="-k horovod")'
 	@echo 'make check      lint, format and type checks'
-	@echo 'make overhead   measure what the harness itself costs'
+	@echo 'make overhead   measure steps, start-up and exchange: docs/performance.md (one: make overhead-startup)'
 	@echo 'make setup      install everything into .venv, Horovod included (about 6 minutes, once);'
 	@echo '                bench, test, check and overhead do this by themselves'
 	@echo 'make clean      remove .venv and caches; results and the built Horovod (.wheels) stay'
@@ -46,8 +46,16 @@ check: .venv/.ready
 	$(py) -m ruff format --check .
 	$(py) -m mypy
 
-overhead: .venv/.ready
+overhead: overhead-steps overhead-startup overhead-exchange
+
+overhead-steps: .venv/.ready
 	$(py) tests/overhead.py $(ARGS)
+
+overhead-startup: .venv/.ready
+	$(py) tests/startup.py $(ARGS)
+
+overhead-exchange: .venv/.ready
+	$(py) tests/exchange.py $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

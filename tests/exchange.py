@@ -1,8 +1,8 @@
 """What a step costs on a network: the step of each strategy beside computing and communicating by themselves.
 
-Run by ``make overhead``. It is not a test, because it takes minutes and needs an idle machine. The network is emulated:
-see `lab.hosts`. The floor is the forward pass and then the communication: nothing can be sent before the first gradient
-exists, and the step waits for its own update.
+Run by ``make overhead-exchange``. It is not a test, because it takes minutes and needs an idle machine. The network is
+emulated: see `lab.hosts`. The floor is the forward pass and then the communication: nothing can be sent before the
+first gradient exists, and the step waits for its own update.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The overhead of stratbench's loop: its median step compared with the shortest hand-written loop, in one session.
 
-Run by ``make overhead``. It is not a test, because it takes minutes and needs an idle machine. Goal: at most 1.03 on
-cnn, 1.10 on mlp.
+Run by ``make overhead-steps``. It is not a test, because it takes minutes and needs an idle machine. Goal: at most 1.03
+on cnn, 1.10 on mlp.
 """
 
 from __future__ import annotations

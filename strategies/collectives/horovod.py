@@ -1,6 +1,7 @@
 """Horovod: N processes, gradients averaged by all-reduce.
 
 g = (1/N) Σ g_i over Gloo, MPI or NCCL, as Horovod was built; rank 0's initial weights are broadcast.
+Gradients are reduced in buckets, while the backward pass goes on; with ``bucket_mib=all`` all together after it.
 ``op=adasum``: (1 − g₁·g₂/2‖g₁‖²) g₁ + (1 − g₁·g₂/2‖g₂‖²) g₂ up a tree of pairs, each weight's gradient by itself.
 ``backward_passes_per_step=k`` adds up k steps' gradients locally and all-reduces their mean once: k steps of global
 batch B make one update of k·B.
@@ -11,7 +12,8 @@ Source: Sergeev & Del Balso, *Horovod: fast and easy distributed deep learning i
 Maleki et al., *Scaling Distributed Training with Adaptive Summation*, arXiv 2006.02924;
 https://horovod.readthedocs.io/en/stable/tensorflow.html
 
-Limits: upstream has no release for TensorFlow ≥ 2.16, so Horovod comes by ``stratbench install-horovod``. Adasum
+Limits: upstream has no release for TensorFlow ≥ 2.16, so Horovod comes by ``stratbench install-horovod``. From three
+replicas on, two runs differ by rounding unless ``bucket_mib=all``: what Horovod fuses follows the timing. Adasum
 combines gradients, as its authors do for plain SGD; for other optimizers they combine updates. With k backward passes
 the steps left over at a run's end, up to k − 1, are not applied. An elastic job may need Gloo's time-out of 30 s to see
 a death.
