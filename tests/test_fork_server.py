@@ -90,6 +90,17 @@ def test_a_fork_server_that_dies_ends_the_run_and_the_next_run_has_another(tmp_p
 
 
 @pytest.mark.slow
+def test_a_fork_server_that_is_killed_while_it_imports_is_replaced(tmp_path: Path, no_strays: None) -> None:
+    with Starter(ignored=["PYTEST_CURRENT_TEST"]) as starter:
+        killer = threading.Timer(0.5, lambda: os.kill(starter.pids[0], signal.SIGKILL))
+        killer.start()
+        first = run(tmp_path / "first", starter)
+        killer.join()
+        assert methods(first) == {"fresh: the fork server ended before it was ready"}
+        assert methods(run(tmp_path / "second", starter)) == {"forked"}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
 def test_a_run_whose_tasks_end_well_is_ok_whatever_happens_to_the_fork_server(
     number: int, tmp_path: Path, no_strays: None

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from stratbench.errors import RunError
 from stratbench.harness.launch.ports import Ports
 from stratbench.harness.launch.processes import alive, describe_exit, end_all
+from stratbench.harness.launch.watch import Watch
 from stratbench.harness.plan import cores
 from stratbench.harness.plan.task import current_job, current_task
 from stratbench.strategies.base import THIS_HOST, Task
@@ -77,3 +80,10 @@ def test_a_worker_knows_its_task() -> None:
     assert current_task(environment) == (Task(index=3, first_replica=1), True)
     assert current_job({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}).size == 2  # type: ignore[union-attr]
     assert current_job({}) is None
+
+
+def test_the_one_that_was_killed_is_named_before_one_that_aborted(tmp_path: Path) -> None:
+    watch = Watch([Task(index=0), Task(index=1)], tmp_path, lambda label, event: None)
+    aborted, killed = watch.death("worker-0", -signal.SIGABRT), watch.death("worker-1", -signal.SIGKILL)
+    assert watch.explain([aborted, killed]).startswith("worker-1 was killed by SIGKILL")
+    assert watch.explain([aborted]).startswith("worker-0 was killed by SIGABRT")

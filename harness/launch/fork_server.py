@@ -77,6 +77,7 @@ class ForkServer:
         environ: the same.
         codes: exit codes of tasks, by their number.
         dead: whether it can't start any more tasks.
+        killed: whether a signal of another program ended it before it was ready.
         gone: whether its process has ended, and all its answers are taken.
         ready: whether its imports are done.
         reason: why it can't work here; empty for one that was killed.
@@ -85,7 +86,7 @@ class ForkServer:
     def __init__(self, environ: Mapping[str, str]):
         self.environ = dict(environ)
         self.codes: dict[int, int] = {}
-        self.ready = self.dead = self.gone = False
+        self.ready = self.dead = self.gone = self.killed = False
         self.reason = "the fork server ended before it was ready"
         self._pids: dict[int, int | None] = {}
         self._next = 0
@@ -147,8 +148,8 @@ class ForkServer:
         return not text
 
     def _kill(self, reason: str) -> None:
-        self._process.kill()
         self._fail(reason)
+        self._process.kill()
 
     def close(self) -> None:
         """End the server. Its tasks have ended before."""
@@ -175,6 +176,7 @@ class ForkServer:
             # A server that is killed may leave a part of a line.
             with contextlib.suppress(ValueError):
                 self._take(json.loads(line))
+        self.killed = not (self.ready or self.dead) and self._process.wait() < 0
         self.gone = True
         self._fail("")
 

@@ -21,6 +21,9 @@ START_VARIABLE = "STRATBENCH_START"
 
 FORKED, FRESH = "forked", "fresh"
 
+MOST_KILLED = 3
+"""Fork servers that end by a signal before they are ready: then it is no accident."""
+
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 """NumPy's library makes threads when it is imported, unless this is 1."""
 
@@ -40,6 +43,7 @@ class Starter:
     def __init__(self, forks: bool = True, ignored: Collection[str] = ()):
         self._ignored = {variables.CLUSTER, *ignored}
         self._server: ForkServer | None = None
+        self._killed = 0
         self._unable = "" if forks else "forking is turned off"
         if forks and sys.platform != "linux":
             self._unable = "forking is used on Linux only"
@@ -77,7 +81,8 @@ class Starter:
                 return forked
             why = server.reason or "the fork server died"
             # One that was killed is replaced. One that can't work here would fail again.
-            self._unable = server.reason
+            self._killed += server.killed
+            self._unable = "" if server.killed and self._killed < MOST_KILLED else server.reason
         with log.open("ab") as file:
             return subprocess.Popen(
                 [*task.command, sys.executable, "-P", "-m", "stratbench.harness.worker", str(folder)],

@@ -116,7 +116,8 @@ class Watch:
         if not killed and self.failures:
             label, why = next(iter(self.failures.items()))
             return f"{label}: {why}"
-        death = (killed or deaths)[0]
+        # A process that aborts does so itself: often as another one, which was killed, is gone.
+        death = min(killed or deaths, key=lambda one: "SIGABRT" in one.how)
         verb = "ended with" if death.how.startswith("exit") else "was"
         return f"{death.name} {verb} {death.how}{self._when(death.name)}; its log ends: {_last_lines(death.log)}"
 
