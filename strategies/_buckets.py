@@ -25,7 +25,7 @@ def buckets(variables: Sequence[keras.Variable], bucket_mib: float | Literal["al
     """Positions of the variables whose gradients are exchanged together. The last variables are first.
 
     Args:
-        bucket_mib: the least size of a bucket, but of the one that is last.
+        bucket_mib: the least size of a bucket. What is left at the end joins the bucket before it.
     """
     least = math.inf if bucket_mib == "all" else bucket_mib * 2**20
     found: Buckets = []
@@ -36,6 +36,9 @@ def buckets(variables: Sequence[keras.Variable], bucket_mib: float | Literal["al
             size = 0.0
         found[-1].append(position)
         size += size_bytes([variables[position]])
+    if size < least and len(found) > 1:
+        rest = found.pop()
+        found[-1] += rest
     return found
 
 

@@ -27,12 +27,18 @@ def awkward() -> keras.Model:
 
 @pytest.mark.parametrize(
     ("bucket_mib", "expected"),
-    [(0.0, [[3], [2], [1], [0]]), ("all", [[3, 2, 1, 0]]), (KIB, [[3, 2], [1, 0]]), (4 * KIB, [[3, 2], [1, 0]])],
+    [
+        (0.0, [[5], [4], [3], [2], [1], [0]]),
+        ("all", [[5, 4, 3, 2, 1, 0]]),
+        (KIB, [[5, 4], [3, 2], [1, 0]]),
+        (5 * KIB, [[5, 4, 3, 2, 1, 0]]),
+    ],
 )
 def test_buckets_have_at_least_their_size_and_the_last_layer_is_first(
     bucket_mib: float | Literal["all"], expected: list[list[int]]
 ) -> None:
-    model = keras.Sequential([keras.Input((32,)), keras.layers.Dense(32), keras.layers.Dense(32)])
+    """Each layer has 4.125 KiB. After two of them, the third would be a bucket that is too small."""
+    model = keras.Sequential([keras.Input((32,)), *(keras.layers.Dense(32) for _ in range(3))])
     assert buckets(model.trainable_variables, bucket_mib) == expected
 
 

@@ -53,7 +53,7 @@ class Horovod(Collective):
     compression: Literal["none", "fp16"] = option("none", "fp16 sends gradients as half floats")
     fusion_mib: Annotated[float, Ge(0)] = option(128.0, "tensor fusion buffer in MiB; 0 turns fusion off")
     bucket_mib: Annotated[float, Ge(0)] | Literal["all"] = option(
-        0.5, "gradients are reduced when so many MiB are computed; 0: each by itself; all: after the backward pass"
+        0.25, "gradients are reduced when so many MiB are computed; 0: each by itself; all: after the backward pass"
     )
     op: Literal["average", "adasum"] = option(
         "average", "how gradients are combined; adasum needs MPI and bucket_mib=0"
