@@ -95,8 +95,11 @@ class Collective(Strategy):
         return {"HOROVOD_CYCLE_TIME": str(self.cycle_ms)}
 
     @contextmanager
-    def joined(self, workload: Workload) -> Iterator[ModuleType]:
+    def joined(self, workload: Workload, exchanges: bool = False) -> Iterator[ModuleType]:
         """``horovod.tensorflow``, initialised with all processes; shut down at the end.
+
+        Args:
+            exchanges: see `set_threads`.
 
         Raises RunError if the job that this process is in has not one process a replica.
         """
@@ -104,7 +107,7 @@ class Collective(Strategy):
 
         from .._replica import set_threads, use_gpu
 
-        set_threads(1, workload.cores_per_replica, exchanges=True)
+        set_threads(1, workload.cores_per_replica, exchanges)
         # Horovod reads these in init. Set here, they also hold in a job that the user's own horovodrun started.
         os.environ.update(self.environment())
         with meeting():

@@ -102,7 +102,7 @@ class Horovod(Collective):
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """Combines gradients by one all-reduce every k steps, inside the ``tf.function``."""
-        with self.joined(workload) as hvd:
+        with self.joined(workload, exchanges=True) as hvd:
             from .._buckets import buckets, compute_in_order, exchange
             from .._replica import KerasTrainer, loss_and_gradients, size_bytes
             from ._local_sums import every
