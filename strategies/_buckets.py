@@ -55,6 +55,7 @@ def compute_in_order(loss: tf.Tensor, gradients: Sequence[tf.Tensor], positions:
         new = _before(ends, done)
         for op in new:
             if any(tensor.op in done for tensor in op.inputs):
+                # The public `tf.control_dependencies` is only for operations that are still to be made.
                 op._add_control_inputs(earlier)
         done |= new
         earlier = ends

@@ -18,6 +18,7 @@ from stratbench.harness.launch.ports import Ports
 from stratbench.harness.launch.run import prepare, tasks_of
 from stratbench.harness.launch.starter import Starter
 from stratbench.harness.plan.spec import Experiment, RunSpec
+from stratbench.strategies.base import Place
 
 _NUMBERS = itertools.count()
 STARTER = Starter(ignored=["PYTEST_CURRENT_TEST"])
@@ -40,13 +41,21 @@ def make_spec(strategy: str = "single", replicas: int = 1, **changes: Any) -> Ru
     return Experiment(strategies=[strategy], replicas=[replicas], **settings).expand()[0]
 
 
-def launch(spec: RunSpec, folder: Path, stop: threading.Event | None = None, listen: Any = None) -> Outcome:
-    """Run the spec's real processes, without a store."""
+def launch(
+    spec: RunSpec,
+    folder: Path,
+    stop: threading.Event | None = None,
+    listen: Any = None,
+    place: Place | None = None,
+    starter: Starter = STARTER,
+) -> Outcome:
+    """Run the spec's real processes, without a store; by default on this machine."""
     prepare(spec, folder)
     with Ports() as ports:
         ignore = lambda label, event: None  # noqa: E731
         stop = stop or threading.Event()
-        return Launch(tasks_of(spec, ports), folder, spec.timeout, stop, listen or ignore, starter=STARTER).run()
+        tasks = tasks_of(spec, place or ports)
+        return Launch(tasks, folder, spec.timeout, stop, listen or ignore, starter=starter).run()
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:

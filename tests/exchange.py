@@ -12,15 +12,13 @@ import os
 import statistics
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 import numpy as np
-from conftest import make_spec
+from conftest import launch, make_spec
 from rich.console import Console
 from rich.table import Table
 from stratbench.harness.launch import launcher
-from stratbench.harness.launch.run import prepare, tasks_of
 from stratbench.results.raw import journal
 from stratbench.strategies import registry
 
@@ -51,10 +49,7 @@ def step_seconds(strategy: str, model: str, hosts: Hosts, replicas: int, batch: 
     spec = make_spec(strategy, replicas, dataset="synthetic:shape=28x28x1,classes=10,examples=12000", **work)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run"
-        prepare(spec, path)
-        tasks = tasks_of(spec, hosts)
-        ignore = lambda label, event: None  # noqa: E731
-        outcome = launcher.Launch(tasks, path, spec.timeout, threading.Event(), ignore, starter=hosts).run()
+        outcome = launch(spec, path, place=hosts, starter=hosts)
         if outcome.status != "ok":
             raise SystemExit(f"{strategy}: {outcome.reason}")
         logs = [journal.read(log) for log in path.glob("worker-*.jsonl")]

@@ -14,7 +14,7 @@ from conftest import launch, make_spec
 from stratbench.errors import RunError
 from stratbench.harness.launch.launcher import Launch
 from stratbench.harness.launch.ports import Ports, is_here
-from stratbench.harness.launch.run import collect, prepare, tasks_of
+from stratbench.harness.launch.run import collect
 from stratbench.harness.plan.spec import RunSpec
 from stratbench.harness.worker.main import KEEP_VARIABLE
 from stratbench.results.raw import journal
@@ -74,11 +74,8 @@ def test_a_model_cut_over_two_hosts_gives_the_weights_of_the_whole(
     outcome = launch(single, folder)
     whole, expected = weights(folder), collect(single, folder, outcome).run
     spec, folder = spec_of("two-part", 2, **work), tmp_path / "two-part"
-    prepare(spec, folder)
     with Loopback() as place:
-        outcome = Launch(
-            tasks_of(spec, place), folder, spec.timeout, threading.Event(), lambda label, event: None
-        ).run()
+        outcome = launch(spec, folder, place=place)
     assert outcome.status == "ok", outcome.reason
     record = collect(spec, folder, outcome)
 

@@ -92,7 +92,13 @@ def test_a_fork_server_that_dies_ends_the_run_and_the_next_run_has_another(tmp_p
 @pytest.mark.slow
 def test_a_fork_server_that_is_killed_while_it_imports_is_replaced(tmp_path: Path, no_strays: None) -> None:
     with Starter(ignored=["PYTEST_CURRENT_TEST"]) as starter:
-        killer = threading.Timer(0.5, lambda: os.kill(starter.pids[0], signal.SIGKILL))
+
+        def kill() -> None:
+            while not starter.pids:
+                time.sleep(0.01)
+            os.kill(starter.pids[0], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill, daemon=True)
         killer.start()
         first = run(tmp_path / "first", starter)
         killer.join()

@@ -13,7 +13,7 @@ Maleki et al., *Scaling Distributed Training with Adaptive Summation*, arXiv 200
 https://horovod.readthedocs.io/en/stable/tensorflow.html
 
 Limits: upstream has no release for TensorFlow ≥ 2.16, so Horovod comes by ``stratbench install-horovod``. From three
-replicas on, two runs differ by rounding unless ``bucket_mib=all``: what Horovod fuses follows the timing. Adasum
+replicas on, two runs of several buckets differ by rounding, as what Horovod fuses follows the timing. Adasum
 combines gradients, as its authors do for plain SGD; for other optimizers they combine updates. With k backward passes
 the steps left over at a run's end, up to k − 1, are not applied. An elastic job may need Gloo's time-out of 30 s to see
 a death.
