@@ -48,11 +48,11 @@ def compute_in_order(loss: tf.Tensor, gradients: Sequence[tf.Tensor], positions:
     Otherwise the executor may first pass the derivatives through all layers, and compute the gradients of all weights
     after that. Then nothing could be sent meanwhile.
     """
-    done = _before([loss.op], set())
+    done = ancestors([loss.op], set())
     earlier: list[tf.Operation] = []
     for bucket in positions:
         ends = [gradients[position].op for position in bucket]
-        new = _before(ends, done)
+        new = ancestors(ends, done)
         for op in new:
             if any(tensor.op in done for tensor in op.inputs):
                 # The public `tf.control_dependencies` is only for operations that are still to be made.
@@ -61,8 +61,8 @@ def compute_in_order(loss: tf.Tensor, gradients: Sequence[tf.Tensor], positions:
         earlier = ends
 
 
-def _before(ends: Sequence[tf.Operation], known: set[tf.Operation]) -> set[tf.Operation]:
-    """The operations that compute ``ends``, and these, without the known ones."""
+def ancestors(ends: Sequence[tf.Operation], known: set[tf.Operation]) -> set[tf.Operation]:
+    """The operations that compute ``ends``, and these, without the known ones and what only they need."""
     found: set[tf.Operation] = set()
     todo = list(ends)
     while todo:

@@ -71,6 +71,15 @@ class KerasTrainer(Trainer):
         self._learning_rate: float | None = None
         self.memory = Memory(copies * size_bytes(model.variables), copies * size_bytes(optimizer.variables))
 
+    def trace(self, workload: Workload) -> None:
+        """Build the step's graph before the first step, for what is known only then."""
+        examples = workload.global_batch // self.shards * self.count
+
+        def spec(like: np.ndarray) -> tf.TensorSpec:
+            return tf.TensorSpec((examples, *like.shape[1:]), like.dtype)
+
+        self._body.get_concrete_function(tf.nest.map_structure(spec, workload.empty_batch))
+
     def step(self, batch: Batch, learning_rate: float) -> StepResult:
         """See `Trainer.step`. Reading the loss waits for the device, so that the step is over on return."""
         if learning_rate != self._learning_rate:

@@ -141,6 +141,8 @@ class Trainer(ABC):
         shards, shard, count: this process reads the parts ``shard … shard + count - 1``, of ``shards``, of every
             global batch. One that computes several replicas, or drives the tasks that do, reads the parts of all.
         memory: what this task holds; None where it is not counted.
+        traffic_bytes: what all workers send and receive in one step, where it depends on the model and
+            `Strategy.traffic_bytes` can't tell; None elsewhere.
         finished: whether this worker needs no further step, for example because others have done its work.
         restored: the deaths that it recovered from since `train` last emptied the list.
     """
@@ -150,6 +152,7 @@ class Trainer(ABC):
     shard: int = 0
     count: int = 1
     memory: Memory | None = None
+    traffic_bytes: float | None = None
     finished: bool = False
     restored: Sequence[Restored] = ()
 

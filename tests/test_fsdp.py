@@ -1,32 +1,26 @@
-"""`fsdp`: what a process holds, models that are awkward to cut, models that can't be."""
+"""`fsdp`: what a process holds and moves, models that are awkward to cut, models that can't be."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import launch, make_spec
-from stratbench.errors import RunError
 from stratbench.harness.plan.task import NoPlace
 from stratbench.results.raw import journal
 from stratbench.strategies.registry import create
 
 pytestmark = pytest.mark.slow
-SUBCLASS = """
+BOUND = """
 import keras
 
-class Own(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.dense = keras.layers.Dense(10)
-
-    def call(self, x):
-        return self.dense(keras.ops.reshape(x, (-1, 784)))
-
-def own():
-    return Own()
+def bound():
+    layers = keras.layers
+    dense = layers.Dense(10, kernel_constraint="non_neg", name="bound")
+    return keras.Sequential([layers.Input((28, 28, 1)), layers.Flatten(), dense])
 """
 
 
@@ -68,19 +62,23 @@ def test_awkward_layers_give_the_whole_models_weights(horovod: None) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
-def test_a_model_that_cannot_be_cut_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, horovod: None) -> None:
-    (tmp_path / "uncut.py").write_text(SUBCLASS)
+def test_a_constraint_is_refused_and_the_weight_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, horovod: None
+) -> None:
+    (tmp_path / "constrained.py").write_text(BOUND)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    outcome = launch(make_spec("fsdp", 2, model="uncut:own"), tmp_path / "run")
+    outcome = launch(make_spec("fsdp", 2, model="constrained:bound"), tmp_path / "run")
     assert outcome.status == "failed"
-    assert "fsdp needs a Sequential or Functional model" in outcome.reason
+    assert re.search(r"constraint on a part of a weight\. Received: one on .*bound/kernel", outcome.reason)
 
 
-def test_its_checks_name_the_weight() -> None:
-    import keras
-    from stratbench.strategies.collectives._sharding import _check, _leaves
-
-    layers = keras.layers
-    model = keras.Sequential([layers.Input((3,)), layers.Dense(2, kernel_constraint="non_neg", name="bound")])
-    with pytest.raises(RunError, match=r"constraint on a part of a weight\. Received: one on .*bound/kernel"):
-        _check(model, [layer for layer in _leaves(model) if layer.trainable_variables])
+@pytest.mark.parametrize("release", ["true", "false"])
+def test_expected_traffic_counts_what_is_gathered_again(release: str, tmp_path: Path, horovod: None) -> None:
+    spec = make_spec(f"fsdp:reshard_after_forward={release}", 2, model="cnn", steps=3, global_batch=8)
+    assert launch(spec, tmp_path).status == "ok"
+    log = journal.read(tmp_path / "worker-0.jsonl")
+    weights = 4 * log.ready["parameters"]
+    # The second convolution's weights and the first's are one unit, and do not fit beside the dense layer's.
+    convolutions = 4 * (25 * 32 + 25 * 32 * 64)
+    expected = 2 * (2 * weights + convolutions * (release == "true"))
+    assert log.ready["traffic_bytes"] == pytest.approx(expected, abs=64)

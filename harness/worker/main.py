@@ -153,6 +153,7 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
             snapshots.remove_old(folder, trainer.rank)
         batches = workload.batches(trainer.shards, trainer.shard, trainer.count)
         batches.load()
+        expected = strategy.traffic_bytes(workload.trained_bytes, run.replicas)
         journal.event(
             "ready",
             parameters=workload.parameters,
@@ -161,7 +162,7 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
             versions=_versions(),
             memory=trainer.memory and dataclasses.asdict(trainer.memory),
             activation_bytes=workload.activation_bytes,
-            traffic_bytes=strategy.traffic_bytes(workload.trained_bytes, run.replicas),
+            traffic_bytes=expected if trainer.traffic_bytes is None else trainer.traffic_bytes,
         )
         switches = usage.involuntary_switches()
         injected = injector.around(trainer, first_step)

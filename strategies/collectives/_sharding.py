@@ -1,210 +1,154 @@
-"""A Keras model whose trained weights are sharded over N processes, and whole only while a layer computes.
+"""A Keras model whose trained weights are sharded over N processes, and whole only while a step needs them.
 
-A layer's weights are one flat buffer, padded to a multiple of N, of which process r keeps part r. All-gather makes it
-whole; the derivative of that is the reduce-scatter of the layer's gradients.
+The weights of a layer, or of several small ones, are a unit: one flat buffer, padded to a multiple of N, of which
+process r keeps part r. All-gather makes it whole. The gradients are laid flat in the same way; an all-to-all gives each
+process what all computed for its part, and their mean is the reduce-scatter. (Horovod's own reduce-scatter over Gloo
+took three times as long.)
 Source: Rajbhandari et al., *ZeRO*, SC 2020 (stage 3); Zhao et al., *PyTorch FSDP*, VLDB 2023.
-
-Limits: the layers are the leaves of nested Sequential and Functional models; one that is used twice is gathered twice.
-A layer that draws random numbers without a Keras seed generator would draw other ones when it is recomputed.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from types import ModuleType
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from ...errors import RunError
+from .._replica import add_to, size_bytes
+from ..trainer import Batch, Workload
 from ._collective import broadcast
+from ._reshard import plan
+from ._step_order import StepOrder, UnitInStep
 
-_MASK = "_keras_mask"
-"""Where Keras attaches a mask to a tensor; a function's boundary loses it."""
+_ALIGNED = 64
+"""Bytes. TensorFlow slices a buffer without a copy where it begins and ends at a multiple of these."""
 
 
 class ShardedModel:
     """Takes the model's place in a training step. Its trained weights are the shards.
 
     Attributes:
-        trainable_variables: this process's shards, one a layer.
+        trainable_variables: this process's shards, one a unit.
         variables: the shards, and the variables that are not trained, of which every process has a copy.
-        transient_bytes: see `stratbench.strategies.collectives.fsdp`.
+        transient_bytes: see `stratbench.strategies.collectives.fsdp`; 0 before `loss_and_gradients` is called.
+        traffic_bytes: what all processes send and receive in a step; 0 before that, too.
+
+    Args:
+        release: whether weights are released between the forward and the backward pass, where two buffers of the
+            largest layer don't hold them.
 
     Raises RunError for a model that can't be cut.
     """
 
-    def __init__(self, model: keras.Model, hvd: ModuleType):
-        layers = [layer for layer in _leaves(model) if layer.trainable_variables]
-        _check(model, layers)
+    def __init__(self, model: keras.Model, hvd: ModuleType, release: bool):
+        _check(model)
         cut = {id(v) for v in model.trainable_variables}
-        # Before the layers are cut, so that the state of every layer starts from rank 0's values.
+        # Before the weights are cut, so that all state starts from rank 0's values.
         rest = [v for v in model.variables if id(v) not in cut]
         broadcast(hvd, rest)
-        self._model = model
-        self._layers = [ShardedLayer(layer, hvd) for layer in layers]
-        self.trainable_variables = [layer.shard for layer in self._layers]
+        self._model, self._size = model, hvd.size()
+        self._units = [Unit(number, weights, hvd) for number, weights in enumerate(_packed(list(_layers(model))))]
+        whole = [unit.size_bytes for unit in self._units]
+        self._budget = 2 * max(whole, default=0) + sum(whole) // hvd.size() if release else math.inf
+        self.trainable_variables = [unit.shard for unit in self._units]
         self.variables = self.trainable_variables + rest
-        gathered = [layer.gathered_bytes for layer in self._layers]
-        self.transient_bytes = 2 * max(gathered, default=0) + sum(gathered) // hvd.size()
+        self.transient_bytes = self.traffic_bytes = 0
 
-    def __call__(self, x: tf.Tensor, training: bool) -> tf.Tensor:
-        """The model's predictions."""
-        return self._model(x, training=training)
+    def loss_and_gradients(self, workload: Workload, batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Mean loss over this process's batch, with the model's own, and the shards' gradients, averaged over all.
 
-    @property
-    def losses(self) -> list[tf.Tensor]:
-        """Those of the regularisers in the last call."""
-        return self._model.losses
+        Call it while the graph of a step is built: it sets the order in which TensorFlow computes it.
+        """
+        gathered = [unit.gather("gather") for unit in self._units]
+        weights = [unit.weights_in(flat) for unit, flat in zip(self._units, gathered, strict=True)]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            loss = self._loss(workload, batch, weights)
+        gradients = tape.gradient(loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = [[tf.convert_to_tensor(g) for g in each] for each in gradients]
+        order = StepOrder(loss, [UnitInStep(*each) for each in zip(gathered, gradients, strict=True)])
+        uses = order.uses([unit.size_bytes for unit in self._units])
+        steps = plan(uses, self._size, self._budget)
+        self.transient_bytes = steps.peak_bytes
+        moved = [use.size_bytes * (3 - (again is None)) for use, again in zip(uses, steps.gather_again, strict=True)]
+        self.traffic_bytes = 2 * (self._size - 1) * sum(moved)
+        order.delay_gathers(steps, uses)
+        means = order.order_backward(
+            steps,
+            lambda position: self._units[position].gather("gather_again"),
+            lambda position: self._units[position].scatter(gradients[position]),
+        )
+        return loss, means
+
+    def _loss(self, workload: Workload, batch: Batch, weights: Sequence[Sequence[tf.Tensor]]) -> tf.Tensor:
+        """The loss with these weights. The variables that are not trained get their new values."""
+        whole = self._by_variable(weights)
+        outputs, state, losses = self._model.stateless_call(
+            [whole[id(v)] for v in self._model.trainable_variables],
+            [v.value for v in self._model.non_trainable_variables],
+            workload.inputs(batch),
+            training=True,
+            return_losses=True,
+        )
+        for variable, value in zip(self._model.non_trainable_variables, state, strict=True):
+            variable.assign(value)
+        return add_to(workload.loss(batch, outputs), losses)
 
     def get_weights(self) -> list[np.ndarray]:
         """A whole copy in the order of ``model.weights``. Every process calls it."""
-        whole: dict[int, np.ndarray] = {}
-        for layer in self._layers:
-            whole |= {id(v): part.numpy() for v, part in zip(layer.weights, layer.gather(), strict=True)}
+        parts = [unit.weights_in(unit.gather("gather_copy")) for unit in self._units]
+        whole = {name: part.numpy() for name, part in self._by_variable(parts).items()}
         return [whole[id(v)] if id(v) in whole else v.numpy() for v in self._model.weights]
 
+    def _by_variable(self, weights: Sequence[Sequence[tf.Tensor]]) -> dict[int, tf.Tensor]:
+        """The weights of all units, by the ``id`` of the variables that they stand for."""
+        pairs = zip(self._units, weights, strict=True)
+        return {id(v): tensor for unit, own in pairs for v, tensor in zip(unit.weights, own, strict=True)}
 
-class ShardedLayer:
-    """Takes the place of a layer's ``call``: gathers, computes, releases, and does so again in the backward pass.
+
+class Unit:
+    """Some weights of one type, of which this process holds a part.
 
     Attributes:
-        weights: the layer's trained weights, whose memory is released.
+        weights: the variables, whose memory is released. Those that can be sliced without a copy are first.
         shard: this process's part of them, a 1-D variable.
-        gathered_bytes: of the whole buffer, padding included.
+        size_bytes: of the whole buffer, padding included.
     """
 
-    def __init__(self, layer: keras.layers.Layer, hvd: ModuleType):
-        self.weights = layer.trainable_variables
-        self._state = layer.non_trainable_variables
-        self._layer, self._hvd = layer, hvd
-        self._regularizers = [v.regularizer for v in self.weights]
-        self._sizes = [math.prod(v.shape) for v in self.weights]
+    def __init__(self, number: int, weights: Sequence[keras.Variable], hvd: ModuleType):
+        self.weights = sorted(weights, key=lambda v: size_bytes([v]) % _ALIGNED != 0)
+        self._number, self._hvd = number, hvd
         flat = hvd.broadcast(self._flatten([v.value for v in self.weights]), root_rank=0)
-        self.gathered_bytes = len(flat) * flat.dtype.size
+        self.size_bytes = len(flat) * flat.dtype.size
         own = tf.reshape(flat, (hvd.size(), -1))[hvd.rank()]
-        self.shard = keras.Variable(own, dtype=own.dtype.name, name=f"{layer.name}_shard")
-        self._call, layer.call = layer.call, self._sharded_call
+        self.shard = keras.Variable(own, dtype=own.dtype.name, name=f"shard_{number}")
         for variable in self.weights:
-            # `Layer.losses` would read the variable, which is empty from here on; `_trace` sees to it.
-            variable.regularizer = None
             _release(variable)
 
-    def gather(self, after: Sequence[tf.Tensor] = ()) -> list[tf.Tensor]:
-        """The whole weights.
+    def gather(self, name: str) -> tf.Tensor:
+        """The whole buffer. The name must be another one for each gather that may go on at the same time."""
+        return self._hvd.allgather(self.shard.value, name=f"{name}_{self._number}")
 
-        Args:
-            after: what is computed first. Without it, TensorFlow would gather all layers at the start of a step, and
-                gather nothing in the backward pass.
-        """
-        with tf.control_dependencies(after):
-            flat = self._hvd.allgather(tf.stop_gradient(self.shard.value), name=f"gather_{self._layer.name}")
-        ends = np.cumsum(self._sizes)
-        parts = [flat[end - size : end] for end, size in zip(ends, self._sizes, strict=True)]
+    def weights_in(self, flat: tf.Tensor) -> list[tf.Tensor]:
+        """The weights as they are in the buffer."""
+        ends = np.cumsum([0, *(math.prod(v.shape) for v in self.weights)])
+        parts = [flat[start:end] for start, end in pairwise(ends)]
         return [tf.reshape(part, v.shape) for part, v in zip(parts, self.weights, strict=True)]
 
+    def scatter(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+        """The gradient of the shard: the mean of all processes' gradients."""
+        received = self._hvd.alltoall(self._flatten(gradients), name=f"scatter_{self._number}")
+        return tf.reduce_mean(tf.reshape(received, (self._hvd.size(), *self.shard.shape)), axis=0)
+
     def _flatten(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-        padding = tf.zeros([-sum(self._sizes) % self._hvd.size()], tensors[0].dtype)
+        elements = sum(math.prod(v.shape) for v in self.weights)
+        padding = tf.zeros([-elements % self._hvd.size()], tensors[0].dtype)
         return tf.concat([*(tf.reshape(tensor, [-1]) for tensor in tensors), padding], axis=0)
-
-    def _sharded_call(self, *args: Any, **kwargs: Any) -> Any:
-        leaves = keras.tree.flatten((args, kwargs))
-        tensors = [leaf for leaf in leaves if tf.is_tensor(leaf)]
-        masks = [getattr(tensor, _MASK, None) for tensor in tensors]
-        inputs = ([tf.convert_to_tensor(v.value) for v in self._state], tensors, masks)
-        compute = self._trace((args, kwargs), leaves, inputs)
-        # The tape records the gradient below, not this computation, whose intermediate results it would keep.
-        results = compute(self.gather(after=tensors), *tf.nest.map_structure(_constant, inputs))
-        for variable, value in zip(self._state, results["state"], strict=True):
-            variable.assign(value)
-
-        @tf.custom_gradient
-        def differentiable(shard: tf.Tensor, *tensors: tf.Tensor) -> tuple[list[tf.Tensor], Any]:
-            return _targets(results), lambda *upstream: self._backward(compute, inputs, upstream)
-
-        flat = differentiable(tf.convert_to_tensor(self.shard.value), *tensors)
-        outputs, losses = flat[: len(results["masks"])], flat[len(results["masks"]) :]
-        for output, mask in zip(outputs, results["masks"], strict=True):
-            if mask is not None:
-                setattr(output, _MASK, mask)
-        self._layer.add_loss(losses)
-        return keras.tree.pack_sequence_as(results["outputs"], outputs)
-
-    def _trace(self, structure: Any, leaves: list[Any], inputs: Any) -> Any:
-        """The layer's own computation, as a function of (weights, state, tensors, masks).
-
-        Traced once for both passes, as what Keras keeps beside the arguments (training or not, the precision to cast
-        to) holds only now.
-        """
-
-        def compute(weights: Any, state: Any, tensors: Any, masks: Any) -> dict[str, Any]:
-            for tensor, mask in zip(tensors, masks, strict=True):
-                if mask is not None:
-                    setattr(tensor, _MASK, mask)
-            given = iter(tensors)
-            filled = [next(given) if tf.is_tensor(leaf) else leaf for leaf in leaves]
-            args, kwargs = keras.tree.pack_sequence_as(structure, filled)
-            variables = [*zip(self.weights, weights, strict=True), *zip(self._state, state, strict=True)]
-            with keras.StatelessScope(variables, collect_losses=True) as scope:
-                outputs = self._call(*args, **kwargs)
-            penalties = [r(w) for r, w in zip(self._regularizers, weights, strict=True) if r]
-            return {
-                "outputs": outputs,
-                "losses": scope.losses + penalties,
-                "masks": [getattr(output, _MASK, None) for output in keras.tree.flatten(outputs)],
-                "state": [scope.get_current_value(v) for v in self._state],
-            }
-
-        weights = [tf.TensorSpec(v.shape, v.dtype) for v in self.weights]
-        specs = tf.nest.map_structure(lambda t: t if t is None else tf.TensorSpec(t.shape, t.dtype), inputs)
-        return tf.function(compute, autograph=False).get_concrete_function(weights, *specs)
-
-    def _backward(self, compute: Any, inputs: Any, upstream: Sequence[tf.Tensor]) -> list[tf.Tensor | None]:
-        """Gradients of the shard, averaged over all processes, and of the call's tensors."""
-        sources = [tensor for tensor in inputs[1] if tensor.dtype.is_floating and _depends_on_weights(tensor)]
-        weights = self.gather(after=upstream)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([*weights, *sources])
-            results = compute(weights, *inputs)
-        pairs = [pair for pair in zip(_targets(results), upstream, strict=True) if pair[0].dtype.is_floating]
-        targets, seeds = zip(*pairs, strict=True)
-        of_weights, of_sources = tape.gradient(targets, (weights, sources), seeds, tf.UnconnectedGradients.ZERO)
-        # In this order, no more than two buffers of a layer's size are alive: first weights and gradients, then
-        # gradients as they came and laid flat, then these and Horovod's copy; and only then goes the next layer.
-        # Identities, as waiting for a function's output itself waits for nothing once the function is inlined.
-        of_sources = [tf.identity(gradient) for gradient in of_sources]
-        with tf.control_dependencies(of_sources):
-            flat = self._flatten([tf.convert_to_tensor(gradient) for gradient in of_weights])
-        mean = self._hvd.reducescatter(flat, op=self._hvd.Average, name=f"scatter_{self._layer.name}")
-        mean.set_shape(self.shard.shape)
-        with tf.control_dependencies([mean]):
-            passed = {id(s): tf.identity(gradient) for s, gradient in zip(sources, of_sources, strict=True)}
-        return [mean, *(passed.get(id(tensor)) for tensor in inputs[1])]
-
-
-def _targets(results: dict[str, Any]) -> list[tf.Tensor]:
-    return [*keras.tree.flatten(results["outputs"]), *results["losses"]]
-
-
-def _constant(tensor: tf.Tensor | None) -> tf.Tensor | None:
-    return None if tensor is None else tf.stop_gradient(tensor)
-
-
-def _depends_on_weights(tensor: tf.Tensor) -> bool:
-    """Whether an all-gather comes before it. If not, as for the examples, its gradient is not needed."""
-    seen, todo = set(), [tensor.op] if tf.is_symbolic_tensor(tensor) else []
-    while todo:
-        op = todo.pop()
-        if op.type == "HorovodAllgather":
-            return True
-        if op not in seen:
-            seen.add(op)
-            todo += [before.op for before in op.inputs]
-    return False
 
 
 def _release(variable: keras.Variable) -> None:
@@ -213,34 +157,36 @@ def _release(variable: keras.Variable) -> None:
     tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=nothing, validate_shape=False)
 
 
-def _is_graph(model: Any) -> bool:
-    """Whether the model does nothing but call its layers."""
-    # Keras exports no name for the class of Functional models.
-    example = keras.Input((1,))
-    functional = type(keras.Model(example, example))
-    classes = (keras.Sequential, functional)
-    return isinstance(model, classes) and type(model).call in [cls.call for cls in classes]
+def _layers(model: keras.Model) -> Iterator[list[keras.Variable]]:
+    """The trained weights of each layer; those of a model within the model by its own layers."""
+    seen: set[int] = set()
+
+    def leaves(layer: keras.layers.Layer) -> Iterator[list[keras.Variable]]:
+        for inner in getattr(layer, "layers", None) or ():
+            yield from leaves(inner)
+        own = [v for v in layer.trainable_variables if id(v) not in seen]
+        seen.update(map(id, own))
+        if own:
+            yield own
+
+    return leaves(model)
 
 
-def _leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    for layer in model.layers:
-        yield from _leaves(layer) if _is_graph(layer) else [layer]
+def _packed(layers: Sequence[Sequence[keras.Variable]]) -> list[list[keras.Variable]]:
+    """The layers as units. Small ones that follow one another are one, which is no larger than the largest layer."""
+    most = max(map(size_bytes, layers), default=0)
+    units: list[list[keras.Variable]] = []
+    for weights in layers:
+        for dtype in sorted({v.dtype for v in weights}):
+            own = [v for v in weights if v.dtype == dtype]
+            if units and units[-1][0].dtype == dtype and size_bytes(units[-1] + own) <= most:
+                units[-1] += own
+            else:
+                units.append(own)
+    return units
 
 
-def _check(model: keras.Model, layers: list[keras.layers.Layer]) -> None:
-    if not _is_graph(model):
-        kind = type(model).__name__
-        raise RunError(f"fsdp needs a Sequential or Functional model, whose layers it gathers. Received: {kind}.")
-    owners = Counter(id(v) for layer in layers for v in layer.trainable_variables)
+def _check(model: keras.Model) -> None:
     for variable in model.trainable_variables:
-        if owners[id(variable)] != 1:
-            raise RunError(
-                "fsdp needs every trained weight in exactly one of the model's layers. "
-                f"Received: {variable.path}, in {owners[id(variable)]}."
-            )
         if variable.constraint is not None:
             raise RunError(f"fsdp can't hold a constraint on a part of a weight. Received: one on {variable.path}.")
-    for layer in layers:
-        types = sorted({v.dtype for v in layer.trainable_variables})
-        if len(types) > 1:
-            raise RunError(f"fsdp needs a layer's weights in one type. Received: {', '.join(types)} in {layer.name}.")

@@ -1,17 +1,21 @@
 """Fully sharded data parallelism: each of N processes holds 1/N of every layer's weights and optimizer state.
 
-Before a layer's forward pass its weights are all-gathered; after it they are released. The backward pass gathers them
-once more, and computes the forward pass again. A layer's gradients are reduce-scattered, g = (1/N) Σ g_i, and θ_r ← θ_r
-− step(g_r): each process r updates its own part of θ by a Keras optimizer of its own.
+A layer's weights are all-gathered before its forward pass and released after it, and gathered again for its backward
+pass. Its gradients are reduce-scattered, g = (1/N) Σ g_i, and θ_r ← θ_r − step(g_r): each process r updates its own
+part of θ by a Keras optimizer of its own. Small layers that follow one another are gathered together. The next layer's
+weights are gathered, and the last one's gradients exchanged, while a layer computes, as far as memory allows.
+
+Memory within a step: at most two buffers of the largest layer (weights, or gradients in transit) and the process's part
+of all gradients. What fits into these is kept from the forward to the backward pass, and not gathered again.
+``reshard_after_forward=false`` keeps all weights, and nothing waits for memory. `Memory.transient_bytes` is the most by
+the order of the step that is run; it does not count activations.
 Source: Rajbhandari et al., *ZeRO: Memory Optimizations Toward Training Trillion Parameter Models*, SC 2020 (stage 3);
 Zhao et al., *PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel*, VLDB 2023.
 
-`Memory.transient_bytes` counts two buffers of the largest layer, padding included: its weights and their gradients, or
-the gradients and the copy that is being reduced. It adds the process's part of the gradients of all layers.
-
-Limits: Sequential and Functional models only, without constraints on weights. Nothing is prefetched: transfers don't
-overlap with computation. Layers of parallel branches may be gathered at the same time. Each process builds the whole
-model first, and takes a whole copy between epochs, so its peak resident memory is that of a whole model.
+Limits: no constraints on weights. A layer that is used at several places stays whole from the first to the last one, so
+that a model may need more than two buffers. The weights in the loop of a recurrent layer stay in memory between the
+forward and the backward pass, uncounted. Each process builds the whole model first, and takes a whole copy between
+epochs, so its peak resident memory is that of a whole model.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..base import Task, Traits
+from ..base import Task, Traits, option
 from ..trainer import Batch, Memory, Trainer, Workload
 from ._collective import Collective
 
@@ -35,28 +39,38 @@ class Fsdp(Collective):
 
     name = "fsdp"
     summary = "fully sharded (ZeRO-3): weights and optimizer state cut over N processes, gathered a layer at a time"
-    traits = Traits("yes", "yes", "3(N−1)/N·W each way", "(W + S)/N", "the run ends")
+    traits = Traits("yes", "yes", "2 to 3(N−1)/N·W each way", "(W + S)/N", "the run ends")
+
+    reshard_after_forward: bool = option(
+        True, "release weights after the forward pass; false holds all of them until the backward pass"
+    )
 
     def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
-        """Two all-gathers and a reduce-scatter: in each, a worker sends (N−1)/N·W, and receives as much."""
+        """The most: two all-gathers and a reduce-scatter, in each of which a worker sends (N−1)/N·W, and receives it.
+
+        The trainer knows what need not be gathered again.
+        """
         return 6.0 * (replicas - 1) * weights_bytes
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """Shards the model. The shards take the place of the weights in the ``tf.function``."""
-        with self.joined(workload) as hvd:
-            from .._replica import KerasTrainer, loss_and_gradients, size_bytes
+        with self.joined(workload, exchanges=True) as hvd:
+            from .._replica import KerasTrainer, size_bytes
             from ._sharding import ShardedModel
 
-            model, optimizer = ShardedModel(workload.model(), hvd), workload.optimizer()
+            model = ShardedModel(workload.model(), hvd, self.reshard_after_forward)
+            optimizer = workload.optimizer()
             optimizer.build(model.trainable_variables)
 
             def body(batch: Batch) -> tf.Tensor:
-                loss, gradients = loss_and_gradients(workload, model, batch)
+                loss, gradients = model.loss_and_gradients(workload, batch)
                 optimizer.apply(gradients, model.trainable_variables)
                 return loss
 
             trainer = KerasTrainer(model, optimizer, body, rank=hvd.rank(), shards=hvd.size())
+            trainer.trace(workload)
             held = size_bytes(model.variables), size_bytes(optimizer.variables)
             trainer.memory = Memory(*held, model.transient_bytes)
+            trainer.traffic_bytes = model.traffic_bytes
             yield trainer
