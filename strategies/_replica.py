@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from .trainer import Batch, Memory, StepResult, Trainer, Workload, examples_of
+from .trainer import Batch, Memory, StepResult, Structure, Trainer, Workload, examples_of
 
 if TYPE_CHECKING:
     import keras
@@ -35,6 +35,28 @@ def loss_and_gradients(
         scaled = loss * scale if scale != 1.0 else loss
     gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+
+def call_with(
+    model: keras.Model, trained: Sequence[tf.Tensor], fixed: Sequence[tf.Tensor], inputs: Structure
+) -> tuple[Structure, list[tf.Tensor], list[tf.Tensor]]:
+    """Outputs in training, new values of the variables that are not trained, and the model's own losses.
+
+    As ``model.stateless_call``, which calls the model's ``call`` by itself: layers to which it does not pass
+    ``training`` would behave as in evaluation.
+
+    Args:
+        trained: values in the order of ``model.trainable_variables``.
+        fixed: values in the order of ``model.non_trainable_variables``.
+    """
+    import keras
+
+    trainable = zip(model.trainable_variables, trained, strict=True)
+    others = zip(model.non_trainable_variables, fixed, strict=True)
+    with keras.StatelessScope([*trainable, *others], collect_losses=True) as scope:
+        outputs = model(inputs, training=True)
+        losses = model.losses
+    return outputs, [scope.get_current_value(v) for v in model.non_trainable_variables], losses
 
 
 def add_to(loss: tf.Tensor, others: Iterable[tf.Tensor]) -> tf.Tensor:

@@ -158,6 +158,19 @@ def test_an_embedding_of_token_ids_equals_single(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", SYNCHRONOUS)
+def test_layers_know_that_they_are_trained(
+    strategy: str, single, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_strays: None
+) -> None:
+    """With one replica, the masks of a dropout layer are those of `single`."""
+    if (problem := available()[strategy.partition(":")[0]]().skip(1)) is not None:
+        pytest.skip(problem)
+    monkeypatch.chdir(Path(__file__).parent)
+    found = weights(strategy, 1, "dropout_model:model", "momentum", tmp_path / "run")
+    assert_same(found, single("dropout_model:model", "momentum"), TOLERANCE["momentum"])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "model"), STATIC)
 def test_static_sharding_is_the_same_for_all(
     strategy: str, model: str, single, tmp_path: Path, no_strays: None

@@ -52,7 +52,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[RunSpec]:
     """The runs that a command would make, in place of making them."""
     specs: list[RunSpec] = []
 
-    def record(wanted: list[RunSpec], output: Path) -> tuple[list[Any], int]:
+    def record(wanted: list[RunSpec], output: Path, starter: Any) -> tuple[list[Any], int]:
         specs.extend(wanted)
         return [], 0
 
@@ -140,9 +140,8 @@ class TestLight:
     def test_launcher_specs_and_strategies_load_no_tensorflow(self) -> None:
         program = (
             "from stratbench.harness.cli import commands, doctor, listing, progress, session\n"
-            "from stratbench.harness.launch import launcher, run\n"
+            "from stratbench.harness.launch import launcher, run, trying\n"
             "from stratbench.harness.plan import spec\n"
-            "from stratbench.harness.worker import trial\n"
             "from stratbench.results import load\n"
             "from stratbench.results.tables import store\n"
             "from stratbench.strategies import registry\n"

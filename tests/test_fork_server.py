@@ -17,7 +17,7 @@ import pytest
 from conftest import make_spec, processes_of
 from stratbench.harness.launch.fork_server import ForkServer
 from stratbench.harness.launch.run import run_one
-from stratbench.harness.launch.starter import Starter
+from stratbench.harness.launch.starter import WORKER, Starter
 from stratbench.results.raw.record import Record
 from stratbench.results.tables.store import Store
 
@@ -170,7 +170,7 @@ def test_many_tasks_make_the_server_no_larger(own: ForkServer, tmp_path: Path) -
     process = psutil.Process(own.pid)
 
     def some(count: int) -> tuple[int, int]:
-        tasks = [own.fork(tmp_path, os.environ, tmp_path / "log") for _ in range(count)]
+        tasks = [own.fork(WORKER, tmp_path, os.environ, tmp_path / "log") for _ in range(count)]
         assert [task.wait(60) for task in tasks if task] == [1] * count
         return process.num_fds(), process.memory_info().rss
 
@@ -187,7 +187,7 @@ def test_siblings_have_their_own_random_numbers() -> None:
         "random.seed(1); np.random.seed(1)\n"
         "for _ in range(2):\n"
         "    if not (pid := os.fork()):\n"
-        "        _be_another('folder')\n"
+        "        _be_another('module', 'folder')\n"
         "        print(random.random(), np.random.random(), flush=True)\n"
         "        os._exit(0)\n"
         "    os.waitpid(pid, 0)\n"
@@ -199,7 +199,7 @@ def test_siblings_have_their_own_random_numbers() -> None:
 
 def test_a_task_is_named_by_its_folder_and_ends_by_a_signal_that_is_told(own: ForkServer, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "spec.json")
-    task = own.fork(tmp_path, os.environ, tmp_path / "log")
+    task = own.fork(WORKER, tmp_path, os.environ, tmp_path / "log")
     assert task and task.poll() is None
     deadline = time.monotonic() + 20
     while not processes_of(tmp_path) and time.monotonic() < deadline:

@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from stratbench.errors import StratbenchError, UsageError
 from stratbench.harness.cli import commands, session
+from stratbench.harness.launch import trying
 from stratbench.harness.plan.faults import parse as parse_fault
 from stratbench.harness.plan.task import current_job, current_task, launcher_pid
-from stratbench.harness.worker import trial
 
 DIGITS = "9" * 5000
 NUMBERS = [
@@ -168,11 +168,10 @@ def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         Path("under/file").touch()
         Path("dangling").symlink_to("nothing")
         Path("loop").symlink_to("loop")
-        patch.setattr(session, "run_specs", lambda specs, output: ([], 0))
+        patch.setattr(session, "run_specs", lambda *_: ([], 0))
         patch.setattr(commands, "_print_folder", lambda *_: None)
         patch.setattr(commands, "fail_unforeseen", reraise)
-        answer = mock.Mock(returncode=0, stderr="", stdout='{"unused": ""}')
-        patch.setattr(trial.subprocess, "run", lambda *_, **__: answer)
+        patch.setattr(trying, "_try", lambda *_: {"unused": ""})
         yield folder
 
 

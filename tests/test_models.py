@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
-from conftest import Write, make_spec
+from conftest import STARTER, Write, make_spec
 from stratbench.datasets.base import Info
 from stratbench.errors import UsageError
+from stratbench.harness.launch import trying
+from stratbench.harness.launch.starter import Starter
 from stratbench.harness.plan import models
-from stratbench.harness.worker import building, compiled, trial
+from stratbench.harness.worker import building, compiled
 
 # TensorFlow takes seconds to load, and the suite in which this is the first to do so says so.
 pytestmark = pytest.mark.slow
@@ -265,32 +273,62 @@ def test_references_are_checked_without_tensorflow(reference: str) -> None:
 
 
 class TestTrial:
-    """`trial.check` tries the model in a process of its own."""
+    """`trying.check` has the model tried in a process of its own, forked or fresh."""
 
-    def test_a_good_model_passes(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.fixture(params=["forked", "fresh"])
+    def starter(self, request: pytest.FixtureRequest) -> Starter:
+        return STARTER if request.param == "forked" else Starter(forks=False)
+
+    def test_a_good_model_passes(self, write: Write, starter: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("KERAS_BACKEND", "jax")
         good = write("print('noise')\ndef make(shape, classes): return layered(shape, classes)")
-        assert trial.check(make_spec(model=good)) == ""
+        assert trying.check(make_spec(model=good), starter) == ""
 
     def test_a_built_in_model_needs_no_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(trial.subprocess, "run", None)
-        trial.check(make_spec(model="cnn"))
+        monkeypatch.setattr(trying, "_try", None)
+        trying.check(make_spec(model="cnn"), STARTER)
 
     @pytest.mark.parametrize("code", [0, 2])
-    def test_a_module_that_exits_is_refused(self, code: int, write: Write) -> None:
+    def test_a_module_that_exits_is_refused(self, code: int, write: Write, starter: Starter) -> None:
         reference = write(f"import sys\nsys.exit({code})")
         with pytest.raises(UsageError, match=reference):
-            trial.check(make_spec(model=reference))
+            trying.check(make_spec(model=reference), starter)
 
     @pytest.mark.parametrize("case", ["too few outputs", "it raises"])
-    def test_a_bad_one_is_refused_in_one_line(self, case: str, write: Write) -> None:
+    def test_a_bad_one_is_refused_in_one_line(self, case: str, write: Write, starter: Starter) -> None:
         text, message = REFUSED[case]
         with pytest.raises(UsageError) as caught:
-            trial.check(make_spec(model=write(text)))
+            trying.check(make_spec(model=write(text)), starter)
         assert message in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
-    def test_a_process_that_dies_is_refused_too(self, write: Write) -> None:
+    def test_a_process_that_dies_is_refused_too(self, write: Write, starter: Starter) -> None:
         reference = write("import os\nos.abort()")
         with pytest.raises(UsageError, match=f"{reference} can't be tried") as caught:
-            trial.check(make_spec(model=reference))
+            trying.check(make_spec(model=reference), starter)
         assert len(str(caught.value).splitlines()) == 1
+
+    def test_one_that_does_not_end_is_refused(self, write: Write, starter: Starter, no_strays: None) -> None:
+        reference = write("import time\nwhile True: time.sleep(1)")
+        with pytest.raises(UsageError, match=rf"{reference} can't be tried: it took more than 3 s \(--timeout\)"):
+            trying.check(make_spec(model=reference, timeout=3.0), starter)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+    def test_a_command_that_ends_meanwhile_leaves_nothing(
+        self, number: int, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        reference = write("import time\nopen('begun', 'w')\nwhile True: time.sleep(1)")
+        work = ["--model", reference, "--dataset", "synthetic", "--steps", "5", "--global-batch", "8"]
+        program = "from stratbench.harness.cli.commands import main; main()"
+        command = [sys.executable, "-c", program, "run", "-s", "single", *work]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        while not Path("begun").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        _, left = psutil.wait_procs(children, timeout=20)
+        assert len(children) == 2 and not left
+        assert not list(tmp_path.glob("stratbench-*"))

@@ -14,9 +14,9 @@ import pytest
 from conftest import launch, make_spec
 from stratbench.errors import RunError
 from stratbench.harness.job import recorder
-from stratbench.harness.launch import launcher
+from stratbench.harness.launch import launcher, trying
+from stratbench.harness.launch.starter import Starter
 from stratbench.harness.plan import variables
-from stratbench.harness.worker import trial
 from stratbench.strategies.base import Task
 
 SECRETS = {"SECRET_TOKEN": "hunter2", "AWS_KEY": "hunter2", "TF_TOKEN_app": "hunter2", "NVIDIA_API_KEY": "hunter2"}
@@ -92,7 +92,7 @@ def test_stray_modules_change_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     program = [sys.executable, "-P", "-m", recorder.__name__]
     assert "a file of the current folder" not in subprocess.run(program, capture_output=True, text=True).stderr
     with pytest.raises(Exception, match="nowhere does not import"):
-        trial.check(make_spec(model="nowhere:model"))
+        trying.check(make_spec(model="nowhere:model"), Starter(forks=False))
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from .values import Counts, Folder, check_texts
 
 if TYPE_CHECKING:
     from ...results.raw.record import Record
+    from ..launch.starter import Starter
     from ..plan.spec import RunSpec
 
 
@@ -76,16 +77,20 @@ def run(strategy: str, replicas: int | None, as_json: bool, **flags: Any) -> int
     """
     from ..job.in_job import joins, run_in_job
     from ..launch.run import free_repeat, statuses
+    from ..launch.starter import Starter
     from .session import run_specs
 
     job = current_job()
     specs = _specs([strategy], [replicas if replicas is not None else job.size if job else 1], 1, flags)
     spec = free_repeat(specs[0], statuses(flags["output"]))
     if job and joins(spec, job):
+        _try_model(spec, Starter(forks=False))
         record = run_in_job(spec, job, flags["output"])
         _print_run(record, as_json)
         return 0 if record.run["status"] == "ok" else 1
-    records, code = run_specs([spec], flags["output"])
+    with Starter() as starter:
+        _try_model(spec, starter)
+        records, code = run_specs([spec], flags["output"], starter)
     for record in records:
         _print_run(record, as_json)
     return code
@@ -121,6 +126,7 @@ def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats:
       stratbench compare -s single -s mirrored -s ps -s ps:sync=true -n 1,2,4 --repeats 3 --global-batch 256
     """
     from ..launch.run import statuses
+    from ..launch.starter import Starter
     from .session import run_specs
 
     job = current_job()
@@ -128,12 +134,14 @@ def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats:
         raise UsageError(f"compare starts its own jobs and can't run inside one of {job.size} processes; use run.")
     sizes = [count for counts in replicas for count in counts]
     specs = _specs(list(strategy), sizes, repeats, flags)
-    known = statuses(flags["output"])
-    done = [spec for spec in specs if known.get(spec.run_id) == "ok"]
-    left = [spec for spec in specs if known.get(spec.run_id) != "ok"]
-    if done:
-        click.echo(f"{len(done)} of {len(specs)} runs are ok already in {flags['output']}: not run again", err=True)
-    _, code = run_specs(left, flags["output"])
+    with Starter() as starter:
+        _try_model(specs[0], starter)
+        known = statuses(flags["output"])
+        done = [spec for spec in specs if known.get(spec.run_id) == "ok"]
+        left = [spec for spec in specs if known.get(spec.run_id) != "ok"]
+        if done:
+            click.echo(f"{len(done)} of {len(specs)} runs are ok already in {flags['output']}: not run again", err=True)
+        _, code = run_specs(left, flags["output"], starter)
     _print_folder(flags["output"], {spec.run_id for spec in specs})
     return code
 
@@ -201,23 +209,27 @@ def show(path: Path, across_faults: bool, as_json: bool) -> None:
 
 
 def _specs(strategies: list[str], replicas: list[int], repeats: int, flags: dict[str, Any]) -> list[RunSpec]:
-    """Every run that the flags request, checked as far as possible before anything runs."""
-    from ..plan.models import BUILDERS
+    """Every run that the flags request."""
     from ..plan.spec import Experiment, parse_options
-    from ..worker.trial import check
 
-    specs = Experiment(
+    return Experiment(
         strategies=strategies,
         replicas=replicas,
         repeats=repeats,
         options=parse_options(flags["option"]),
         **work(flags),
     ).expand()
+
+
+def _try_model(spec: RunSpec, starter: Starter) -> None:
+    """Check the model as far as possible before anything runs, and say what of it is not used."""
+    from ..launch.trying import check
+    from ..plan.models import BUILDERS
+
     job = current_job()
     # In a job, only rank 0 tries the user's model. Stratbench's own models need no trial, so every rank checks them.
-    if (not job or not job.rank or flags["model"] in BUILDERS) and (unused := check(specs[0])):
-        click.echo(f"stratbench: not used of model {specs[0].model}: {unused}", err=True)
-    return specs
+    if (not job or not job.rank or spec.model in BUILDERS) and (unused := check(spec, starter)):
+        click.echo(f"stratbench: not used of model {spec.model}: {unused}", err=True)
 
 
 def _print_run(record: Record, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ...results.raw.record import Record
 from ..launch.run import open_store, run_all
+from ..launch.starter import Starter
 from ..plan.spec import RunSpec
 from .progress import RunProgress
 
@@ -20,7 +21,7 @@ INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 """Exit codes, as in shells."""
 
 
-def run_specs(specs: list[RunSpec], output: Path) -> tuple[list[Record], int]:
+def run_specs(specs: list[RunSpec], output: Path, starter: Starter) -> tuple[list[Record], int]:
     """Records and exit code: 1 if any run failed or none could run, 130 or 143 after Ctrl-C or SIGTERM."""
     records: list[Record] = []
     console = Console(stderr=True)
@@ -34,7 +35,7 @@ def run_specs(specs: list[RunSpec], output: Path) -> tuple[list[Record], int]:
         RunProgress(console, len(specs)) as progress,
     ):
         store.recover(warn)
-        for spec, record in run_all(specs, store, stop.event, progress.begin, warn):
+        for spec, record in run_all(specs, store, stop.event, progress.begin, warn, starter):
             progress.end(spec, record)
             records.append(record)
     if stop.signal is not None:

@@ -118,11 +118,12 @@ class ForkServer:
             self._kill("" if stop.is_set() else f"the fork server was not ready after {READY_SECONDS:g} s")
         return self.ready and not self.dead
 
-    def fork(self, folder: Path, env: Mapping[str, str], log: Path) -> Forked | None:
+    def fork(self, module: str, folder: Path, env: Mapping[str, str], log: Path) -> Forked | None:
         """Start a task, in the current folder; None if the server can't. Call `wait_ready` first."""
         self._next += 1
         number = self._next
-        request = {"id": number, "folder": str(folder), "env": dict(env), "cwd": str(Path.cwd()), "log": str(log)}
+        request = {"id": number, "module": module, "folder": str(folder), "env": dict(env)}
+        request |= {"cwd": str(Path.cwd()), "log": str(log)}
         if self._send((json.dumps(request) + "\n").encode()):
             with self._changed:
                 self._changed.wait_for(lambda: number in self._pids or self.dead, ANSWER_SECONDS)

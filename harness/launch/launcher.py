@@ -19,11 +19,11 @@ from ...errors import RunError
 from ...results.raw.machine import Beside
 from ...strategies.base import TASK_VARIABLE, Reaction, Task
 from ..plan import variables
-from ..plan.task import LOST_SUFFIX, PARENT_VARIABLE, SCRATCH, task_labels
+from ..plan.task import LOST_SUFFIX, SCRATCH, task_labels
 from .fork_server import UNKNOWN
 from .ports import is_here
 from .processes import Process, end_all
-from .starter import Starter
+from .starter import Starter, common_environment
 from .watch import Death, Listener, Watch, program
 
 POLL_SECONDS = 0.2
@@ -132,12 +132,7 @@ class Launch:
             # The launcher is a Python program too. It must not import modules from the current folder.
             environment["PYTHONSAFEPATH"] = "1"
         environment |= dict(task.env)
-        environment |= {
-            TASK_VARIABLE: task.to_json(),
-            PARENT_VARIABLE: str(os.getpid()),
-            "PYTHONUNBUFFERED": "1",
-            "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
-        }
+        environment |= {TASK_VARIABLE: task.to_json()} | common_environment()
         log = self._folder / f"{program(task)}.log"
         process = self._starter.start(task, self._folder, environment, log, self._stop)
         if process:

@@ -158,10 +158,10 @@ def run_all(
     stop: threading.Event,
     begin: Callable[[RunSpec], Listener],
     warn: Callable[[str], None],
+    starter: Starter,
 ) -> Iterator[tuple[RunSpec, record.Record]]:
     """Run each spec until ``stop`` is set, and yield its record after its row is written."""
-    with Starter() as starter:
-        for spec in specs:
-            if stop.is_set():
-                return
-            yield spec, run_one(spec, store, stop, begin(spec), warn, starter)
+    for spec in specs:
+        if stop.is_set():
+            return
+        yield spec, run_one(spec, store, stop, begin(spec), warn, starter)

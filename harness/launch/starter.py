@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from typing import Self
 
 from ...strategies.base import Task
 from ..plan import variables
+from ..plan.task import PARENT_VARIABLE
 from .fork_server import ForkServer
 from .processes import Process
 
@@ -20,6 +22,8 @@ START_VARIABLE = "STRATBENCH_START"
 """Tells a task how it was started, for its journal."""
 
 FORKED, FRESH = "forked", "fresh"
+WORKER = "stratbench.harness.worker"
+"""The module that runs a task, in the run's folder."""
 
 MOST_KILLED = 3
 """Fork servers that end by a signal before they are ready: then it is no accident."""
@@ -30,6 +34,15 @@ _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
 _LATE = ("STRATBENCH_", "HOROVOD_", "NCCL_")
 """First parts of the names of variables that no import reads."""
+
+
+def common_environment() -> dict[str, str]:
+    """What every process that is started here has in its environment."""
+    return {
+        PARENT_VARIABLE: str(os.getpid()),
+        "PYTHONUNBUFFERED": "1",
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
+    }
 
 
 class Starter:
@@ -65,11 +78,21 @@ class Starter:
         return (self._server.pid,) if self._server else ()
 
     def start(
-        self, task: Task, folder: Path, env: Mapping[str, str], log: Path, stop: threading.Event
+        self,
+        task: Task,
+        folder: Path,
+        env: Mapping[str, str],
+        log: Path,
+        stop: threading.Event,
+        module: str = WORKER,
     ) -> Process | None:
         """Start the task's process, in the current folder, with its output added to ``log``.
 
-        None if ``stop`` was set before it was started.
+        Args:
+            module: what it runs, with ``folder`` as its argument.
+
+        Returns:
+            None if ``stop`` was set before it was started.
         """
         why = self._why_fresh(task, env)
         if not why:
@@ -77,7 +100,7 @@ class Starter:
             ready = server.wait_ready(stop)
             if stop.is_set():
                 return None
-            if ready and (forked := server.fork(folder, {**env, START_VARIABLE: FORKED}, log)):
+            if ready and (forked := server.fork(module, folder, {**env, START_VARIABLE: FORKED}, log)):
                 return forked
             why = server.reason or "the fork server died"
             # One that was killed is replaced. One that can't work here would fail again.
@@ -85,7 +108,7 @@ class Starter:
             self._unable = "" if server.killed and self._killed < MOST_KILLED else server.reason
         with log.open("ab") as file:
             return subprocess.Popen(
-                [*task.command, sys.executable, "-P", "-m", "stratbench.harness.worker", str(folder)],
+                [*task.command, sys.executable, "-P", "-m", module, str(folder)],
                 env={**env, START_VARIABLE: f"{FRESH}: {why}"},
                 stdin=subprocess.DEVNULL,
                 stdout=file,

@@ -3,7 +3,8 @@
 Imports take most of the time of a short run. A process may be forked safely only while it has one thread, so nothing
 here may use TensorFlow: its first tensor, graph or list of devices starts threads.
 
-Requests are lines of JSON on standard input: ``id``, ``folder`` of the run, ``env``, ``cwd`` and ``log`` of the task.
+Requests are lines of JSON on standard input: ``id``, ``module`` that the task runs with the argument ``folder``, its
+``env``, ``cwd`` and ``log``.
 Answers are lines of JSON on standard output: ``{"unable": reason}`` or ``{"ready": true}``; then for each request
 ``{"id", "pid"}``, or ``{"id", "pid": null, "reason"}`` if it can't be forked; and ``{"id", "code"}`` when the task has
 ended. The end of the input ends this process.
@@ -21,7 +22,7 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from . import main as worker
 from . import usage
 
 _MODULES = ("keras", "numpy", "h5py", "setproctitle")
-_OWN = ("evaluate", "inject", "serve", "train", "workload")
+_OWN = ("evaluate", "inject", "serve", "train", "trial", "workload")
 
 
 class Server:
@@ -109,10 +110,10 @@ class Server:
             os.dup2(log, 2)
             os.close(log)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            _be_another(request["folder"])
+            _be_another(request["module"], request["folder"])
             os.environ.clear()
             os.environ.update(request["env"])
-            worker.main()
+            _mains()[request["module"]]()
         except SystemExit as error:
             print(error.code, file=sys.stderr)
         except BaseException:
@@ -121,7 +122,14 @@ class Server:
             os._exit(worker.FAILED)
 
 
-def _be_another(folder: str) -> None:
+def _mains() -> dict[str, Callable[[], None]]:
+    """What a task may run, by the name of the module that ``python -m`` would run."""
+    from . import trial
+
+    return {__package__ or "": worker.main, trial.__name__: trial.main}
+
+
+def _be_another(module: str, folder: str) -> None:
     """Give a forked process its own name and random numbers. Until then it shares those of its siblings.
 
     The name can only be set while the environment is where the kernel has put it.
@@ -129,8 +137,8 @@ def _be_another(folder: str) -> None:
     import numpy as np
     import setproctitle
 
-    sys.argv = [worker.__name__, folder]
-    title = f"{sys.executable} -P -m stratbench.harness.worker {folder}"
+    sys.argv = [module, folder]
+    title = f"{sys.executable} -P -m {module} {folder}"
     setproctitle.setproctitle(os.fsencode(title).decode(errors="replace"))
     random.seed()
     np.random.seed()

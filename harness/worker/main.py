@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -68,7 +68,7 @@ def run_task(run: spec.RunSpec, task: Task, folder: Path, starter: int | None = 
     Args:
         starter: process id of the stratbench whose job launcher started this process; None for any other start.
     """
-    _watch_parent()
+    watch_parent()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     mine = cores.share(cores.usable(), task.first_replica, task.replicas, run.cores_per_replica, run.replicas)
     path = folder / f"{task.label}.jsonl"
@@ -219,8 +219,12 @@ def _telling_line(text: str) -> str:
     return next((line for line in lines if not line.startswith(noise)), " ".join(lines[:1]))
 
 
-def _watch_parent() -> None:
-    """End this process when the launcher is gone, killed without a chance to end its tasks."""
+def watch_parent(last: Callable[[], None] = lambda: None) -> None:
+    """End this process when the launcher is gone, killed without a chance to end its tasks.
+
+    Args:
+        last: called before that.
+    """
     parent = launcher_pid()
     if parent is None:
         return
@@ -234,6 +238,7 @@ def _watch_parent() -> None:
     def watch() -> None:
         while launcher.is_running():
             time.sleep(1.0)
+        last()
         os._exit(FAILED)
 
     threading.Thread(target=watch, daemon=True, name="watch-parent").start()

@@ -1,76 +1,53 @@
-"""Tries a user's model before anything runs: ``python -P -m stratbench.harness.worker.trial``, the spec on its input.
+"""Tries a user's model before anything runs: ``python -P -m stratbench.harness.worker.trial FOLDER``.
 
 One training step and one evaluation on made-up examples, in a process of its own, as the command line does not load
-TensorFlow: what can't be trained or evaluated is known before the run, not after it.
+TensorFlow. The folder has the ``spec.json``. The answer is written to ``trial.json`` there: ``{"unused": …}``, what the
+run does not use of what the model was compiled with, or ``{"refused": reason}``.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
+import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...datasets import base as datasets
 from ...errors import UsageError
-from ..plan import models
+from ..plan import spec
+from .main import no_collection, watch_parent
 
 if TYPE_CHECKING:
     import keras
 
     from ...strategies.trainer import Batch
-    from ..plan.spec import RunSpec
     from .workload import SpecWorkload
 
-REFUSED = 2
+ANSWER = "trial.json"
 _EXAMPLES = 4
 
 
-def check(spec: RunSpec) -> str:
-    """Refuse a model that can't be trained and evaluated as ``spec`` says. Raises UsageError.
-
-    Of the models that come with stratbench only the fit to the examples is asked, which needs no trial.
-
-    Returns:
-        What the model was compiled with and the run does not use, in words; empty if there is nothing.
-    """
-    models.check_reference(spec.model)
-    if (known := models.own(spec.model)) is not None:
-        models.check_fit(known[0], datasets.parse(spec.dataset).info().shape)
-        return ""
-    trial = subprocess.run(
-        [sys.executable, "-P", "-m", __name__],
-        input=spec.model_dump_json(),
-        # The trial is TensorFlow's, whatever backend the user's environment asks for.
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "tensorflow"},
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
-    last = (trial.stderr.strip().splitlines() or ["no message"])[-1]
-    if trial.returncode == REFUSED:
-        raise UsageError(last)
-    if trial.returncode:
-        raise UsageError(f"model {spec.model} can't be tried: {last}")
-    return json.loads(trial.stdout.splitlines()[-1])["unused"]
-
-
 def main() -> None:
-    """Exit code 0 and what is unused on the last line of the output, or 2 and the reason on the last line of errors."""
-    from ..plan.spec import RunSpec
-
-    spec = RunSpec.model_validate_json(sys.stdin.read())
+    """Write the answer and end the process. Without an answer, the last line of the output says why."""
+    folder = Path(sys.argv[1])
+    # The folder is temporary, and the launcher would have removed it.
+    watch_parent(lambda: shutil.rmtree(folder, ignore_errors=True))
+    # A trial is small, and the GPUs' memory may be in use.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     try:
-        unused = attempt(spec)
+        with no_collection():
+            import keras  # noqa: F401
+        answer = {"unused": attempt(spec.read(folder / "spec.json"))}
     except UsageError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        sys.exit(REFUSED)
-    print()
-    print(json.dumps({"unused": unused}))
+        answer = {"refused": " ".join(str(error).split())}
+    (folder / ANSWER).write_text(json.dumps(answer))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
-def attempt(spec: RunSpec) -> str:
+def attempt(run: spec.RunSpec) -> str:
     """Train and evaluate on a few made-up examples.
 
     Returns:
@@ -86,7 +63,7 @@ def attempt(spec: RunSpec) -> str:
     from .evaluate import batch_measure
     from .workload import SpecWorkload
 
-    workload = SpecWorkload(spec)
+    workload = SpecWorkload(run)
     model = workload.model()
     random = np.random.default_rng(0)
     info = workload.info
@@ -99,10 +76,10 @@ def attempt(spec: RunSpec) -> str:
         loss_and_gradients(workload, model, (x, y))
         once, twice = (_extra_loss(workload, model, (each, y)) for each in (x, np.concatenate([x, x])))
     except Exception as error:
-        raise UsageError(f"model {spec.model} can't be trained: {one_line(error)}") from error
+        raise UsageError(f"model {run.model} can't be trained: {one_line(error)}") from error
     if not np.isclose(once, twice, rtol=1e-3, atol=1e-6):
         raise UsageError(
-            f"model {spec.model} must give add_loss a mean over its examples, or a term that does not depend on them: "
+            f"model {run.model} must give add_loss a mean over its examples, or a term that does not depend on them: "
             f"N replicas would not train what one does. Received: {once:.4g} for {_EXAMPLES} examples, {twice:.4g} "
             f"for the same ones twice."
         )
@@ -110,7 +87,7 @@ def attempt(spec: RunSpec) -> str:
         for value in batch_measure(workload, model)((x, y)):
             float(value)
     except Exception as error:
-        raise UsageError(f"model {spec.model} can't be evaluated: {one_line(error)}") from error
+        raise UsageError(f"model {run.model} can't be evaluated: {one_line(error)}") from error
     return workload.unused
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from ...errors import RunError
-from .._replica import add_to, size_bytes
+from .._replica import add_to, call_with, size_bytes
 from ..trainer import Batch, Workload
 from ._collective import broadcast
 from ._reshard import plan
@@ -88,13 +88,9 @@ class ShardedModel:
     def _loss(self, workload: Workload, batch: Batch, weights: Sequence[Sequence[tf.Tensor]]) -> tf.Tensor:
         """The loss with these weights. The variables that are not trained get their new values."""
         whole = self._by_variable(weights)
-        outputs, state, losses = self._model.stateless_call(
-            [whole[id(v)] for v in self._model.trainable_variables],
-            [v.value for v in self._model.non_trainable_variables],
-            workload.inputs(batch),
-            training=True,
-            return_losses=True,
-        )
+        trained = [whole[id(v)] for v in self._model.trainable_variables]
+        fixed = [v.value for v in self._model.non_trainable_variables]
+        outputs, state, losses = call_with(self._model, trained, fixed, workload.inputs(batch))
         for variable, value in zip(self._model.non_trainable_variables, state, strict=True):
             variable.assign(value)
         return add_to(workload.loss(batch, outputs), losses)

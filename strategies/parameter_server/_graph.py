@@ -1,6 +1,6 @@
 """A Keras 3 model as a TensorFlow graph whose variables live on parameter servers.
 
-The model is called as a pure function (``stateless_call``) on tensors, wherever they were read from.
+The model is called as a pure function on tensors, wherever they were read from.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from .._replica import add_to, size_bytes
+from .._replica import add_to, call_with, size_bytes
 from ..trainer import Memory, Workload
 from ._rules import Update, update_of
 
@@ -149,9 +149,7 @@ def compute(workload: Workload, source: Source, values: Sequence[tf.Tensor]) -> 
     fixed = [
         own[id(state)].read_value() if id(state) in own else by_id[id(state)] for state in model.non_trainable_variables
     ]
-    outputs, moved, losses = model.stateless_call(
-        trained, fixed, workload.inputs(batch), training=True, return_losses=True
-    )
+    outputs, moved, losses = call_with(model, trained, fixed, workload.inputs(batch))
     loss = add_to(workload.loss(batch, outputs), losses)
     states = list(zip(model.non_trainable_variables, moved, strict=True))
     return Pass(

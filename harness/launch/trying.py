@@ -1,0 +1,60 @@
+"""Has a user's model tried before anything runs, by `worker.trial`: a mistake is known before the run, not after it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+from ...datasets import base as datasets
+from ...errors import UsageError
+from ...strategies.base import Task
+from ..plan import models, variables
+from ..plan.spec import RunSpec
+from .processes import end_all
+from .starter import BACKEND_VARIABLE, Starter, common_environment
+
+_MODULE = "stratbench.harness.worker.trial"
+_ANSWER = "trial.json"
+
+
+def check(spec: RunSpec, starter: Starter) -> str:
+    """Refuse a model that can't be trained and evaluated as ``spec`` says. Raises UsageError.
+
+    Of the models that come with stratbench only the fit to the examples is asked, which needs no trial.
+
+    Returns:
+        What the model was compiled with and the run does not use, in words; empty if there is nothing.
+    """
+    models.check_reference(spec.model)
+    if (known := models.own(spec.model)) is not None:
+        models.check_fit(known[0], datasets.parse(spec.dataset).info().shape)
+        return ""
+    with tempfile.TemporaryDirectory(prefix="stratbench-") as folder:
+        answer = _try(spec, Path(folder), starter)
+    if "refused" in answer:
+        raise UsageError(answer["refused"])
+    return answer["unused"]
+
+
+def _try(spec: RunSpec, folder: Path, starter: Starter) -> dict[str, str]:
+    """The answer of the trial, which runs in a process of its own."""
+    (folder / "spec.json").write_text(spec.model_dump_json())
+    log = folder / "trial.log"
+    # The trial is TensorFlow's, whatever backend the user's environment asks for.
+    env = variables.for_task(os.environ) | {BACKEND_VARIABLE: "tensorflow"} | common_environment()
+    process = starter.start(Task(), folder, env, log, threading.Event(), _MODULE)
+    assert process is not None
+    try:
+        process.wait(spec.timeout)
+    except subprocess.TimeoutExpired:
+        return {"refused": f"model {spec.model} can't be tried: it took more than {spec.timeout:g} s (--timeout)."}
+    finally:
+        end_all([process], [])
+    if (folder / _ANSWER).exists():
+        return json.loads((folder / _ANSWER).read_text())
+    last = (log.read_text(errors="replace").strip().splitlines() or ["no message"])[-1]
+    return {"refused": f"model {spec.model} can't be tried: {last}"}
