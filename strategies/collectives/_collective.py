@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Gt
 
@@ -39,6 +39,13 @@ _ENDS = (
     r"Process name: \[\[\d+,\d+\],(?P<index>\d+)\]\s+Exit code: +(?P<code>\d+)",
 )
 """What horovodrun prints with Gloo when a worker ends, and Open MPI's mpirun when the first one ends."""
+
+
+def bucket_option(done: str) -> Any:
+    """The option that says what `stratbench.strategies._buckets` puts into one bucket."""
+    return option(
+        0.25, f"gradients are {done} when so many MiB are computed; 0: each by itself; all: after the backward pass"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,8 +154,10 @@ def broadcast(hvd: ModuleType, variables: Sequence[keras.Variable], root: int = 
         variable.assign(hvd.broadcast(variable.value.read_value(), root_rank=root))
 
 
-def weighted_gradients(workload: Workload, model: keras.Model, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mean loss, and this process's part of the mean over all: a row of n_i·g_i and n_i, shape (1, parameters + 1).
+def weighted_gradients(
+    workload: Workload, model: keras.Model, batch: Batch
+) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
+    """Mean loss, and this process's part of the mean over all: n_i·g_i for each trained weight, and n_i.
 
     Without examples everything is 0, and the model does not run: its moving statistics would become NaN.
     """
@@ -157,7 +166,8 @@ def weighted_gradients(workload: Workload, model: keras.Model, batch: Batch) -> 
     from .._replica import loss_and_gradients
 
     variables = [variable.value for variable in model.trainable_variables]
-    count = tf.cast(tf.shape(tf.nest.flatten(batch)[0])[0], variables[0].dtype)
+    examples = tf.nest.flatten(batch)[0]
+    count = tf.cast(tf.shape(examples)[0], variables[0].dtype)
 
     def some() -> tuple[tf.Tensor, list[tf.Tensor]]:
         loss, gradients = loss_and_gradients(workload, model, batch)
@@ -166,16 +176,9 @@ def weighted_gradients(workload: Workload, model: keras.Model, batch: Batch) -> 
     def none() -> tuple[tf.Tensor, list[tf.Tensor]]:
         return tf.zeros_like(count), list(map(tf.zeros_like, variables))
 
-    loss, gradients = tf.cond(count > 0, some, none)
-    return loss, flat([*gradients, count])[tf.newaxis]
-
-
-def weighted_mean(rows: tf.Tensor, model: keras.Model) -> list[tf.Tensor]:
-    """Σ n_i g_i / Σ n_i, a tensor for each trained weight, from the rows of all processes."""
-    import tensorflow as tf
-
-    total = tf.reduce_sum(rows, axis=0)
-    return parts(total[:-1] / total[-1], [variable.value for variable in model.trainable_variables])
+    # A condition gives all gradients at the same time. Where there are always examples, each can be sent at once.
+    loss, gradients = some() if examples.shape[0] else tf.cond(count > 0, some, none)
+    return loss, gradients, count
 
 
 def flat(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -185,7 +188,7 @@ def flat(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
 
 
-def parts(vector: tf.Tensor, like: Sequence[tf.Variable]) -> list[tf.Tensor]:
+def parts(vector: tf.Tensor, like: Sequence[tf.Variable | tf.Tensor]) -> list[tf.Tensor]:
     """The inverse of `flat`: tensors in the shapes of ``like``."""
     import tensorflow as tf
 

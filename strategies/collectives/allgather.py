@@ -2,6 +2,7 @@
 
 g = Σ n_i g_i / Σ n_i over each process's mean gradient g_i of its n_i examples; every process applies θ ← θ − η·g to
 its own copy. No master, at the price of N gradients in memory and N/2 times the traffic of a ring all-reduce.
+Gradients are gathered in buckets, while the backward pass goes on.
 Source: Ben-Nun & Hoefler, *Demystifying Parallel and Distributed Deep Learning: An In-depth Concurrency Analysis*,
 ACM Computing Surveys 52(4), 2019.
 
@@ -11,13 +12,16 @@ Limits: every process holds N gradients at once. Horovod counts the gathered ele
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge
 
 from ..base import Task, Traits
 from ..trainer import Batch, Memory, Trainer, Workload
-from ._collective import Collective, replicate, weighted_gradients, weighted_mean
+from ._collective import Collective, bucket_option, flat, parts, replicate, weighted_gradients
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -32,22 +36,37 @@ class AllGather(Collective):
     traits = Traits("yes", "yes", "(N−1)·W each way", "W + S", "the run ends")
     uneven = True
 
+    bucket_mib: Annotated[float, Ge(0)] | Literal["all"] = bucket_option("gathered")
+
     def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
         """Each worker's gradient reaches N−1 others; a ring passes it on, which adds up to the same."""
         return 2.0 * replicas * (replicas - 1) * weights_bytes
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
-        """Gathers one flat buffer a step, inside the ``tf.function``."""
-        with self.joined(workload) as hvd:
+        """Gathers a flat buffer for each bucket, inside the ``tf.function``."""
+        with self.joined(workload, exchanges=True) as hvd:
+            import tensorflow as tf
+
+            from .._buckets import buckets, compute_in_order, exchange
             from .._replica import KerasTrainer, size_bytes
 
             model, optimizer = replicate(hvd, workload)
+            positions = buckets(model.trainable_variables, self.bucket_mib)
 
             def body(batch: Batch) -> tf.Tensor:
-                loss, row = weighted_gradients(workload, model, batch)
-                rows = hvd.allgather(row, name="gradients", ignore_name_scope=True)
-                optimizer.apply(weighted_mean(rows, model), model.trainable_variables)
+                loss, sums, count = weighted_gradients(workload, model, batch)
+                compute_in_order(loss, sums, positions)
+                # Explicit names, as the graphs of the ranks differ where one has fewer examples than the others.
+                names = (f"gradients_{number}" for number in itertools.count())
+                counts = hvd.allgather(count[tf.newaxis], name="examples", ignore_name_scope=True)
+                total = tf.reduce_sum(counts)
+
+                def mean(bucket: list[tf.Tensor]) -> list[tf.Tensor]:
+                    rows = hvd.allgather(flat(bucket)[tf.newaxis], name=next(names), ignore_name_scope=True)
+                    return parts(tf.reduce_sum(rows, axis=0) / total, bucket)
+
+                optimizer.apply(exchange(sums, positions, mean), model.trainable_variables)
                 return loss
 
             trainer = KerasTrainer(model, optimizer, body, rank=hvd.rank(), shards=hvd.size())

@@ -35,7 +35,7 @@ from .._devices import gpus
 from ..base import Reaction, Task, Traits, option, ring_bytes
 from ..trainer import Batch, Memory, Trainer, Workload
 from ._build import HorovodStatus, status
-from ._collective import Collective, replicate
+from ._collective import Collective, bucket_option, replicate
 from ._elastic_hosts import MOST, elastic_hosts
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ class Horovod(Collective):
 
     compression: Literal["none", "fp16"] = option("none", "fp16 sends gradients as half floats")
     fusion_mib: Annotated[float, Ge(0)] = option(128.0, "tensor fusion buffer in MiB; 0 turns fusion off")
-    bucket_mib: Annotated[float, Ge(0)] | Literal["all"] = option(
-        0.25, "gradients are reduced when so many MiB are computed; 0: each by itself; all: after the backward pass"
-    )
+    bucket_mib: Annotated[float, Ge(0)] | Literal["all"] = bucket_option("reduced")
     op: Literal["average", "adasum"] = option(
         "average", "how gradients are combined; adasum needs MPI and bucket_mib=0"
     )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from ..base import Task, Traits
 from ..trainer import Batch, Memory, Trainer, Workload
-from ._collective import Collective, broadcast, flat, parts, weighted_gradients, weighted_mean
+from ._collective import Collective, broadcast, flat, parts, weighted_gradients
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -54,11 +54,13 @@ class MasterWorker(Collective):
             weights = [v.value for v in model.trainable_variables]
 
             def body(batch: Batch) -> tf.Tensor:
-                loss, row = weighted_gradients(workload, model, batch)
+                loss, sums, count = weighted_gradients(workload, model, batch)
+                row = flat([*sums, count])[tf.newaxis]
                 to_master = tf.one_hot(0, hvd.size(), dtype=tf.int32)
                 rows, _ = hvd.alltoall(row, to_master, name="gradients", ignore_name_scope=True)
                 if master:
-                    optimizer.apply(weighted_mean(rows, model), model.trainable_variables)
+                    total = tf.reduce_sum(rows, axis=0)
+                    optimizer.apply(parts(total[:-1] / total[-1], weights), model.trainable_variables)
                     mine = flat(weights)
                 else:
                     # No row arrived, and only the shape matters. But TensorFlow removes a gather that nothing depends
