@@ -166,6 +166,7 @@ _SPEC = (
     Column("lr_scaling", "text", "", "How the learning rate depends on the global batch"),
     Column("reference_batch", "float", "examples", "Global batch that the learning rate is for"),
     Column("warmup_epochs", "float", "epochs", "Epochs over which the learning rate rises to its value"),
+    Column("lr_schedule", "text", "", "How it falls after the warm-up, as --lr-schedule; empty in older files"),
     Column("seed", "int", "", "Seed of the initial weights and of the data order"),
     Column("cores_per_replica", "int", "cores", "CPU cores given to each replica"),
     Column("options", "text", "JSON", "The strategy's options"),

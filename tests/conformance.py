@@ -64,7 +64,7 @@ STATIC = [("mirrored", "cnn"), ("multiworker", "mlp"), ("ps:sync=true", "mlp"), 
 """With the model that each is run with, on parts of the data that each replica draws in its own order."""
 
 
-def weights(strategy: str, replicas: int, model: str, optimizer: str, folder: Path, **work: str) -> list[np.ndarray]:
+def weights(strategy: str, replicas: int, model: str, optimizer: str, folder: Path, **work: Any) -> list[np.ndarray]:
     """A real run's weights after STEPS steps."""
     spec = make_spec(
         strategy,
@@ -155,6 +155,20 @@ def test_an_embedding_of_token_ids_equals_single(
     monkeypatch.chdir(Path(__file__).parent)
     found = weights(strategy, 2, folder=tmp_path / "run", **tokens["work"])
     assert_same(found, tokens["expected"], TOLERANCE["adam"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["multiworker", "ps:sync=true", "fsdp"])
+def test_a_schedule_is_the_same_for_all(strategy: str, single, tmp_path: Path, no_strays: None) -> None:
+    """The rates of 20 updates, in each worker and on the ps task."""
+    if (problem := available()[strategy.partition(":")[0]]().skip(2)) is not None:
+        pytest.skip(problem)
+    work = {"lr_schedule": "cosine", "warmup_epochs": 0.01}
+    found = weights(strategy, 2, "mlp", "momentum", tmp_path / "run", **work)
+    expected = weights("single", 1, "mlp", "momentum", tmp_path / "single", **work)
+    assert_same(found, expected, TOLERANCE["momentum"])
+    with pytest.raises(AssertionError, match="differs by"):
+        assert_same(found, single("mlp", "momentum"), TOLERANCE["momentum"])
 
 
 @pytest.mark.slow

@@ -294,6 +294,7 @@ class TestSpecFile:
         lr_scaling = "sqrt"
         reference_batch = 12
         warmup_epochs = 0.5
+        lr_schedule = "cosine:end=0.10"
         seed = 5
         cores_per_replica = 1
         timeout = 60
@@ -306,7 +307,7 @@ class TestSpecFile:
         "-s single -s ps -n 1,2 --repeats 2 --model mlp --dataset synthetic:examples=600 --split 60/20/20 "
         "--sharding static --global-batch 24 --last-batch keep --steps 7 --optimizer adam --learning-rate 0.01 "
         "--lr-scaling sqrt --reference-batch 12 --warmup-epochs 0.5 --seed 5 --cores-per-replica 1 --timeout 60 "
-        "--output elsewhere -o sync=true -o ps=2"
+        "--lr-schedule cosine:end=0.1 --output elsewhere -o sync=true -o ps=2"
     )
 
     def test_means_what_the_flags_mean(self, planned: list[RunSpec]) -> None:

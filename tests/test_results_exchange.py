@@ -155,7 +155,7 @@ TRAFFIC = ("traffic_bytes_expected", "traffic_bytes_measured")
 UPDATES = ("updates_applied", "updates_dropped", "blocked_seconds")
 HELD = ("weights_bytes", "optimizer_bytes", "transient_bytes", "activation_bytes")
 LATER = {
-    "runs": ("last_batch", *UPDATES, "staleness_mean", "staleness_max", *TRAFFIC),
+    "runs": ("last_batch", "lr_schedule", *UPDATES, "staleness_mean", "staleness_max", *TRAFFIC),
     "epochs": TRAFFIC,
     "tasks": (*HELD, "sent_bytes", "received_bytes", "cpu_seconds", *UPDATES),
 }

@@ -300,6 +300,11 @@ def test_a_kept_last_batch_is_another_workload():
     assert output.count("cnn on digits") == 2 and output.count("last batch kept") == 1
 
 
+def test_a_schedule_is_in_the_title_and_older_runs_had_none():
+    output = text(run("single"), run("single", lr_schedule="constant", repeat=2), run("single", lr_schedule="cosine"))
+    assert output.count("learning rate 0.1, cosine schedule ·") == 1 and output.count("learning rate 0.1 ·") == 1
+
+
 def test_runs_from_before_one_could_choose_dropped_the_last_batch():
     rows = compare(run("single"), run("mirrored", 2, 150, last_batch="drop"))
     assert [(row["base"], row["last_batch"]) for row in rows] == [("single×1", "drop")] * 2

@@ -4,6 +4,7 @@ import pytest
 from stratbench.errors import UsageError
 from stratbench.harness.plan import learning_rate
 from stratbench.harness.plan.spec import Experiment, RunSpec, parse_options
+from stratbench.results.raw.record import run_id
 
 WORK = {"dataset": "mnist-12k", "global_batch": 120, "cores_per_replica": 1}
 
@@ -80,6 +81,14 @@ def test_options_reach_the_strategies_that_have_them() -> None:
         (["mirrored"], {"dataset": "mnits"}, "Did you mean 'mnist'"),
         (["mirrored"], {"split": "60/20"}, "Received: "),
         (["mirrored"], {"warmup_epochs": -1}, "--warmup-epochs must be 0 or more"),
+        (["mirrored"], {"lr_schedule": "cosin"}, "Received: 'cosin'. Did you mean 'cosine'?"),
+        (["mirrored"], {"lr_schedule": "constant:end=1"}, "constant with nothing after it. Received: 'constant:end=1'"),
+        (["mirrored"], {"lr_schedule": "cosine:end=2"}, "cosine[:end=E] with 0 ≤ E ≤ 1, the share"),
+        (["mirrored"], {"lr_schedule": "cosine:"}, "Received: 'cosine:'"),
+        (["mirrored"], {"lr_schedule": "cosine:end=0,end=1"}, "Received: 'cosine:end=0,end=1'"),
+        (["mirrored"], {"lr_schedule": "exponential:end=0"}, "with 0 < E ≤ 1"),
+        (["mirrored"], {"lr_schedule": "step:every=nan"}, "with 0 < EPOCHS ≤ 2147483647 and 0 < F < 1"),
+        (["mirrored"], {"lr_schedule": "step:every=1,factor=1"}, "Received: 'step:every=1,factor=1'"),
         (["mirrored"], {"seed": -1}, "--seed"),
         (["mirrored"], {"global_batch": 20_000}, "training examples"),
     ],
@@ -104,3 +113,40 @@ def test_learning_rate_scales_and_warms_up() -> None:
     schedule = learning_rate.Schedule(start=0.1, peak=0.4, warmup_steps=3)
     assert [round(schedule(step), 6) for step in range(5)] == [0.1, 0.2, 0.3, 0.4, 0.4]
     assert learning_rate.Schedule(0.1, 0.1, 0)(0) == 0.1
+
+
+def test_schedules_fall_after_the_warm_up() -> None:
+    def rates(text: str, warmup: int = 2, total: int = 8) -> list[float]:
+        decay = learning_rate.parse(text)
+        schedule = learning_rate.Schedule(0.5, 1.0, warmup, decay, total, steps_per_epoch=2)
+        return [round(schedule(step), 6) for step in range(total)]
+
+    assert rates("constant") == [0.5, 0.75, *[1.0] * 6]
+    assert rates("cosine") == [0.5, 0.75, 1.0, 0.933013, 0.75, 0.5, 0.25, 0.066987]
+    assert rates("cosine:end=0.5")[2:] == [1.0, 0.966506, 0.875, 0.75, 0.625, 0.533494]
+    assert rates("exponential:end=0.01")[2:] == [1.0, 0.464159, 0.215443, 0.1, 0.046416, 0.021544]
+    assert rates("step:every=1.5", warmup=0) == [1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.01, 0.01]
+    assert rates("step:factor=0.5", warmup=0, total=6) == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+    # All of the run is warm-up, as in a short trial of a long one.
+    assert rates("cosine", warmup=10) == [round(0.5 + 0.05 * step, 6) for step in range(8)]
+
+
+def test_schedules_are_keras_own() -> None:
+    from keras.optimizers import schedules
+
+    pairs = {
+        "cosine:end=0.2": schedules.CosineDecay(0.3, 40, alpha=0.2),
+        "exponential:end=0.05": schedules.ExponentialDecay(0.3, 40, 0.05),
+        "step:every=2,factor=0.1": schedules.PiecewiseConstantDecay([9, 19, 29], [0.3, 0.03, 0.003, 0.0003]),
+    }
+    for text, theirs in pairs.items():
+        ours = learning_rate.Schedule(0.3, 0.3, 0, learning_rate.parse(text), 40, steps_per_epoch=5)
+        for step in range(40):
+            assert ours(step) == pytest.approx(float(theirs(step)), rel=1e-5)
+
+
+def test_a_schedule_is_another_run_and_none_is_the_run_that_it_was() -> None:
+    plain, cosine = (expand("mirrored", lr_schedule=text)[0] for text in ("constant", "cosine:end=0"))
+    assert cosine.lr_schedule == "cosine" and cosine.run_id != plain.run_id
+    older = {name: value for name, value in plain.model_dump().items() if name != "lr_schedule"}
+    assert RunSpec.model_validate(older).run_id == plain.run_id == run_id(older)

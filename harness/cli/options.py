@@ -88,6 +88,15 @@ def spec_options(command: Command) -> Command:
             help="Epochs until the learning rate reaches its scaled value.",
         ),
         click.option(
+            "--lr-schedule",
+            metavar="SCHEDULE",
+            default="constant",
+            show_default=True,
+            help="How the learning rate falls after the warm-up: cosine[:end=0.1] and exponential[:end=0.01] reach "
+            "that share of it at the run's end; step[:every=30,factor=0.1] multiplies it every 30 epochs "
+            "[every: a third of the run].",
+        ),
+        click.option(
             "--seed", type=int, default=1, show_default=True, help="Seed of initial weights and order of examples."
         ),
         click.option(
@@ -145,7 +154,7 @@ def work(flags: dict[str, Any]) -> dict[str, Any]:
     """
     names = (
         "model dataset split sharding global_batch per_replica_batch last_batch epochs steps optimizer learning_rate "
-        "lr_scaling reference_batch warmup_epochs seed cores_per_replica inject timeout"
+        "lr_scaling reference_batch warmup_epochs lr_schedule seed cores_per_replica inject timeout"
     )
     chosen = {name: flags[name] for name in names.split()}
     source = click.get_current_context().get_parameter_source

@@ -22,6 +22,8 @@ from ...strategies import registry as strategies
 from ...strategies.base import Strategy
 from . import bounds, cores
 from .faults import Fault, parse
+from .learning_rate import CONSTANT
+from .learning_rate import parse as parse_schedule
 from .task import NoPlace, task_labels
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -62,6 +64,7 @@ class RunSpec(BaseModel):
     lr_scaling: Literal["none", "linear", "sqrt"]
     reference_batch: int
     warmup_epochs: float
+    lr_schedule: str = CONSTANT
     seed: int
     cores_per_replica: int
     inject: tuple[str, ...] = ()
@@ -141,6 +144,7 @@ class Experiment(BaseModel):
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     reference_batch: int | None = None
     warmup_epochs: float = 0.0
+    lr_schedule: str = CONSTANT
     seed: int = 1
     cores_per_replica: int | None = None
     inject: Sequence[str] = ()
@@ -156,6 +160,7 @@ class Experiment(BaseModel):
         if not self.strategies:
             raise UsageError("give at least one --strategy; 'stratbench list strategies' shows them.")
         bounds.check(dict(self))
+        parse_schedule(self.lr_schedule)
         return self
 
     def expand(self) -> list[RunSpec]:
@@ -233,6 +238,7 @@ class Experiment(BaseModel):
             "reference_batch": self.reference_batch or self.global_batch or self.per_replica_batch,
             # -0.0 equals 0.0, but would give the run another name.
             "warmup_epochs": self.warmup_epochs + 0.0,
+            "lr_schedule": str(parse_schedule(self.lr_schedule)),
             "seed": self.seed,
             "inject": tuple(sorted(str(parse(text)) for text in self.inject)),
             "timeout": self.timeout,

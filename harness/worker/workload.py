@@ -152,7 +152,12 @@ class SpecWorkload:
         spec = self.spec
         peak = spec.learning_rate * learning_rate.factor(spec.lr_scaling, spec.global_batch, spec.reference_batch)
         return learning_rate.Schedule(
-            start=spec.learning_rate, peak=peak, warmup_steps=round(spec.warmup_epochs * self.steps_per_epoch)
+            start=spec.learning_rate,
+            peak=peak,
+            warmup_steps=round(spec.warmup_epochs * self.steps_per_epoch),
+            decay=learning_rate.parse(spec.lr_schedule),
+            total_steps=self.total_steps,
+            steps_per_epoch=self.steps_per_epoch,
         )
 
 

@@ -43,6 +43,7 @@ _SPEC = (
     "lr_scaling",
     "reference_batch",
     "warmup_epochs",
+    "lr_schedule",
     "seed",
     "cores_per_replica",
     "inject",
@@ -121,7 +122,8 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
 def _named(run: Mapping[Any, Any]) -> Row:
     row = {str(name): value for name, value in run.items()}
     # Runs from before this option dropped it.
-    return row | {"last_batch": row["last_batch"] or "drop", "parts": _parts(row)}
+    older = {"last_batch": row["last_batch"] or "drop", "lr_schedule": row["lr_schedule"] or "constant"}
+    return row | older | {"parts": _parts(row)}
 
 
 def _parts(row: Row) -> int:

@@ -161,14 +161,22 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+_NEWER = {"lr_schedule": "constant"}
+"""Fields that earlier specs don't have, with the value that they had by default."""
+
+
 def run_id(spec: Mapping[str, Any]) -> str:
     """The name of a run, the same for the same spec on any machine and in any version.
 
     It is ``<strategy>-n<replicas>-<digest>-r<repeat>``. The digest is the first ten hexadecimal digits of the SHA-256
     of the spec without ``repeat`` and ``timeout``, as JSON with sorted keys, no spaces and ASCII only. So the names of
-    a spec's repeats differ only in their ending.
+    a spec's repeats differ only in their ending. Fields that are newer than a run (`_NEWER`) don't change its name.
     """
-    content = {name: value for name, value in spec.items() if name not in ("repeat", "timeout")}
+    content = {
+        name: value
+        for name, value in spec.items()
+        if name not in ("repeat", "timeout") and _NEWER.get(name, spec) != value
+    }
     digest = hashlib.sha256(_canonical(content).encode()).hexdigest()[:10]
     return f"{spec['strategy']}-n{spec['replicas']}-{digest}-r{spec['repeat']}"
 

@@ -88,6 +88,8 @@ def _title(row: Row) -> str:
         rate += f", {row['lr_scaling']} from batch {row['reference_batch']:g}"
     if row["warmup_epochs"] > 0:
         rate += f", warm-up of {_count(row['warmup_epochs'], 'epoch')}"
+    if row["lr_schedule"] != "constant":
+        rate += f", {row['lr_schedule']} schedule"
     parts = (
         f"{row['model']} on {row['dataset']}" + (f" ({row['input']})" if row["input"] else ""),
         f"split {row['split']}",
