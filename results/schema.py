@@ -161,7 +161,7 @@ _SPEC = (
     Column("last_batch", "text", "", "An epoch's incomplete batch: drop, keep, or empty (older files, drop)"),
     Column("epochs", "float", "epochs", "Epochs requested; missing if steps were requested"),
     Column("steps", "float", "steps", "Steps requested; missing if epochs were requested"),
-    Column("optimizer", "text", "", "Name of the optimizer"),
+    Column("optimizer", "text", "", "The optimizer and its settings, as --optimizer"),
     Column("learning_rate", "float", "", "Learning rate requested, before scaling"),
     Column("lr_scaling", "text", "", "How the learning rate depends on the global batch"),
     Column("reference_batch", "float", "examples", "Global batch that the learning rate is for"),

@@ -114,6 +114,12 @@ class KerasTrainer(Trainer):
         return self.model.get_weights()
 
 
+def release(variable: keras.Variable) -> None:
+    """Release the memory of its value. Reading it afterwards fails, as it has no elements."""
+    nothing = tf.zeros([0], variable.dtype)
+    tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=nothing, validate_shape=False)
+
+
 def size_bytes(variables: Iterable[keras.Variable | tf.Variable]) -> int:
     """Bytes of all the variables."""
     return sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for v in variables)

@@ -165,6 +165,10 @@ class Strategy(ABC):
         """
         return 0.0
 
+    def skip_optimizer(self, name: str) -> str | None:
+        """Why a run with this class of ``keras.optimizers`` would not be what it is elsewhere, in one sentence."""
+        return None
+
     def skip(self, replicas: int) -> str | None:
         """Why it can't run here with so many replicas, in one sentence that names the fix; None if it can."""
         return None

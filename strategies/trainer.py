@@ -47,7 +47,7 @@ class Workload(Protocol):
         """A new model; every call gives the same initial weights."""
 
     def optimizer(self) -> keras.optimizers.Optimizer:
-        """A new Keras optimizer, as `optimizer_settings` says."""
+        """A new Keras optimizer, as `optimizer_settings` says: ``name`` is its class in ``keras.optimizers``."""
 
     def scratch(self) -> Path:
         """A folder for the strategy's own files, removed after the run."""

@@ -23,8 +23,9 @@ from stratbench.results.raw import journal
 from stratbench.strategies.registry import available
 
 STEPS = 20
-TOLERANCE = {"sgd": 1e-5, "momentum": 1e-5, "adam": 1e-4, "adagrad": 1e-5}
-RATE = {"sgd": 0.1, "momentum": 0.05, "adam": 0.001, "adagrad": 0.01}
+DECAYED = "adamw:weight_decay=0.1"
+TOLERANCE = {"sgd": 1e-5, "momentum": 1e-5, "adam": 1e-4, "adagrad": 1e-5, DECAYED: 1e-4}
+RATE = {"sgd": 0.1, "momentum": 0.05, "adam": 0.001, "adagrad": 0.01, DECAYED: 0.001}
 REPLICAS = (2, 3)
 VARIANTS = {
     "ps": {"ps:sync=true": ("momentum", "adam")},
@@ -33,6 +34,9 @@ VARIANTS = {
 ONCE = [
     ("ps:sync=true,ps=2", 3, "mlp", "adagrad"),
     ("ps:mode=ssp,staleness=0", 2, "mlp", "momentum"),
+    ("ps:sync=true,ps=2", 2, "mlp", DECAYED),
+    ("multiworker", 2, "mlp", DECAYED),
+    ("fsdp", 2, "mlp", DECAYED),
 ]
 """What differs from other cases in little."""
 

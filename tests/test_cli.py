@@ -201,7 +201,7 @@ class TestMistakes:
             (["run", "-s", "single", "--epochs", "0", *WORK], "--epochs must be greater than 0"),
             (["run", "-s", "single", "--steps", "0", *WORK], "--steps must be greater than 0"),
             (["run", "-s", "single", "--steps", *WORK], "--steps"),
-            (["run", "-s", "single", "--optimizer", "rmsprop", *WORK], "'sgd', 'momentum', 'adam'"),
+            (["run", "-s", "single", "--optimizer", "rmsprob", *WORK], "Did you mean 'rmsprop'?"),
             (["run", "-s", "single", "--learning-rate", "nan", *WORK], "Received: nan"),
             (["run", "-s", "single", "--lr-scaling", "cubic", *WORK], "'none', 'linear', 'sqrt'"),
             (["run", "-s", "single", "--sharding", "none", *WORK], "'batch', 'static'"),

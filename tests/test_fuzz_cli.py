@@ -83,7 +83,8 @@ FLOATS = ["--learning-rate", "--warmup-epochs", "--timeout"]
 CHOICES = {
     "--sharding": ["batch", "static"],
     "--last-batch": ["drop", "keep"],
-    "--optimizer": ["sgd", "momentum", "adam", "adagrad"],
+    "--optimizer": ["sgd", "momentum", "adam", "adagrad", "adamw:weight_decay=0.1", "sgd:a=1,b=true", "lion:"],
+    "--lr-schedule": ["constant", "cosine", "cosine:end=0.1", "step:every=2,factor=0.5", "exponential", "step:"],
     "--lr-scaling": ["none", "linear", "sqrt"],
 }
 FLAGS = [*INTEGERS, *FLOATS, *CHOICES, *REFERENCES, "--option", "--output", "--spec", "--json", "-n", "-s", "-o"]

@@ -320,7 +320,9 @@ class TestTrial:
         monkeypatch.setenv("TMPDIR", str(tmp_path))
         reference = write("import time\nopen('begun', 'w')\nwhile True: time.sleep(1)")
         work = ["--model", reference, "--dataset", "synthetic", "--steps", "5", "--global-batch", "8"]
-        program = "from stratbench.harness.cli.commands import main; main()"
+        # A program that was started in a shell's background ignores Ctrl-C, and so would this one.
+        program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        program += "from stratbench.harness.cli.commands import main; main()"
         command = [sys.executable, "-c", program, "run", "-s", "single", *work]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         while not Path("begun").exists():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from stratbench.errors import UsageError
-from stratbench.harness.plan import learning_rate
+from stratbench.harness.plan import learning_rate, optimizers
 from stratbench.harness.plan.spec import Experiment, RunSpec, parse_options
 from stratbench.results.raw.record import run_id
 
@@ -81,6 +81,13 @@ def test_options_reach_the_strategies_that_have_them() -> None:
         (["mirrored"], {"dataset": "mnits"}, "Did you mean 'mnist'"),
         (["mirrored"], {"split": "60/20"}, "Received: "),
         (["mirrored"], {"warmup_epochs": -1}, "--warmup-epochs must be 0 or more"),
+        (["mirrored"], {"optimizer": "addamw"}, "Received: 'addamw'. Did you mean 'adamw'?"),
+        (["mirrored"], {"optimizer": "adam:learning_rate=1"}, "can't set learning_rate: give --learning-rate"),
+        (["mirrored"], {"optimizer": "adam:clipnorm=1"}, "can't set clipnorm: it is not supported yet"),
+        (["mirrored"], {"optimizer": "adam:"}, "NAME or NAME:key=value"),
+        (["mirrored"], {"optimizer": "adam:epsilon=1,epsilon=2"}, "each key once"),
+        (["mirrored"], {"optimizer": "adam:epsilon=small"}, "numbers below 1e30, true, false or null"),
+        (["mirrored"], {"optimizer": "adam:epsilon=nan"}, "Received: 'adam:epsilon=nan'"),
         (["mirrored"], {"lr_schedule": "cosin"}, "Received: 'cosin'. Did you mean 'cosine'?"),
         (["mirrored"], {"lr_schedule": "constant:end=1"}, "constant with nothing after it. Received: 'constant:end=1'"),
         (["mirrored"], {"lr_schedule": "cosine:end=2"}, "cosine[:end=E] with 0 ≤ E ≤ 1, the share"),
@@ -150,3 +157,19 @@ def test_a_schedule_is_another_run_and_none_is_the_run_that_it_was() -> None:
     assert cosine.lr_schedule == "cosine" and cosine.run_id != plain.run_id
     older = {name: value for name, value in plain.model_dump().items() if name != "lr_schedule"}
     assert RunSpec.model_validate(older).run_id == plain.run_id == run_id(older)
+
+
+def test_optimizers_have_settings_and_rates() -> None:
+    (spec,) = expand("mirrored", optimizer="adamw:weight_decay=0.10, beta_1=0.8")
+    assert (spec.optimizer, spec.learning_rate) == ("adamw:beta_1=0.8,weight_decay=0.1", 0.001)
+    assert optimizers.parse("momentum").settings == {"name": "SGD", "momentum": 0.9}
+    assert optimizers.parse("sgd:nesterov=TRUE,momentum=0.5").settings == {
+        "name": "SGD",
+        "momentum": 0.5,
+        "nesterov": True,
+    }
+    assert [expand("mirrored", optimizer=name)[0].learning_rate for name in ("sgd", "lion")] == [0.1, 0.001]
+
+
+def test_fsdp_skips_optimizers_that_need_whole_weights() -> None:
+    assert "Lamb updates whole weights" in str(expand("fsdp", replicas=[2], optimizer="lamb")[0].skip())

@@ -62,15 +62,16 @@ def spec_options(command: Command) -> Command:
         click.option("--steps", type=int, help="Updates, instead of --epochs."),
         click.option(
             "--optimizer",
-            type=click.Choice(["sgd", "momentum", "adam", "adagrad"]),
+            metavar="NAME[:key=value,…]",
             default="adam",
             show_default=True,
-            help="momentum is SGD with momentum 0.9.",
+            help="An optimizer of Keras with its settings: sgd, adam, adamw:weight_decay=0.01, rmsprop, lion, …; "
+            "momentum is sgd with momentum 0.9.",
         ),
         click.option(
             "--learning-rate",
             type=float,
-            help="[default: 0.1 for sgd, 0.02 for momentum, 0.001 for adam, 0.01 for adagrad]",
+            help="[default: 0.1 for sgd, 0.02 for momentum, 0.01 for adagrad, 0.001 for others]",
         ),
         click.option(
             "--lr-scaling",

@@ -12,7 +12,7 @@ from pathlib import Path
 from ...datasets import base as datasets
 from ...errors import UsageError
 from ...strategies.base import Task
-from ..plan import models, variables
+from ..plan import models, optimizers, variables
 from ..plan.spec import RunSpec
 from .processes import end_all
 from .starter import BACKEND_VARIABLE, Starter, common_environment
@@ -24,7 +24,7 @@ _ANSWER = "trial.json"
 def check(spec: RunSpec, starter: Starter) -> str:
     """Refuse a model that can't be trained and evaluated as ``spec`` says. Raises UsageError.
 
-    Of the models that come with stratbench only the fit to the examples is asked, which needs no trial.
+    A model that comes with stratbench is tried only if the optimizer has settings, which Keras must check.
 
     Returns:
         What the model was compiled with and the run does not use, in words; empty if there is nothing.
@@ -32,7 +32,8 @@ def check(spec: RunSpec, starter: Starter) -> str:
     models.check_reference(spec.model)
     if (known := models.own(spec.model)) is not None:
         models.check_fit(known[0], datasets.parse(spec.dataset).info().shape)
-        return ""
+        if not optimizers.parse(spec.optimizer).given:
+            return ""
     with tempfile.TemporaryDirectory(prefix="stratbench-") as folder:
         answer = _try(spec, Path(folder), starter)
     if "refused" in answer:

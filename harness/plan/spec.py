@@ -20,19 +20,11 @@ from ...errors import UsageError
 from ...results.raw.record import run_id
 from ...strategies import registry as strategies
 from ...strategies.base import Strategy
-from . import bounds, cores
+from . import bounds, cores, optimizers
 from .faults import Fault, parse
 from .learning_rate import CONSTANT
 from .learning_rate import parse as parse_schedule
 from .task import NoPlace, task_labels
-
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "sgd": {"name": "sgd", "learning_rate": 0.1, "momentum": 0.0},
-    "momentum": {"name": "sgd", "learning_rate": 0.02, "momentum": 0.9},
-    "adam": {"name": "adam", "learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7},
-    "adagrad": {"name": "adagrad", "learning_rate": 0.01, "initial_accumulator_value": 0.1, "epsilon": 1e-7},
-}
-"""Value of ``--optimizer`` → Keras's class, its settings, and the default learning rate."""
 
 DEFAULT_EPOCHS = 3
 DEFAULT_TIMEOUT_SECONDS = 300.0
@@ -59,7 +51,7 @@ class RunSpec(BaseModel):
     last_batch: Literal["drop", "keep"] = "drop"
     epochs: int | None
     steps: int | None
-    optimizer: Literal["sgd", "momentum", "adam", "adagrad"]
+    optimizer: str
     learning_rate: float
     lr_scaling: Literal["none", "linear", "sqrt"]
     reference_batch: int
@@ -106,7 +98,11 @@ class RunSpec(BaseModel):
                 f"{self.strategy} needs shards of one size, and those of an incomplete last batch differ; "
                 f"use --last-batch drop, or a strategy that weighs them by examples: {exact}"
             )
-        return strategy.skip_sharding(self.sharding) or strategy.skip(self.replicas)
+        return (
+            strategy.skip_sharding(self.sharding)
+            or strategy.skip_optimizer(optimizers.parse(self.optimizer).settings["name"])
+            or strategy.skip(self.replicas)
+        )
 
     def labels(self) -> list[str]:
         """``worker-0``, …: of the tasks that it will have."""
@@ -139,7 +135,7 @@ class Experiment(BaseModel):
     last_batch: Literal["drop", "keep"] = "drop"
     epochs: int | None = None
     steps: int | None = None
-    optimizer: Literal["sgd", "momentum", "adam", "adagrad"] = "adam"
+    optimizer: str = "adam"
     learning_rate: float | None = None
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     reference_batch: int | None = None
@@ -161,6 +157,7 @@ class Experiment(BaseModel):
             raise UsageError("give at least one --strategy; 'stratbench list strategies' shows them.")
         bounds.check(dict(self))
         parse_schedule(self.lr_schedule)
+        optimizers.parse(self.optimizer)
         return self
 
     def expand(self) -> list[RunSpec]:
@@ -232,8 +229,8 @@ class Experiment(BaseModel):
             "last_batch": self.last_batch,
             "epochs": self.epochs or (None if self.steps else DEFAULT_EPOCHS),
             "steps": self.steps,
-            "optimizer": self.optimizer,
-            "learning_rate": self.learning_rate or OPTIMIZERS[self.optimizer]["learning_rate"],
+            "optimizer": str(optimizers.parse(self.optimizer)),
+            "learning_rate": self.learning_rate or optimizers.parse(self.optimizer).default_rate,
             "lr_scaling": self.lr_scaling,
             "reference_batch": self.reference_batch or self.global_batch or self.per_replica_batch,
             # -0.0 equals 0.0, but would give the run another name.

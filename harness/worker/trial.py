@@ -72,8 +72,10 @@ def attempt(run: spec.RunSpec) -> str:
     # Bytes or ids from a small range: an Embedding takes none beyond its size.
     x = (random.integers(0, 2, shape) if integers else random.random(shape)).astype(info.dtype)
     y = (np.arange(_EXAMPLES) % info.classes).astype(np.int32)
+    optimizer = workload.optimizer()
     try:
-        loss_and_gradients(workload, model, (x, y))
+        _, gradients = loss_and_gradients(workload, model, (x, y))
+        optimizer.apply(gradients, model.trainable_variables)
         once, twice = (_extra_loss(workload, model, (each, y)) for each in (x, np.concatenate([x, x])))
     except Exception as error:
         raise UsageError(f"model {run.model} can't be trained: {one_line(error)}") from error

@@ -14,11 +14,12 @@ import numpy as np
 from ...datasets import base as datasets
 from ...datasets.batches import Batches, sequential, steps_per_epoch
 from ...datasets.split import split_rows
-from ..plan import learning_rate
-from ..plan.spec import OPTIMIZERS, RunSpec
+from ...errors import UsageError
+from ..plan import learning_rate, optimizers
+from ..plan.spec import RunSpec
 from ..plan.task import LOST_SUFFIX, SCRATCH
 from . import backend, compiled
-from .building import build
+from .building import build, one_line
 
 if TYPE_CHECKING:
     import keras
@@ -51,7 +52,8 @@ class SpecWorkload:
         self.global_batch = spec.global_batch
         self.cores_per_replica = spec.cores_per_replica
         self.empty_batch = (np.zeros((0, *self.info.shape), self.info.dtype), np.zeros(0, np.int32))
-        self.optimizer_settings: Mapping[str, Any] = OPTIMIZERS[spec.optimizer] | {"learning_rate": spec.learning_rate}
+        chosen = optimizers.parse(spec.optimizer).settings
+        self.optimizer_settings: Mapping[str, Any] = chosen | {"learning_rate": spec.learning_rate}
         self.steps_per_epoch = steps_per_epoch(len(self.rows["train"]), spec.global_batch, spec.last_batch)
         self.total_steps = spec.steps or (spec.epochs or 0) * self.steps_per_epoch
         self.parameters = 0
@@ -78,11 +80,14 @@ class SpecWorkload:
         return model
 
     def optimizer(self) -> keras.optimizers.Optimizer:
-        """See the protocol."""
+        """See the protocol. Raises UsageError for settings that the optimizer does not have."""
         import keras
 
         settings = dict(self.optimizer_settings)
-        return keras.optimizers.get({"class_name": settings.pop("name"), "config": settings})
+        try:
+            return getattr(keras.optimizers, settings.pop("name"))(**settings)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--optimizer {self.spec.optimizer} is refused by Keras: {one_line(error)}") from error
 
     def inputs(self, batch: Batch) -> Tensor:
         """See the protocol."""

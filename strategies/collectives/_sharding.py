@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from ...errors import RunError
-from .._replica import add_to, call_with, size_bytes
+from .._replica import add_to, call_with, release, size_bytes
 from ..trainer import Batch, Workload
 from ._collective import broadcast
 from ._reshard import plan
@@ -124,7 +124,7 @@ class Unit:
         own = tf.reshape(flat, (hvd.size(), -1))[hvd.rank()]
         self.shard = keras.Variable(own, dtype=own.dtype.name, name=f"shard_{number}")
         for variable in self.weights:
-            _release(variable)
+            release(variable)
 
     def gather(self, name: str) -> tf.Tensor:
         """The whole buffer. The name must be another one for each gather that may go on at the same time."""
@@ -145,12 +145,6 @@ class Unit:
         elements = sum(math.prod(v.shape) for v in self.weights)
         padding = tf.zeros([-elements % self._hvd.size()], tensors[0].dtype)
         return tf.concat([*(tf.reshape(tensor, [-1]) for tensor in tensors), padding], axis=0)
-
-
-def _release(variable: keras.Variable) -> None:
-    """Release the memory of its value. Reading it afterwards fails, as it has no elements."""
-    nothing = tf.zeros([0], variable.dtype)
-    tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=nothing, validate_shape=False)
 
 
 def _layers(model: keras.Model) -> Iterator[list[keras.Variable]]:

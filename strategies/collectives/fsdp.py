@@ -45,6 +45,12 @@ class Fsdp(Collective):
         True, "release weights after the forward pass; false holds all of them until the backward pass"
     )
 
+    def skip_optimizer(self, name: str) -> str | None:
+        """Those that use a whole weight's norm, rows or columns."""
+        if name in ("Adafactor", "Lamb", "Muon"):
+            return f"{name} updates whole weights and each process holds parts; use an optimizer such as adamw"
+        return None
+
     def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
         """The most: two all-gathers and a reduce-scatter, in each of which a worker sends (N−1)/N·W, and receives it.
 

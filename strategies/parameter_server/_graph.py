@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from .._replica import add_to, call_with, size_bytes
 from ..trainer import Memory, Workload
-from ._rules import Update, update_of
+from ._keras_rule import KerasRule
+from ._rules import Update, has_kernel, update_of
 
 if TYPE_CHECKING:
     import keras
@@ -44,16 +45,22 @@ class Source:
     Attributes:
         weights: in the order of ``model.weights``.
         state: by the id of each non-trainable Keras variable.
+        rules: by the id of each trained Keras variable, if its update has no kernel.
     """
 
     model: keras.Model
     weights: list[np.ndarray]
     state: dict[int, np.ndarray]
+    rules: dict[int, KerasRule]
 
     @classmethod
-    def of(cls, model: keras.Model) -> Source:
-        """Read the values; call it eagerly."""
-        return cls(model, model.get_weights(), {id(v): v.numpy() for v in model.non_trainable_variables})
+    def of(cls, workload: Workload) -> Source:
+        """Build the model and read the values; call it eagerly."""
+        model = workload.model()
+        state = {id(v): v.numpy() for v in model.non_trainable_variables}
+        trained = [] if has_kernel(workload.optimizer_settings) else model.trainable_variables
+        rules = {id(v): KerasRule(workload.optimizer(), v) for v in trained}
+        return cls(model, model.get_weights(), state, rules)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +112,13 @@ def share(
         trained=[by_id[id(weight)] for weight in trained],
         places=[place_of[id(weight)] for weight in trained],
         updates=[
-            update_of(by_id[id(weight)], rates[server_of[id(weight)]], workload.optimizer_settings, lock)
+            update_of(
+                by_id[id(weight)],
+                rates[server_of[id(weight)]],
+                workload.optimizer_settings,
+                lock,
+                source.rules.get(id(weight)),
+            )
             for weight in trained
         ],
         learning_rate=learning_rate,

@@ -1,6 +1,6 @@
-"""Update rules on a parameter server: the in-place kernels that compute what Keras's optimizers compute.
+"""Update rules on a parameter server: the in-place kernels that compute what some of Keras's optimizers compute.
 
-Keras's own ``stateless_apply`` is refused on TensorFlow. https://www.tensorflow.org/api_docs/python/tf/raw_ops
+https://www.tensorflow.org/api_docs/python/tf/raw_ops. The others compute by `_keras_rule`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from ._keras_rule import KerasRule
+
 Update = Callable[[tf.Tensor], tf.Operation]
 """gradient → the operation that applies it in place, on the variable's own ps task."""
 
@@ -17,12 +19,28 @@ Rule = Callable[[tf.Variable, tf.Variable, Mapping[str, Any], bool], Update]
 """(variable, learning rate, optimizer settings, whether the update locks the variable) → its update."""
 
 
-def update_of(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any], lock: bool) -> Update:
+def has_kernel(settings: Mapping[str, Any]) -> bool:
+    """Whether an optimizer has a rule here."""
+    name = settings["name"]
+    return name in _RULES and set(settings) == {"name", "learning_rate", *_KNOWN[name]}
+
+
+def update_of(
+    variable: tf.Variable,
+    rate: tf.Variable,
+    settings: Mapping[str, Any],
+    lock: bool,
+    otherwise: KerasRule | None = None,
+) -> Update:
     """The update of one variable by the optimizer of ``settings``. Its state is on the variable's ps task.
 
     All that it reads is on that task, except the gradient: only the gradient is sent.
+
+    Args:
+        otherwise: the rule where there is no kernel.
     """
-    update = _RULES[settings["name"]](variable, rate, settings, lock)
+    with tf.device(variable.device):
+        update = otherwise.update(variable, rate, lock) if otherwise else _kernel(variable, rate, settings, lock)
 
     def apply(gradient: tf.Tensor) -> tf.Operation:
         # A server's update has begun when it waits for gradients: the learning rate must be read after they have come.
@@ -30,6 +48,10 @@ def update_of(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, A
             return update(gradient)
 
     return apply
+
+
+def _kernel(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any], lock: bool) -> Update:
+    return _RULES[settings["name"]](variable, rate, settings, lock)
 
 
 def _slot(variable: tf.Variable, name: str, value: float = 0.0, shape: Any = None) -> tf.Variable:
@@ -100,4 +122,10 @@ def _adam(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any],
     return update
 
 
-_RULES: dict[str, Rule] = {"sgd": _sgd, "adam": _adam, "adagrad": _adagrad}
+_RULES: dict[str, Rule] = {"SGD": _sgd, "Adam": _adam, "Adagrad": _adagrad}
+_KNOWN = {
+    "SGD": ("momentum",),
+    "Adam": ("beta_1", "beta_2", "epsilon"),
+    "Adagrad": ("initial_accumulator_value", "epsilon"),
+}
+"""Settings that the kernels compute with."""

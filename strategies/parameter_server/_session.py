@@ -55,7 +55,7 @@ def join(task: Task, workload: Workload) -> Iterator[Node]:
         use_gpu(task.index)
     config = session_config(task, cores)
     server = tf.distribute.Server(resolver.cluster_spec(), task.role, task.index, config=config)
-    source = Source.of(workload.model())
+    source = Source.of(workload)
     with tf.Graph().as_default():
         yield Node(task, source, server.target, config)
 

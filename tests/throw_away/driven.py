@@ -58,7 +58,7 @@ class Client(Trainer):
 
         v1 = tf.compat.v1
         self.shards = self.count = workload.replicas
-        source = Source.of(workload.model())
+        source = Source.of(workload)
         with tf.Graph().as_default():
             with tf.device("/job:part/task:0"):
                 weights = [
