@@ -315,13 +315,15 @@ class TestRuns:
         monkeypatch.chdir(Path(__file__).parent)
         monkeypatch.setenv("TEST_DIES_IN_PUSH", moment)
         strategy, model = "ps:sync=true,backup=1,ps=2", "dies_in_push:model"
-        record = run(tmp_path, strategy, 3, model=model, steps=60, timeout=60.0)
+        steps = 200
+        record = run(tmp_path, strategy, 3, model=model, steps=steps, timeout=60.0)
         assert record.run["status"] == "ok", record.run["reason"]
         assert "worker-1 was killed by SIGKILL" in record.run["fault"] and "others went on" in record.run["fault"]
         updates = record.updates
-        counted = updates["update"][updates["applied"] & (updates["task"] != 1)]
-        # Once worker 1 is gone, both others are needed in every step.
-        assert np.count_nonzero(counted == 59) == 2 and (np.bincount(counted)[11:] == 2).all()
+        counted = np.bincount(updates["update"][updates["applied"] & (updates["task"] != 1)], minlength=steps)
+        # Both others are needed in every step but those, at most, that worker 1 took part in: its first 11. It may begin late.
+        assert counted[-1] == 2 and set(counted) <= {1, 2}
+        assert np.count_nonzero(counted == 1) <= 11
 
     @pytest.mark.parametrize(
         "strategy",
