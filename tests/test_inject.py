@@ -321,7 +321,7 @@ class TestRuns:
         assert "worker-1 was killed by SIGKILL" in record.run["fault"] and "others went on" in record.run["fault"]
         updates = record.updates
         counted = np.bincount(updates["update"][updates["applied"] & (updates["task"] != 1)], minlength=steps)
-        # Both others are needed in every step but those, at most, that worker 1 took part in: its first 11. It may begin late.
+        # Both others are needed in every step but those, at most 11, that worker 1 took part in. It may begin late.
         assert counted[-1] == 2 and set(counted) <= {1, 2}
         assert np.count_nonzero(counted == 1) <= 11
 
