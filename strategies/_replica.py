@@ -105,7 +105,9 @@ class KerasTrainer(Trainer):
     def step(self, batch: Batch, learning_rate: float) -> StepResult:
         """See `Trainer.step`. Reading the loss waits for the device, so that the step is over on return."""
         if learning_rate != self._learning_rate:
-            self.optimizer.learning_rate = self._learning_rate = learning_rate
+            # Keras's own assignment takes four times as long, which a schedule would add to every step.
+            self.optimizer.learning_rate.value.assign(learning_rate, read_value=False)
+            self._learning_rate = learning_rate
         loss, examples = float(self._body(batch)), examples_of(batch)
         return StepResult(loss if examples else None, examples)
 
