@@ -223,12 +223,11 @@ def _specs(strategies: list[str], replicas: list[int], repeats: int, flags: dict
 
 def _try_model(spec: RunSpec, starter: Starter) -> None:
     """Check the model as far as possible before anything runs, and say what of it is not used."""
-    from ..launch.trying import check
-    from ..plan.models import BUILDERS
+    from ..launch.trying import check, needs_trial
 
     job = current_job()
-    # In a job, only rank 0 tries the user's model. Stratbench's own models need no trial, so every rank checks them.
-    if (not job or not job.rank or spec.model in BUILDERS) and (unused := check(spec, starter)):
+    # In a job, only rank 0 tries a model. Every rank checks what needs no trial.
+    if (not job or not job.rank or not needs_trial(spec)) and (unused := check(spec, starter)):
         click.echo(f"stratbench: not used of model {spec.model}: {unused}", err=True)
 
 

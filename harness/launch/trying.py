@@ -10,7 +10,8 @@ import threading
 from pathlib import Path
 
 from ...datasets import base as datasets
-from ...errors import UsageError
+from ...errors import RunError, UsageError
+from ...results.raw.files import why
 from ...strategies.base import Task
 from ..plan import models, optimizers, variables
 from ..plan.spec import RunSpec
@@ -21,10 +22,13 @@ _MODULE = "stratbench.harness.worker.trial"
 _ANSWER = "trial.json"
 
 
+def needs_trial(spec: RunSpec) -> bool:
+    """Whether Keras must say if the model can be trained: it is the user's, or the optimizer has settings."""
+    return models.own(spec.model) is None or bool(optimizers.parse(spec.optimizer).given)
+
+
 def check(spec: RunSpec, starter: Starter) -> str:
     """Refuse a model that can't be trained and evaluated as ``spec`` says. Raises UsageError.
-
-    A model that comes with stratbench is tried only if the optimizer has settings, which Keras must check.
 
     Returns:
         What the model was compiled with and the run does not use, in words; empty if there is nothing.
@@ -32,10 +36,13 @@ def check(spec: RunSpec, starter: Starter) -> str:
     models.check_reference(spec.model)
     if (known := models.own(spec.model)) is not None:
         models.check_fit(known[0], datasets.parse(spec.dataset).info().shape)
-        if not optimizers.parse(spec.optimizer).given:
-            return ""
-    with tempfile.TemporaryDirectory(prefix="stratbench-") as folder:
-        answer = _try(spec, Path(folder), starter)
+    if not needs_trial(spec):
+        return ""
+    try:
+        with tempfile.TemporaryDirectory(prefix="stratbench-") as folder:
+            answer = _try(spec, Path(folder), starter)
+    except OSError as error:
+        raise RunError(f"model {spec.model} can't be tried: a temporary folder is needed: {why(error)}") from None
     if "refused" in answer:
         raise UsageError(answer["refused"])
     return answer["unused"]
