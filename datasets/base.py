@@ -23,8 +23,24 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ..errors import UsageError
+from .structure import named
 
 Sharding = Literal["batch", "static"]
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of a data set: ``shape`` of one example, ``dtype`` by NumPy's name."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+Structure = Any
+"""An `Array`, or a dictionary or tuple of structures."""
+
+LABEL = Array((), "int32")
+"""A class index."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +49,49 @@ class Info:
 
     ``examples`` counts all rows. If the data set has its own sets, rows ``[0, train_examples)`` are for training, the
     next ``validation_examples`` rows for validation, and the last ``test_examples`` rows are the test set; each is
-    None if there is no such set. ``shape`` is the shape of one example. ``block_rows`` is how many consecutive rows
-    are cheap to read together. ``dtype`` is NumPy's name of the type of ``x`` from ``read``. Examples must be
-    multiplied by ``scale`` before a model sees them (1: as stored).
+    None if there is no such set. ``x``, ``y`` and ``sample_weight`` (None: there is none) say what ``read`` returns.
+    ``block_rows`` is how many consecutive rows are cheap to read together. Examples must be multiplied by ``scale``
+    before a model sees them (1: as stored); another scale than 1 needs a single array ``x``.
+
+    ``classes`` is a number if ``y`` is one class index an example (``one_hot``: it is stored as a row with one 1), and
+    else None. Then ``not_classes`` says in a few words what ``y`` is.
     """
 
     train_examples: int | None
     test_examples: int | None
     examples: int
-    shape: tuple[int, ...]
-    classes: int
+    x: Structure
+    y: Structure = LABEL
+    classes: int | None = None
+    not_classes: str = ""
+    one_hot: bool = False
+    sample_weight: Structure | None = None
     block_rows: int = 1
-    dtype: str = "float32"
     scale: Fraction = Fraction(1)
     validation_examples: int | None = None
+
+    @property
+    def structure(self) -> tuple[Structure, ...]:
+        """Of what ``read`` returns."""
+        return (self.x, self.y) if self.sample_weight is None else (self.x, self.y, self.sample_weight)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one example. Raises UsageError if an example is several arrays."""
+        if not isinstance(self.x, Array):
+            raise UsageError(f"data set must have one array of examples. Received: {described(self.x)}.")
+        return self.x.shape
+
+
+def described(structure: Structure) -> str:
+    """A structure in words: ``shape (28, 28, 1) and type uint8``, after their names if there are several arrays."""
+    parts = [f"{name or 'array'} of shape {each.shape} and type {each.dtype}" for name, each in named(structure)]
+    return parts[0].removeprefix("array of ") if isinstance(structure, Array) else "; ".join(parts)
 
 
 @dataclass(frozen=True)
 class Dataset(ABC):
-    """Labelled examples for classification, addressed by row number. Subclasses are frozen dataclasses.
+    """Examples and their targets, addressed by row number. Subclasses are frozen dataclasses.
 
     ``sharding`` is the default way in which processes share the rows: see :class:`.batches.Batches`.
     """
@@ -66,11 +106,11 @@ class Dataset(ABC):
         """Describe the data set without reading all of it. Raises UsageError if something is missing or wrong."""
 
     @abstractmethod
-    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return examples ``x``, shape ``(len(rows), *shape)``, and labels ``y``, shape ``(len(rows),)``.
+    def read(self, rows: np.ndarray) -> tuple[Structure, ...]:
+        """Return examples ``x`` and targets ``y``, and sample weights if there are any: arrays as ``info()`` says.
 
-        Both are new arrays in the order of ``rows`` (int64). ``x`` has its stored dtype, ``y`` holds class indices as
-        int64. Raises DataError if the data can't be read.
+        All are new arrays whose first axis has ``len(rows)`` elements, in the order of ``rows`` (int64). They have
+        their stored types, but class labels are int32. Raises DataError if the data can't be read.
         """
 
     @property

@@ -4,17 +4,22 @@ The order depends only on the spec and the data, never on the machine. Examples 
 ``WINDOW_BYTES``; data that fits in one window is read once and kept.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import DataError, UsageError
 from .base import Dataset, Sharding
+from .structure import leaves, map_structure, named
 
 Last = Literal["drop", "keep"]
 
+Batch = tuple[Any, ...]
+"""``(x, y)`` or ``(x, y, sample_weight)``: structures of arrays."""
+
+_PARTS = ("examples", "targets", "sample weights")
 # Bytes of decoded x. The order of examples in larger data sets depends on it: it must be equal on all machines.
 WINDOW_BYTES = 256 * 2**20
 _CHECK_BYTES = 2**20
@@ -78,18 +83,18 @@ class Batches:
         for stream in self._streams:
             stream.load()
 
-    def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield ``(x, y)`` for each of ``steps_per_epoch`` steps, ``global_batch // shards * count`` examples each.
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Yield a batch for each of ``steps_per_epoch`` steps, ``global_batch // shards * count`` examples each.
 
-        ``x`` keeps its stored dtype, ``y`` is int32; both are new arrays. Raises DataError for a label out of
-        range or a number that isn't finite.
+        It is what the data set's ``read`` returns: new arrays as stored. Raises DataError for a label out of range, a
+        number that isn't finite, and a negative sample weight.
         """
         sources = [stream.epoch(number, self._steps) for stream in self._streams]
         if len(sources) == 1:
             yield from sources[0]
             return
         for parts in zip(*sources, strict=True):
-            yield np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+            yield map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 class _Stream:
@@ -112,13 +117,13 @@ class _Stream:
         self._dataset, self._rows, self._batch, self._last = dataset, rows, batch, last
         self._seed, self._own = seed, own
         self._shards, self._mine = shards, mine
-        self._kept: tuple[np.ndarray, np.ndarray] | None = None
+        self._kept: Batch | None = None
 
     def load(self) -> None:
         if self._kept is None and len(self._windows) == 1:
             self._kept = _load(self._dataset, self._rows)
 
-    def epoch(self, number: int, steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def epoch(self, number: int, steps: int) -> Iterator[Batch]:
         self.load()
         random = np.random.default_rng([self._seed, number, *self._own])
         left = steps
@@ -130,21 +135,21 @@ class _Stream:
             # The last step of a static part that is one example shorter than the others.
             yield self._nothing()
 
-    def _visit(self, window: np.ndarray, random: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _visit(self, window: np.ndarray, random: np.random.Generator) -> Iterator[Batch]:
         """Yield one window's batches. In a separate generator, so that its arrays are freed before the next window."""
         order = random.permutation(len(window))
         if self._kept is not None:
-            x, y = self._kept
             # Copies, also if a slice would be enough: a view in the caller would keep the whole window in memory.
-            yield from ((x.take(order[part], axis=0), y.take(order[part])) for part in self._parts(len(order)))
+            for part in self._parts(len(order)):
+                yield map_structure(lambda array, rows=order[part]: array.take(rows, axis=0), self._kept)
             return
-        chosen = [order[part] for part in self._parts(len(order))]
-        mine = np.concatenate([order[:0], *chosen])
-        x, y = _load(self._dataset, window[mine]) if len(mine) else self._nothing()
+        parts = [order[part] for part in self._parts(len(order))]
+        mine = np.concatenate([order[:0], *parts])
+        loaded = _load(self._dataset, window[mine]) if len(mine) else self._nothing()
         end = 0
-        for part in chosen:
-            start, end = end, end + len(part)
-            yield x[start:end].copy(), y[start:end].copy()
+        for each in parts:
+            start, end = end, end + len(each)
+            yield _copy(loaded, start, end)
 
     def _parts(self, count: int) -> Iterator[slice]:
         """The slices of this process's shards of each batch, among ``count`` examples in order."""
@@ -156,9 +161,8 @@ class _Stream:
             first, end = (start + at * share + min(at, longer) for at in (self._mine.start, self._mine.stop))
             yield slice(first, end)
 
-    def _nothing(self) -> tuple[np.ndarray, np.ndarray]:
-        x, y = self._kept or _load(self._dataset, self._rows[:1])
-        return x[:0].copy(), y[:0].copy()
+    def _nothing(self) -> Batch:
+        return _copy(self._kept or _load(self._dataset, self._rows[:1]), 0, 0)
 
     @cached_property
     def _windows(self) -> list[np.ndarray]:
@@ -170,7 +174,7 @@ def steps_per_epoch(examples: int, global_batch: int, last: Last) -> int:
     return -(-examples // global_batch) if last == "keep" else examples // global_batch
 
 
-def sequential(dataset: Dataset, rows: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def sequential(dataset: Dataset, rows: np.ndarray, batch: int) -> Iterator[Batch]:
     """Yield all examples of ``rows`` in order, ``batch`` at a time, for evaluation; the last batch may be smaller.
 
     Arrays and errors are those of :meth:`Batches.epoch`. No more than one window is in memory.
@@ -179,15 +183,19 @@ def sequential(dataset: Dataset, rows: np.ndarray, batch: int) -> Iterator[tuple
         yield from _in_order(dataset, window, batch)
 
 
-def _in_order(dataset: Dataset, window: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    x, y = _load(dataset, window)
+def _in_order(dataset: Dataset, window: np.ndarray, batch: int) -> Iterator[Batch]:
+    loaded = _load(dataset, window)
     for start in range(0, len(window), batch):
-        yield x[start : start + batch].copy(), y[start : start + batch].copy()
+        yield _copy(loaded, start, start + batch)
+
+
+def _copy(batch: Batch, start: int, end: int) -> Batch:
+    return map_structure(lambda array: array[start:end].copy(), batch)
 
 
 def _windows(dataset: Dataset, rows: np.ndarray, batch: int) -> list[np.ndarray]:
     """Cut ``rows`` into windows: one if all rows fit, else multiples of ``batch`` and the rest."""
-    example_bytes = dataset.read(rows[:1])[0].nbytes
+    example_bytes = sum(array.nbytes for array in leaves(dataset.read(rows[:1])[0]))
     if len(rows) * example_bytes <= WINDOW_BYTES:
         return [rows]
     limit = max(1, WINDOW_BYTES // (example_bytes * batch)) * batch
@@ -196,17 +204,21 @@ def _windows(dataset: Dataset, rows: np.ndarray, batch: int) -> list[np.ndarray]
     return np.split(rows, [-(-batches * index // count) * batch for index in range(1, count)])
 
 
-def _load(dataset: Dataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Read and check; ``y`` becomes int32."""
-    x, y = dataset.read(rows)
-    _check_labels(dataset, rows, y)
-    if x.dtype.kind == "f":
-        _check_finite(dataset, rows, x)
-    return x, y.astype(np.int32)
+def _load(dataset: Dataset, rows: np.ndarray) -> Batch:
+    """Read and check."""
+    batch = dataset.read(rows)
+    if (classes := dataset.info().classes) is not None:
+        _check_labels(dataset, rows, batch[1], classes)
+    for what, part in zip(_PARTS, batch, strict=False):
+        for name, array in named(part, what):
+            if array.dtype.kind == "f":
+                _check(dataset, rows, array, name, "finite numbers", np.isfinite)
+            if what == "sample weights":
+                _check(dataset, rows, array, name, "0 or more", lambda values: values >= 0)
+    return batch
 
 
-def _check_labels(dataset: Dataset, rows: np.ndarray, y: np.ndarray) -> None:
-    classes = dataset.info().classes
+def _check_labels(dataset: Dataset, rows: np.ndarray, y: np.ndarray, classes: int) -> None:
     wrong = (y < 0) | (y >= classes)
     if wrong.any():
         first = int(wrong.argmax())
@@ -214,13 +226,19 @@ def _check_labels(dataset: Dataset, rows: np.ndarray, y: np.ndarray) -> None:
         raise DataError(f"{rule}. Received: {y[first]} in row {rows[first]} of {dataset.reference}")
 
 
-def _check_finite(dataset: Dataset, rows: np.ndarray, x: np.ndarray) -> None:
+def _check(
+    dataset: Dataset,
+    rows: np.ndarray,
+    array: np.ndarray,
+    name: str,
+    rule: str,
+    fits: Callable[[np.ndarray], np.ndarray],
+) -> None:
     # In pieces: the result of isfinite for a whole window would take a quarter of the window's memory.
-    step = max(1, _CHECK_BYTES // max(1, x[:1].nbytes))
-    for start in range(0, len(x), step):
-        finite = np.isfinite(x[start : start + step])
-        if not finite.all():
-            first = start + int((~finite).reshape(len(finite), -1).any(axis=1).argmax())
-            value = x[first][~np.isfinite(x[first])][0]
-            rule = "examples must be finite numbers"
-            raise DataError(f"{rule}. Received: {value} in row {rows[first]} of {dataset.reference}")
+    step = max(1, _CHECK_BYTES // max(1, array[:1].nbytes))
+    for start in range(0, len(array), step):
+        good = fits(array[start : start + step])
+        if not good.all():
+            first = start + int((~good).reshape(len(good), -1).any(axis=1).argmax())
+            value = array[first][~fits(array[first])][0] if array.ndim > 1 else array[first]
+            raise DataError(f"{name} must be {rule}. Received: {value} in row {rows[first]} of {dataset.reference}")

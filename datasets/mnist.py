@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError, UsageError
-from .base import Dataset, Info
+from .base import Array, Dataset, Info
 
 _FILE = "mnist.npz"
 _TRAIN, _TEST = 60_000, 10_000
@@ -35,7 +35,7 @@ class Mnist(Dataset):
 
     def info(self) -> Info:
         """Return constants: the file isn't needed before the first read."""
-        return Info(_TRAIN, _TEST, _TRAIN + _TEST, _SHAPE, 10, dtype="uint8", scale=self.scale)
+        return Info(_TRAIN, _TEST, _TRAIN + _TEST, Array(_SHAPE, "uint8"), classes=10, scale=self.scale)
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`Dataset.read`; ``x`` is uint8.
@@ -44,7 +44,7 @@ class Mnist(Dataset):
         if there is none and it can't be downloaded.
         """
         x, y = _load_all()
-        return x[rows], y[rows].astype(np.int64)
+        return x[rows], y[rows].astype(np.int32)
 
 
 @functools.cache

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ._hdf5_file import DAMAGE
-from .base import Dataset, Info
+from ._arrays.hdf5_file import DAMAGE
+from .base import Array, Dataset, Info
 
 _FILE = Path(__file__).with_name("mnist-12k.h5")
 _TRAIN, _TEST = 10_000, 2_000
@@ -32,12 +32,12 @@ class Mnist12k(Dataset):
 
     def info(self) -> Info:
         """Return constants."""
-        return Info(_TRAIN, _TEST, _TRAIN + _TEST, _SHAPE, 10, dtype="uint8", scale=self.scale)
+        return Info(_TRAIN, _TEST, _TRAIN + _TEST, Array(_SHAPE, "uint8"), classes=10, scale=self.scale)
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`Dataset.read`; ``x`` is uint8. The first read keeps all 9 MB in the process."""
         x, y = _load_all()
-        return x[rows], y[rows].astype(np.int64)
+        return x[rows], y[rows].astype(np.int32)
 
 
 @functools.cache

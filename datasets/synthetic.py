@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 
 from ..errors import UsageError
-from ._blocks import by_block
-from .base import Dataset, Info
+from ._arrays.blocks import by_block
+from .base import Array, Dataset, Info
 
 _MAX_EXAMPLES = 100_000_000
 _MAX_DIMENSIONS = 16  # NumPy's limit is 32, with the dimension of the examples
@@ -51,7 +51,8 @@ class Synthetic(Dataset):
 
     def info(self) -> Info:
         """Return the values of the options."""
-        return Info(None, None, self.examples, self.shape, self.classes, self._block_rows)
+        x = Array(self.shape, "float32")
+        return Info(None, None, self.examples, x, classes=self.classes, block_rows=self._block_rows)
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`Dataset.read`; ``x`` is float32. The first read keeps all examples, up to 64 MiB."""
@@ -86,7 +87,7 @@ class Synthetic(Dataset):
 
     def _generate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x = np.empty((len(rows), math.prod(self.shape)), np.float32)
-        y = np.empty(len(rows), np.int64)
+        y = np.empty(len(rows), np.int32)
         for block, places in by_block(rows, self._block_rows):
             block_x, block_y = self._block(block)
             chosen = rows[places] - block * self._block_rows

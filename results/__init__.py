@@ -16,8 +16,8 @@ def load(path: str | os.PathLike[str]) -> Tables:
         path: an output folder (its ``results.h5`` is read) or an ``.h5`` file.
 
     Returns:
-        ``Tables`` with the DataFrames ``runs``, ``epochs``, ``steps``, ``updates``, ``staleness`` and ``tasks``;
-        columns as in ``schema``.
+        ``Tables`` with the DataFrames ``runs``, ``epochs``, ``metrics``, ``steps``, ``updates``, ``staleness`` and
+        ``tasks``; columns as in ``schema``.
 
     Raises:
         ResultsError: the file is missing, not a results file, damaged, or written by a newer stratbench.

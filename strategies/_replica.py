@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from .trainer import Batch, Memory, StepResult, Structure, Trainer, Workload, examples_of
+from .trainer import Batch, Memory, StepResult, Trainer, Workload, examples_of
 
 if TYPE_CHECKING:
     import keras
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def loss_and_gradients(
     workload: Workload, model: keras.Model, batch: Batch, scale: float = 1.0
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Mean loss over a batch of tensors, with the model's own regularisers, and its gradients.
+    """The workload's total loss over a batch of tensors, and its gradients.
 
     Gradients are dense, those of an `Embedding` too. Where indices repeat in a sparse gradient, Keras's optimizers
     treat it as several gradients (Adam then adds up g², not (Σg)²), so the update would depend on how the gradient was
@@ -30,19 +30,18 @@ def loss_and_gradients(
     variables = [variable.value for variable in model.trainable_variables]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(variables)
-        loss = workload.loss(batch, model(workload.inputs(batch), training=True))
-        loss = add_to(loss, model.losses)
+        loss = workload.total_loss(model, batch)
         scaled = loss * scale if scale != 1.0 else loss
     gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
 
 
-def call_with(
-    model: keras.Model, trained: Sequence[tf.Tensor], fixed: Sequence[tf.Tensor], inputs: Structure
-) -> tuple[Structure, list[tf.Tensor], list[tf.Tensor]]:
-    """Outputs in training, new values of the variables that are not trained, and the model's own losses.
+def loss_with(
+    workload: Workload, model: keras.Model, trained: Sequence[tf.Tensor], fixed: Sequence[tf.Tensor], batch: Batch
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """The workload's total loss with these weights, and new values of the variables that are not trained.
 
-    As ``model.stateless_call``, which calls the model's ``call`` by itself: layers to which it does not pass
+    Unlike ``model.stateless_call``, which calls the model's ``call`` by itself: layers to which it does not pass
     ``training`` would behave as in evaluation.
 
     Args:
@@ -53,22 +52,11 @@ def call_with(
 
     trainable = zip(model.trainable_variables, trained, strict=True)
     others = zip(model.non_trainable_variables, fixed, strict=True)
-    with keras.StatelessScope([*trainable, *others], collect_losses=True) as scope:
-        outputs = model(inputs, training=True)
-        losses = model.losses
-    return outputs, [scope.get_current_value(v) for v in model.non_trainable_variables], losses
-
-
-def add_to(loss: tf.Tensor, others: Iterable[tf.Tensor]) -> tf.Tensor:
-    """The loss plus those of regularisers and ``add_loss``, each summed and cast to the loss's type, as Keras does."""
-    for other in others:
-        loss += tf.cast(tf.reduce_sum(other), loss.dtype)
-    return loss
-
-
-def extra_loss(model: keras.Model) -> tf.Tensor:
-    """The sum of what regularisers and ``add_loss`` added in the model's last call."""
-    return add_to(tf.zeros([]), model.losses)
+    # Of metrics that the loss updates, as that of several outputs does. Nobody reads them.
+    metrics = [(variable, tf.zeros(variable.shape, variable.dtype)) for variable in model.metrics_variables]
+    with keras.StatelessScope([*trainable, *others, *metrics], collect_losses=True) as scope:
+        loss = workload.total_loss(model, batch)
+    return loss, [scope.get_current_value(variable) for variable in model.non_trainable_variables]
 
 
 class KerasTrainer(Trainer):

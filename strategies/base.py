@@ -11,8 +11,8 @@ A strategy answers three questions: can it run here (`Strategy.skip`), which pro
 The contract holds for data parallelism and for what is not:
 
 - **Batches** are structures of arrays, with the examples along the first axis. A strategy slices, sends and counts them
-  without knowing what they mean. `Workload.inputs` takes from a batch what the model is called with, `Workload.loss`
-  what the outputs are compared with. So a model may have any inputs and targets.
+  without knowing what they mean. `Workload.total_loss` calls the model with what it needs of a batch, and Keras
+  computes the loss. So a model may have any inputs, outputs and targets.
 - **The loss** is known where the last layer is. A task that has other layers reports None, and counts no examples: each
   example is counted by one task, so that rates and losses of tasks can be added up. Accuracy and other metrics are
   computed after training, from the weights, so no strategy reports them.

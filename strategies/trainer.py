@@ -58,8 +58,13 @@ class Workload(Protocol):
     def inputs(self, batch: Batch) -> Structure:
         """What the model is called with, of a batch of arrays or tensors: examples as stored, or scaled, in float32."""
 
+    def total_loss(self, model: keras.Model, batch: Batch) -> Tensor:
+        """Call the model in training. → scalar: its loss over the batch, with regularisers and ``add_loss``, as Keras
+        computes it. The mean of several replicas' losses is that of their batches together.
+        """
+
     def loss(self, batch: Batch, outputs: Structure) -> Tensor:
-        """Scalar: the mean loss over the examples of the batch, for the model's outputs. Call `model` first."""
+        """Scalar: of that loss, only what compares outputs with targets, for who calls a model part by part."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 from stratbench.datasets import batches
-from stratbench.datasets.base import Dataset, Info
+from stratbench.datasets.base import Array, Dataset, Info
 from stratbench.errors import UsageError
 
 
@@ -22,11 +22,11 @@ class Table(Dataset):
     reads: list[np.ndarray] = field(default_factory=list, compare=False)
 
     def info(self) -> Info:
-        return Info(None, None, self.examples, (2,), 3)
+        return Info(None, None, self.examples, Array((2,), "int16"), classes=3)
 
     def read(self, rows):
         self.reads.append(rows)
-        return np.stack([rows, rows], axis=1).astype(np.int16), rows % 3
+        return np.stack([rows, rows], axis=1).astype(np.int16), (rows % 3).astype(np.int32)
 
 
 def write(path: Path, *, x=None, y=None, **options) -> Path:

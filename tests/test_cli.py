@@ -431,7 +431,7 @@ class TestList:
         [
             ("strategies", {"single", "mirrored", "multiworker", "ps", "horovod"}),
             ("models", {"cnn", "mlp", "mlp-wide", "package.module:function"}),
-            ("datasets", {"mnist", "mnist-12k", "synthetic", "hdf5"}),
+            ("datasets", {"mnist", "mnist-12k", "npz", "synthetic", "hdf5"}),
         ],
     )
     def test_for_people_and_programs(self, kind: str, names: set[str], capsys: pytest.CaptureFixture[str]) -> None:

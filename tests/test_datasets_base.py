@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dataset_helpers import message
-from stratbench.datasets import _blocks, base, mnist
+from stratbench.datasets import base, mnist
+from stratbench.datasets._arrays import blocks
 from stratbench.datasets.base import available, describe, parse
 from stratbench.datasets.batches import Batches
 from stratbench.datasets.hdf5 import Hdf5
@@ -15,7 +16,7 @@ from stratbench.datasets.synthetic import Synthetic
 
 
 def test_modules_are_discovered():
-    assert list(available()) == ["hdf5", "mnist", "mnist-12k", "synthetic"]
+    assert list(available()) == ["hdf5", "mnist", "mnist-12k", "npz", "synthetic"]
     folder = Path(base.__file__).parent
     assert not (folder / "__init__.py").exists()
     for cls in available().values():
@@ -60,10 +61,10 @@ def test_shortest_reference():
     [
         (
             "mnits",
-            "data set must be one of hdf5, mnist, mnist-12k, synthetic. Received: 'mnits'. Did you mean 'mnist'?",
+            "data set must be one of hdf5, mnist, mnist-12k, npz, synthetic. Received: 'mnits'. Did you mean 'mnist'?",
         ),
-        ("", "data set must be one of hdf5, mnist, mnist-12k, synthetic. Received: ''"),
-        ("cifar10", "data set must be one of hdf5, mnist, mnist-12k, synthetic. Received: 'cifar10'"),
+        ("", "data set must be one of hdf5, mnist, mnist-12k, npz, synthetic. Received: ''"),
+        ("cifar10", "data set must be one of hdf5, mnist, mnist-12k, npz, synthetic. Received: 'cifar10'"),
         (
             "synthetic:shpe=3",
             "option of synthetic must be one of shape, classes, examples, seed. "
@@ -90,7 +91,8 @@ def test_shortest_reference():
         (
             "hdf5:a.h5,z=1",
             "option of hdf5 must be one of "
-            "path, x, y, classes, scale, validation_x, validation_y, test_x, test_y. Received: 'z'",
+            "path, x, y, sample_weight, classes, scale, validation_x, validation_y, validation_sample_weight, test_x, "
+            "test_y, test_sample_weight. Received: 'z'",
         ),
         ("hdf5:a.h5,classes=many", "classes of hdf5 must be an integer. Received: 'many'"),
         (
@@ -146,19 +148,20 @@ def test_describe():
         "classes": ("an integer", None),
         "scale": ("a factor such as 1/255", "1"),
         **dict.fromkeys(("validation_x", "validation_y", "test_x", "test_y"), ("text", None)),
+        **dict.fromkeys(("sample_weight", "validation_sample_weight", "test_sample_weight"), ("text", None)),
     }
     (scale,) = describe(mnist.Mnist)["options"]
     assert (scale["name"], scale["default"]) == ("scale", "1/255")
 
 
 def test_scale_and_dtype():
-    assert (parse("mnist").info().dtype, parse("mnist").info().scale) == ("uint8", Fraction(1, 255))
+    assert (parse("mnist").info().x.dtype, parse("mnist").info().scale) == ("uint8", Fraction(1, 255))
     assert parse("mnist-12k:scale=1/255").reference == "mnist-12k"
     for text, scale in (("1", 1), ("0.5", "1/2"), ("2/510", "1/255"), ("000000001.000000001", "1000000001/1000000000")):
         dataset = parse(f"mnist:scale={text}")
         assert dataset.info().scale == Fraction(scale)
         assert parse(dataset.reference) == dataset
-    assert (Synthetic().info().dtype, Synthetic().info().scale) == ("float32", 1)
+    assert (Synthetic().info().x.dtype, Synthetic().info().scale) == ("float32", 1)
 
 
 def test_import_is_cheap():
@@ -183,9 +186,9 @@ def test_through_batches(reference):
 
 def test_by_block():
     rows = np.array([7, 0, 15, 8, 1])
-    assert [(block, rows[places].tolist()) for block, places in _blocks.by_block(rows, 5)] == [
+    assert [(block, rows[places].tolist()) for block, places in blocks.by_block(rows, 5)] == [
         (0, [0, 1]),
         (1, [7, 8]),
         (3, [15]),
     ]
-    assert list(_blocks.by_block(rows[:0], 5)) == []
+    assert list(blocks.by_block(rows[:0], 5)) == []

@@ -49,7 +49,7 @@ def test_any_name_that_is_text(tmp_path: Path) -> None:
 
 COMPOUND = np.zeros(40, [("a", "f4"), ("b", "i4")])
 TYPES: dict[str, Any] = {
-    "a compound of 2 fields (models with several inputs are not supported yet)": COMPOUND,
+    "a compound of 2 fields; a group with a dataset for each will do": COMPOUND,
     "text, object": np.array([["a"]] * 40, object),
     "text, |S3": np.array([["abc"]] * 40, "S3"),
     "complex numbers, complex64": X.astype(np.complex64),
@@ -120,8 +120,21 @@ def named_type(file: h5py.File) -> None:
     file["x"] = np.dtype("f4")
 
 
-def group(file: h5py.File) -> None:
-    file["x/left"], file["x/right"] = X, X
+def empty_group(file: h5py.File) -> None:
+    file.create_group("x")
+
+
+def group_within_itself(file: h5py.File) -> None:
+    group = file.create_group("x")
+    group["x"] = group
+
+
+def link_out_of_a_group(file: h5py.File) -> None:
+    file["x/out"] = h5py.ExternalLink("other.h5", "x")
+
+
+def lengths_in_a_group(file: h5py.File) -> None:
+    file["x/left"], file["x/right"] = np.zeros((5, 2)), np.zeros((4, 2))
 
 
 def external_storage(file: h5py.File) -> None:
@@ -176,11 +189,10 @@ NOWHERE = "x must be one of the datasets in {it}: real/x, y. Received: 'x', a li
         (dangling, NOWHERE),
         (through_a_dataset, NOWHERE),
         (named_type, "x must be one of the datasets in {it}: real/x, y. Received: 'x', a named type"),
-        (
-            group,
-            "x must be one of the datasets in {it}: real/x, x/left, x/right, y. Received: 'x', a group (models with "
-            "several inputs are not supported yet)",
-        ),
+        (empty_group, "x must be a group of 1..1000 datasets. Received: 'x', 0 members"),
+        (group_within_itself, "x must be a group of 1..1000 datasets. Received: 'x/x/x/x/x', a group in 4 others"),
+        (link_out_of_a_group, "x must be in the file itself. Received: 'x/out', a link to 'other.h5'"),
+        (lengths_in_a_group, "must be of as many rows as x/left, 5. Received: 4"),
         (external_storage, "Received: a dataset in external storage; copy it into one of this file"),
         (virtual, "Received: a virtual dataset; copy it into one of this file"),
         (scalar, "must be of shape (examples, ...). Received: a single value"),
@@ -210,7 +222,8 @@ def test_labels_too_many_to_read(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("x", (2**26, 2), "u1", chunks=(2**16, 2))
         file.create_dataset("y", (2**26, 2**10), "u1", chunks=(2**10, 2**10))
-    assert "must be of at most 4294967296 values; class indices" in message(Hdf5(str(tmp_path / "a.h5")).info)
+    text = message(Hdf5(str(tmp_path / "a.h5"), classes=2**10).info)
+    assert "must be of at most 4294967296 values; class indices" in text
 
 
 def test_members_that_cannot_be_opened(tmp_path: Path) -> None:

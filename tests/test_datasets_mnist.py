@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from dataset_helpers import message, write
 from stratbench.datasets import _make_mnist_12k, base, mnist, mnist_12k
-from stratbench.datasets.base import Info, parse
+from stratbench.datasets.base import Array, Info, parse
 from stratbench.datasets.split import split_rows
 from stratbench.errors import DataError
 
@@ -20,9 +20,9 @@ def test_mnist_12k_is_real_and_small():
     assert file.stat().st_size <= 3_000_000
     dataset = parse("mnist-12k")
     info = dataset.info()
-    assert info == Info(10_000, 2_000, 12_000, (28, 28, 1), 10, dtype="uint8", scale=Fraction(1, 255))
+    assert info == Info(10_000, 2_000, 12_000, Array((28, 28, 1), "uint8"), classes=10, scale=Fraction(1, 255))
     x, y = dataset.read(np.arange(12_000))
-    assert (x.dtype, x.shape, y.dtype) == (np.uint8, (12_000, 28, 28, 1), np.int64)
+    assert (x.dtype, x.shape, y.dtype) == (np.uint8, (12_000, 28, 28, 1), np.int32)
     # MNIST's shares of digits: 6742 ones and 5421 fives of 60 000.
     counts = np.bincount(y[:10_000])
     assert (len(counts), counts[1], counts[5]) == (10, 1124, 904)
@@ -108,7 +108,7 @@ def test_mnist_downloads_through_keras(empty_home):
 
 
 def test_mnist_without_file_or_network(empty_home):
-    expected = Info(60_000, 10_000, 70_000, (28, 28, 1), 10, dtype="uint8", scale=Fraction(1, 255))
+    expected = Info(60_000, 10_000, 70_000, Array((28, 28, 1), "uint8"), classes=10, scale=Fraction(1, 255))
     assert parse("mnist").info() == expected
     text = message(lambda: parse("mnist").read(np.arange(2)))
     assert "Put mnist.npz in the folder that STRATBENCH_DATA names, or use mnist-12k." in text

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 from dataset_helpers import message
-from stratbench.datasets.base import Info
+from stratbench.datasets.base import Array, Info
 from stratbench.datasets.split import PARTS, parse_split, split_rows
+
+X = Array((1,), "float32")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def assert_partition(parts, examples):
 
 
 def test_default_split_keeps_own_test_rows():
-    parts = split_rows(Info(60_000, 10_000, 70_000, (1,), 10), "default")
+    parts = split_rows(Info(60_000, 10_000, 70_000, X), "default")
     assert sizes(parts) == (54_000, 6_000, 10_000)
     assert_partition(parts, 70_000)
     assert np.array_equal(parts["test"], np.arange(60_000, 70_000))
@@ -66,13 +68,13 @@ def test_default_split_keeps_own_test_rows():
 
 
 def test_default_split_without_own_test_rows():
-    parts = split_rows(Info(None, None, 1000, (1,), 10), "default")
+    parts = split_rows(Info(None, None, 1000, X), "default")
     assert sizes(parts) == (800, 100, 100)
     assert_partition(parts, 1000)
 
 
 def test_percentages_are_exact_and_of_all_examples():
-    info = Info(60_000, 10_000, 70_000, (1,), 10)
+    info = Info(60_000, 10_000, 70_000, X)
     parts = split_rows(info, "60/20/20")
     assert sizes(parts) == (42_000, 14_000, 14_000)
     assert_partition(parts, 70_000)
@@ -84,7 +86,7 @@ def test_percentages_are_exact_and_of_all_examples():
 
 def test_split_goes_by_whole_blocks():
     block = 32
-    parts = split_rows(Info(None, None, 10_010, (1,), 10, block), "60/20/20")
+    parts = split_rows(Info(None, None, 10_010, X, block_rows=block), "60/20/20")
     assert_partition(parts, 10_010)
     assert abs(len(parts["train"]) - 6006) <= block
     owners = [set((rows // block).tolist()) for rows in parts.values()]
@@ -95,9 +97,7 @@ def test_split_goes_by_whole_blocks():
     assert not np.array_equal(train, np.sort(train))
 
 
-@pytest.mark.parametrize(
-    "info", [Info(None, None, 5, (1,), 2), Info(4, 1, 5, (1,), 2), Info(None, None, 90, (1,), 2, 30)]
-)
+@pytest.mark.parametrize("info", [Info(None, None, 5, X), Info(4, 1, 5, X), Info(None, None, 90, X, block_rows=30)])
 def test_empty_parts(info):
     text = message(lambda: split_rows(info, "default"))
     assert "must leave at least one block of rows to each of train, validation, test" in text

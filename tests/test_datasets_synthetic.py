@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from stratbench.datasets.base import Info, parse
+from stratbench.datasets.base import Array, Info, parse
 from stratbench.datasets.split import split_rows
 from stratbench.datasets.synthetic import Synthetic
 
@@ -8,7 +8,7 @@ from stratbench.datasets.synthetic import Synthetic
 def test_synthetic_is_independent_of_how_rows_are_asked_for(monkeypatch):
     options = {"shape": (5, 6, 2), "classes": 4, "examples": 1050, "seed": 3}
     x, y = Synthetic(**options).read(np.arange(1050))
-    assert (x.dtype, x.shape, y.dtype) == (np.float32, (1050, 5, 6, 2), np.int64)
+    assert (x.dtype, x.shape, y.dtype) == (np.float32, (1050, 5, 6, 2), np.int32)
     assert set(y.tolist()) == {0, 1, 2, 3}
     monkeypatch.setattr("stratbench.datasets.synthetic._KEPT_BYTES", 0)
     rows = np.random.default_rng(0).permutation(1050)[:333]
@@ -38,5 +38,5 @@ def test_synthetic_can_be_learnt(shape):
 
 def test_synthetic_info_is_free_of_work():
     dataset = parse("synthetic:shape=224x224x3,classes=100,examples=10000000")
-    assert dataset.info() == Info(None, None, 10_000_000, (224, 224, 3), 100, 1)
+    assert dataset.info() == Info(None, None, 10_000_000, Array((224, 224, 3), "float32"), classes=100)
     assert Synthetic().info().block_rows == 120

@@ -20,6 +20,7 @@ from stratbench.datasets.base import Dataset, available, parse
 from stratbench.datasets.batches import Batches
 from stratbench.datasets.hdf5 import Hdf5
 from stratbench.datasets.split import parse_split, split_rows
+from stratbench.datasets.structure import leaves
 from stratbench.errors import StratbenchError
 
 pytestmark = pytest.mark.timeout(900)
@@ -80,7 +81,7 @@ def check_reference(reference: str) -> None:
         # What each option allows by itself may still be hundreds of MiB.
         if math.prod(info.shape) * max(info.classes, info.block_rows) < 10**6:
             x, y = dataset.read(np.array([info.examples - 1, 0]))
-            assert (x.shape, str(x.dtype), y.shape) == ((2, *info.shape), info.dtype, (2,))
+            assert (x.shape, str(x.dtype), y.shape) == ((2, *info.shape), info.x.dtype, (2,))
 
 
 @given(REFERENCES)
@@ -155,9 +156,11 @@ def check_file(path: Path, **names: str) -> bool:
     arrays = one_line(lambda: dataset.read(rows))
     if arrays is None:
         return False
-    x, y = arrays
-    assert (x.shape, x.dtype.name, y.shape) == ((len(rows), *info.shape), info.dtype, (len(rows),))
-    assert 0 <= y.min() <= y.max() < info.classes
+    for array, like in zip(leaves(arrays), leaves(info.structure), strict=True):
+        assert (array.shape, array.dtype.name) == ((len(rows), *like.shape), like.dtype)
+    assert (info.classes is None) == bool(info.not_classes)
+    if info.classes is not None:
+        assert 0 <= arrays[1].min() <= arrays[1].max() < info.classes
     if info.examples >= 30:
         train = one_line(lambda: split_rows(info, "default"))
         if train is not None:
@@ -199,7 +202,7 @@ KINDS = ["u1", "i1", ">i2", "u4", "i8", "u8", "f2", "f4", ">f8", "?", "c8", "g",
 @st.composite
 def members(draw: st.DrawFn) -> Callable[[h5py.File, str], None]:
     """What a file may hold by the name of x or y: of any type, shape, layout and value, or no dataset at all."""
-    odd = draw(st.integers(0, 11))
+    odd = draw(st.integers(0, 12))
     if odd == 0:
         link = draw(st.sampled_from([h5py.SoftLink("/y"), h5py.SoftLink("/x"), h5py.ExternalLink("a.h5", "x")]))
         return lambda file, name: file.__setitem__(name, link)
@@ -208,6 +211,9 @@ def members(draw: st.DrawFn) -> Callable[[h5py.File, str], None]:
     if odd == 2:
         empty = h5py.Empty(draw(st.sampled_from(["f4", "i8", "S2"])))
         return lambda file, name: file.__setitem__(name, empty)
+    if odd == 3:
+        inner = draw(st.lists(members(), max_size=3))
+        return lambda file, name: [part(file, f"{name}/{number}") for number, part in enumerate(inner)] and None
     kind = draw(st.sampled_from(KINDS))
     if kind == "M":
         special = draw(st.sampled_from([h5py.enum_dtype({"a": 0}), h5py.vlen_dtype("f4"), h5py.ref_dtype]))
@@ -263,4 +269,4 @@ def test_many_odd_members(tmp_path: Path, parts: Any, options: dict[str, Any]) -
 def test_every_data_set_says_the_type_it_reads() -> None:
     for reference in ("mnist-12k", "synthetic:examples=200"):
         dataset: Dataset = parse(reference)
-        assert str(dataset.read(np.arange(3))[0].dtype) == dataset.info().dtype
+        assert str(dataset.read(np.arange(3))[0].dtype) == dataset.info().x.dtype

@@ -18,7 +18,8 @@ from stratbench.errors import UsageError
 from stratbench.harness.launch import trying
 from stratbench.harness.launch.starter import Starter
 from stratbench.harness.plan import models
-from stratbench.harness.worker import building, compiled
+from stratbench.harness.worker import building
+from stratbench.harness.worker.objective import Objective
 
 # TensorFlow takes seconds to load, and the suite in which this is the first to do so says so.
 pytestmark = pytest.mark.slow
@@ -39,7 +40,14 @@ CROSS_ENTROPY = float(np.mean(-np.log(SOFTMAX[np.arange(4), LABELS])))
 
 
 def build(reference: str, shape: tuple[int, ...], classes: int) -> Any:
-    return building.build(reference, Info(None, None, 100, shape, classes))
+    return fit(reference, shape, classes)[0]
+
+
+def fit(reference: str, shape: tuple[int, ...], classes: int) -> tuple[Any, Objective]:
+    """The model, built and compiled for such examples."""
+    info = Info(None, None, 100, shape, classes)
+    model = building.build(reference, info)
+    return model, Objective(reference, model, info, tries=models.own(reference) is None)
 
 
 def workload(**changes: Any) -> Any:
@@ -52,8 +60,8 @@ def loss_of(reference: str, predictions: np.ndarray = SCORES) -> float:
     """The loss of `LABELS` by the loss that the model's reference leads to."""
     import tensorflow as tf
 
-    model = build(reference, (2, 2, 1), 3)
-    value = compiled.loss_function(model, 3)(tf.constant(LABELS), tf.constant(predictions))
+    _, objective = fit(reference, (2, 2, 1), 3)
+    value = objective.loss(objective.targets(tf.constant(LABELS)), tf.constant(predictions), None)
     assert value.shape == ()
     return float(value)
 
@@ -152,16 +160,23 @@ def test_a_model_without_loss_gets_cross_entropy_by_its_last_activation(write: W
         assert loss_of(reference, SOFTMAX) == pytest.approx(CROSS_ENTROPY, rel=1e-5), reference
 
 
-@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean", "none", None])
+@pytest.mark.parametrize(("reduction", "times"), [("sum_over_batch_size", 1), ("mean", 1), ("sum", len(LABELS))])
 @pytest.mark.parametrize("name", ["SparseCategoricalCrossentropy", "CategoricalCrossentropy"])
-def test_a_compiled_loss_is_the_mean_whatever_its_reduction(name: str, reduction: str | None, write: Write) -> None:
-    reference = write(f"""
+def test_a_compiled_loss_has_its_reduction(name: str, reduction: str, times: int, write: Write) -> None:
+    assert loss_of(write(REDUCED.format(name, reduction))) == pytest.approx(times * CROSS_ENTROPY, rel=1e-5)
+
+
+def test_a_loss_that_is_not_one_number_is_refused(write: Write) -> None:
+    with pytest.raises(UsageError, match=r"must have a loss that is one number.*Received: the shape \(2,\)"):
+        loss_of(write(REDUCED.format("SparseCategoricalCrossentropy", "none")))
+
+
+REDUCED = """
 def make(shape, classes):
     model = layered(shape, classes)
-    model.compile(loss=keras.losses.{name}(from_logits=True, reduction={reduction!r}))
+    model.compile(loss=keras.losses.{}(from_logits=True, reduction={!r}))
     return model
-""")
-    assert loss_of(reference) == pytest.approx(CROSS_ENTROPY, rel=1e-5)
+"""
 
 
 @pytest.mark.parametrize(
@@ -228,7 +243,7 @@ def make():
 REFUSED = {
     "too few outputs": (
         "def make(shape, classes): return layered(shape, classes - 1)",
-        "output shape (None, 10). Received: (None, 9)",
+        "output shape (None, 10), or be compiled with a loss. Received: (None, 9), and no loss",
     ),
     "a picture comes out": (
         "def make(): return keras.Sequential([layers.Input((28, 28, 1)), layers.Dense(10)])",
@@ -238,7 +253,7 @@ REFUSED = {
     "two outputs": (
         "def make(shape, classes):\n    x = keras.Input(shape)\n    y = layers.Dense(classes)(layers.Flatten()(x))\n"
         "    return keras.Model(x, [y, y])",
-        "one input and one output: more are not supported yet. Received: 2 outputs",
+        "or be compiled with a loss. Received: (None, 10), (None, 10), and no loss",
     ),
     "no model": ("def make(): return 7", "must return a Keras model. Received: int"),
     "nothing": ("def make(shape, classes): layered(shape, classes)", "Received: NoneType"),
@@ -282,7 +297,7 @@ class TestTrial:
     def test_a_good_model_passes(self, write: Write, starter: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("KERAS_BACKEND", "jax")
         good = write("print('noise')\ndef make(shape, classes): return layered(shape, classes)")
-        assert trying.check(make_spec(model=good), starter) == ""
+        assert trying.check(make_spec(model=good), starter) == trying.Tried()
 
     def test_a_built_in_model_needs_no_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(trying, "_try", None)

@@ -16,7 +16,7 @@ def write_run(path, steps=3):
     for step in range(steps):
         writer.step(1, step, 0.5, 0.1, 32, 2.0, step == 0, now=100.0 + step / 100)
     writer.event("epoch", epoch=1, seconds=1.5)
-    writer.event("evaluation", epoch=1, validation_loss=1.0, validation_accuracy=0.5)
+    writer.event("evaluation", epoch=1, metric="accuracy", validation={"loss": 1.0, "accuracy": 0.5})
     writer.event("end", peak_rss_bytes=1000)
     writer.close()
 
@@ -26,7 +26,7 @@ def test_round_trip(tmp_path):
     log = journal.read(tmp_path / "worker-0.jsonl")
     assert log.label == "worker-0"
     assert log.start["cores"] == [0, 1] and log.ready["parameters"] == 10 and log.end["peak_rss_bytes"] == 1000
-    assert log.epochs[0]["seconds"] == 1.5 and log.evaluations[0]["validation_accuracy"] == 0.5
+    assert log.epochs[0]["seconds"] == 1.5 and log.evaluations[0]["validation"]["accuracy"] == 0.5
     assert log.failed is None and log.last_time == log.end["time"]
     assert log.steps["step"].tolist() == [0, 1, 2] and log.steps["warmup"].tolist() == [True, False, False]
     assert log.steps.dtype.names == tuple(journal.STEP_FIELDS)

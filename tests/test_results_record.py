@@ -65,14 +65,13 @@ def make_log(index=0, step_seconds=(9.0, 0.1, 0.1, 0.1), examples=32, role="work
         {"epoch": 2, "seconds": 0.3, "time": STARTED + 20},
     ]
     log.evaluations = [
-        {"epoch": 1, "time": STARTED + 16, "validation_loss": 2.0, "validation_accuracy": 0.25},
+        {"epoch": 1, "time": STARTED + 16, "metric": "accuracy", "validation": {"loss": 2.0, "accuracy": 0.25}},
         {
             "epoch": 2,
             "time": STARTED + 22,
-            "validation_loss": 1.0,
-            "validation_accuracy": 0.5,
-            "test_loss": 1.5,
-            "test_accuracy": 0.4,
+            "metric": "accuracy",
+            "validation": {"loss": 1.0, "accuracy": 0.5},
+            "test": {"loss": 1.5, "accuracy": 0.4},
         },
     ]
     log.end = {"time": STARTED + 23, "peak_rss_bytes": 1000 + index}

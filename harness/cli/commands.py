@@ -84,13 +84,15 @@ def run(strategy: str, replicas: int | None, as_json: bool, **flags: Any) -> int
     specs = _specs([strategy], [replicas if replicas is not None else job.size if job else 1], 1, flags)
     spec = free_repeat(specs[0], statuses(flags["output"]))
     if job and joins(spec, job):
-        _try_model(spec, Starter(forks=False))
+        alone = _try_model(spec, Starter(forks=False))
+        if alone and job.size > 1:
+            raise UsageError(f"model {spec.model} can't have several replicas: {alone}")
         record = run_in_job(spec, job, flags["output"])
         _print_run(record, as_json)
         return 0 if record.run["status"] == "ok" else 1
     with Starter() as starter:
-        _try_model(spec, starter)
-        records, code = run_specs([spec], flags["output"], starter)
+        alone = _try_model(spec, starter)
+        records, code = run_specs([spec], flags["output"], starter, alone)
     for record in records:
         _print_run(record, as_json)
     return code
@@ -135,13 +137,13 @@ def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats:
     sizes = [count for counts in replicas for count in counts]
     specs = _specs(list(strategy), sizes, repeats, flags)
     with Starter() as starter:
-        _try_model(specs[0], starter)
+        alone = _try_model(specs[0], starter)
         known = statuses(flags["output"])
         done = [spec for spec in specs if known.get(spec.run_id) == "ok"]
         left = [spec for spec in specs if known.get(spec.run_id) != "ok"]
         if done:
             click.echo(f"{len(done)} of {len(specs)} runs are ok already in {flags['output']}: not run again", err=True)
-        _, code = run_specs(left, flags["output"], starter)
+        _, code = run_specs(left, flags["output"], starter, alone)
     _print_folder(flags["output"], {spec.run_id for spec in specs})
     return code
 
@@ -221,14 +223,22 @@ def _specs(strategies: list[str], replicas: list[int], repeats: int, flags: dict
     ).expand()
 
 
-def _try_model(spec: RunSpec, starter: Starter) -> None:
-    """Check the model as far as possible before anything runs, and say what of it is not used."""
+def _try_model(spec: RunSpec, starter: Starter) -> str:
+    """Check the model as far as possible before anything runs, and say what of it is not used.
+
+    Returns:
+        Why several replicas would not train what one does; empty if they would.
+    """
     from ..launch.trying import check, needs_trial
 
     job = current_job()
     # In a job, only rank 0 tries a model. Every rank checks what needs no trial.
-    if (not job or not job.rank or not needs_trial(spec)) and (unused := check(spec, starter)):
-        click.echo(f"stratbench: not used of model {spec.model}: {unused}", err=True)
+    if job and job.rank and needs_trial(spec):
+        return ""
+    tried = check(spec, starter)
+    if tried.unused:
+        click.echo(f"stratbench: not used of model {spec.model}: {tried.unused}", err=True)
+    return tried.alone
 
 
 def _print_run(record: Record, as_json: bool) -> None:

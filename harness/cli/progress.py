@@ -33,7 +33,7 @@ class RunProgress:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             transient=True,
@@ -73,7 +73,8 @@ class RunProgress:
                 _, step, *_, loss, _ = event["rows"][-1]
                 self._progress.update(task, completed=step + 1, note="training" if loss is None else f"loss {loss:.4f}")
             case "evaluation":
-                self._progress.update(task, note=f"validation accuracy {event['validation_accuracy']:.4f}")
+                name = event["metric"]
+                self._progress.update(task, note=f"validation {name} {event['validation'][name]:.4g}")
 
     def _title(self, spec: RunSpec) -> str:
         return f"{self._done}/{self._total} {spec.title}" if self._total > 1 else spec.title
@@ -87,7 +88,7 @@ class RunProgress:
         text = f"{self._title(spec)}: {row['status']}"
         if row["status"] == "ok":
             text += (
-                f", {row['examples_per_second']:,.0f} examples/s, test accuracy {row['test_accuracy']:.4f}, "
+                f", {row['examples_per_second']:,.0f} examples/s, test {row['metric']} {row['test_metric']:.4g}, "
                 f"{row['total_seconds']:.1f} s with {row['startup_seconds']:.1f} s start-up"
             )
         else:

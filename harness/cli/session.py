@@ -21,8 +21,12 @@ INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 """Exit codes, as in shells."""
 
 
-def run_specs(specs: list[RunSpec], output: Path, starter: Starter) -> tuple[list[Record], int]:
-    """Records and exit code: 1 if any run failed or none could run, 130 or 143 after Ctrl-C or SIGTERM."""
+def run_specs(specs: list[RunSpec], output: Path, starter: Starter, alone: str) -> tuple[list[Record], int]:
+    """Records and exit code: 1 if any run failed or none could run, 130 or 143 after Ctrl-C or SIGTERM.
+
+    Args:
+        alone: why runs of several replicas are skipped; empty if they are not.
+    """
     records: list[Record] = []
     console = Console(stderr=True)
 
@@ -35,7 +39,7 @@ def run_specs(specs: list[RunSpec], output: Path, starter: Starter) -> tuple[lis
         RunProgress(console, len(specs)) as progress,
     ):
         store.recover(warn)
-        for spec, record in run_all(specs, store, stop.event, progress.begin, warn, starter):
+        for spec, record in run_all(specs, store, stop.event, progress.begin, warn, starter, alone):
             progress.end(spec, record)
             records.append(record)
     if stop.signal is not None:

@@ -84,11 +84,13 @@ def run_one(
     listen: Listener,
     warn: Callable[[str], None] = tell,
     starter: Starter | None = None,
+    alone: str = "",
 ) -> record.Record:
     """Run the spec and record the result, also if it failed.
 
     Args:
         warn: called with one line if an old folder of the run was put aside.
+        alone: why the run is skipped if it has several replicas; empty if it is not.
 
     Raises:
         RunError: the run's folder can't be written.
@@ -101,7 +103,12 @@ def run_one(
         raise RunError(f"the run's folder {shown(folder)} can't be written: {why(error)}") from None
     if said:
         warn(said)
-    outcome = _outcome(spec, folder, stop, listen, starter or Starter(forks=False))
+    why_not = spec.skip() or (alone if spec.replicas > 1 else "")
+    if why_not:
+        now = time.time()
+        outcome = Outcome("skipped", why_not, {}, now, now)
+    else:
+        outcome = _outcome(spec, folder, stop, listen, starter or Starter(forks=False))
     made = collect(spec, folder, outcome)
     store.add(made)
     return made
@@ -136,9 +143,6 @@ def tasks_of(spec: RunSpec, place: Place) -> list[Task]:
 
 def _outcome(spec: RunSpec, folder: Path, stop: threading.Event, listen: Listener, starter: Starter) -> Outcome:
     now = time.time()
-    why_not = spec.skip()
-    if why_not:
-        return Outcome("skipped", why_not, {}, now, now)
     try:
         with Ports() as ports:
             tasks = tasks_of(spec, ports)
@@ -159,9 +163,10 @@ def run_all(
     begin: Callable[[RunSpec], Listener],
     warn: Callable[[str], None],
     starter: Starter,
+    alone: str,
 ) -> Iterator[tuple[RunSpec, record.Record]]:
     """Run each spec until ``stop`` is set, and yield its record after its row is written."""
     for spec in specs:
         if stop.is_set():
             return
-        yield spec, run_one(spec, store, stop, begin(spec), warn, starter)
+        yield spec, run_one(spec, store, stop, begin(spec), warn, starter, alone)

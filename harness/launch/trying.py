@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -27,17 +28,26 @@ def needs_trial(spec: RunSpec) -> bool:
     return models.own(spec.model) is None or bool(optimizers.parse(spec.optimizer).given)
 
 
-def check(spec: RunSpec, starter: Starter) -> str:
-    """Refuse a model that can't be trained and evaluated as ``spec`` says. Raises UsageError.
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """What a trial found.
 
-    Returns:
-        What the model was compiled with and the run does not use, in words; empty if there is nothing.
+    Attributes:
+        unused: what the model was compiled with and the run does not use, in words; empty if there is nothing.
+        alone: why several replicas would not train what one does; empty if they would.
     """
+
+    unused: str = ""
+    alone: str = ""
+
+
+def check(spec: RunSpec, starter: Starter) -> Tried:
+    """Refuse a model that can't be trained and evaluated as ``spec`` says. Raises UsageError."""
     models.check_reference(spec.model)
     if (known := models.own(spec.model)) is not None:
-        models.check_fit(known[0], datasets.parse(spec.dataset).info().shape)
+        models.check_fit(known[0], datasets.parse(spec.dataset).info())
     if not needs_trial(spec):
-        return ""
+        return Tried()
     try:
         with tempfile.TemporaryDirectory(prefix="stratbench-") as folder:
             answer = _try(spec, Path(folder), starter)
@@ -45,7 +55,7 @@ def check(spec: RunSpec, starter: Starter) -> str:
         raise RunError(f"model {spec.model} can't be tried: a temporary folder is needed: {why(error)}") from None
     if "refused" in answer:
         raise UsageError(answer["refused"])
-    return answer["unused"]
+    return Tried(**answer)
 
 
 def _try(spec: RunSpec, folder: Path, starter: Starter) -> dict[str, str]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
+    from ...datasets.base import Info
+
 Builder = Callable[..., "keras.Model"]
 SMALLEST_IMAGE = 13
 """Smallest height and width, in pixels, for the convolutions of `cnn`."""
@@ -45,7 +47,7 @@ def mlp(shape: tuple[int, ...], classes: int) -> keras.Model:
     def half_squared_error(y: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
         return 0.5 * keras.ops.sum(keras.ops.square(predictions - y), axis=-1)
 
-    model.compile(loss=half_squared_error)
+    model.compile(optimizer=None, loss=half_squared_error)
     return model
 
 
@@ -109,9 +111,15 @@ def check_reference(reference: str) -> None:
     )
 
 
-def check_fit(reference: str, shape: tuple[int, ...]) -> None:
-    """Raise UsageError if a model of stratbench can't take examples of ``shape``."""
-    if reference == "cnn" and (len(shape) != 3 or min(shape[:2]) < SMALLEST_IMAGE):
+def check_fit(name: str, info: Info) -> None:
+    """Raise UsageError if a model of stratbench can't be trained on a data set."""
+    if info.classes is None:
+        raise UsageError(
+            f"model {name} needs one class label an example. Received: {info.not_classes}. "
+            "Give a model of your own by --model package.module:function."
+        )
+    shape = info.shape
+    if name == "cnn" and (len(shape) != 3 or min(shape[:2]) < SMALLEST_IMAGE):
         raise UsageError(
             f"model cnn needs images of shape (height, width, channels), at least {SMALLEST_IMAGE}×{SMALLEST_IMAGE}. "
             f"Received: examples of shape {shape}; mlp and mlp-wide take any."

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...datasets import base as datasets
 from ...datasets.split import parse_split, split_rows
+from ...datasets.structure import named
 from ...errors import UsageError
 from ...results.raw.record import run_id
 from ...strategies import registry as strategies
@@ -291,7 +292,8 @@ def parse_options(pairs: Sequence[str]) -> dict[str, str]:
 def _input(dataset: str) -> str:
     # Cached, because info() may read all labels of a file.
     info = datasets.parse(dataset).info()
-    return info.dtype if info.scale == 1 else f"{info.dtype} × {info.scale}"
+    types = ", ".join(f"{name} {each.dtype}".strip() for name, each in named(info.x))
+    return types if info.scale == 1 else f"{types} × {info.scale}"
 
 
 def read(path: Path) -> RunSpec:

@@ -1,4 +1,4 @@
-"""The two things that Keras has no common name for on all of its backends."""
+"""What Keras has no common name for on all of its backends."""
 
 from __future__ import annotations
 
@@ -7,17 +7,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ...strategies.trainer import Tensor
-
-
-def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The function, compiled where the backend compiles functions of tensors."""
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
-        return function
-    import tensorflow as tf
-
-    return tf.function(function, reduce_retracing=True, autograph=False)
 
 
 def after(call: Callable[[], None], x: Tensor) -> Tensor:

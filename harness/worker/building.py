@@ -1,7 +1,6 @@
 """From a model's reference to the Keras model, built, or refused with the reason in one line.
 
-A model's function takes no arguments or (shape, classes), and returns a Keras model with one input and one output of
-shape (None, classes).
+A model's function takes no arguments or (shape, classes), and returns a Keras model.
 """
 
 from __future__ import annotations
@@ -14,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...datasets.base import Array, described
 from ...errors import UsageError
 from ..plan.models import BUILDERS, check_fit, own
 from .compiled import recording
+from .wording import one_line
 
 if TYPE_CHECKING:
     import keras
@@ -25,27 +26,26 @@ if TYPE_CHECKING:
 
 
 def build(reference: str, info: Info) -> keras.Model:
-    """The model, built for the examples that ``info`` describes.
+    """The model, not built yet if it is a user's whose layers don't know their inputs' shapes.
 
     Raises:
-        UsageError: it does not import, does not fit the examples, or is of a kind that is not supported.
+        UsageError: it does not import, is no model, or says something that is not supported.
     """
     import keras
 
-    shape, classes = info.shape, info.classes
     if (known := own(reference)) is not None:
         name, options = known
-        check_fit(name, shape)
-        return BUILDERS[name](shape, classes, **options)
+        check_fit(name, info)
+        with recording():
+            return BUILDERS[name](info.shape, info.classes, **options)
     with recording():
-        model = _make(reference, shape, classes)
+        model = _make(reference, info)
     if not isinstance(model, keras.Model):
         raise UsageError(f"model {reference} must return a Keras model. Received: {type(model).__name__}.")
-    _check_call(reference, model, info)
     return model
 
 
-def _make(reference: str, shape: tuple[int, ...], classes: int) -> Any:
+def _make(reference: str, info: Info) -> Any:
     """Whatever the user's function returns."""
     function = _import(reference)
     required = len(_required(function))
@@ -53,10 +53,23 @@ def _make(reference: str, shape: tuple[int, ...], classes: int) -> Any:
         raise UsageError(
             f"model {reference} must take no arguments or (shape, classes). Received: a function of {required}."
         )
+    arguments = (info.shape, _width(reference, info)) if required else ()
     try:
-        return function(shape, classes) if required else function()
+        return function(*arguments)
     except (Exception, SystemExit) as error:
         raise UsageError(f"model {reference} failed when called: {one_line(error)}") from error
+
+
+def _width(reference: str, info: Info) -> int:
+    """The argument ``classes``: without classes, how many values a target has."""
+    if info.classes is not None:
+        return info.classes
+    if isinstance(info.y, Array) and len(info.y.shape) < 2:
+        return info.y.shape[0] if info.y.shape else 1
+    raise UsageError(
+        f"model {reference} must take no arguments, as the data has no classes. Received: a function of 2, and "
+        f"targets of {described(info.y)}."
+    )
 
 
 def _import(reference: str) -> Callable[..., Any]:
@@ -89,48 +102,3 @@ def _required(function: Callable[..., Any]) -> list[inspect.Parameter]:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(function).parameters.values()
     return [p for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty]
-
-
-def _check_call(reference: str, model: keras.Model, info: Info) -> None:
-    """Call it on two examples. Raises UsageError for several inputs or outputs, masks, and other shapes."""
-    import numpy as np
-
-    for kind in ("inputs", "outputs"):
-        several = getattr(model, kind, None) or []
-        if len(several) > 1:
-            names = ", ".join(str(each.name) for each in several)
-            raise UsageError(
-                f"model {reference} must have one input and one output: more are not supported yet. "
-                f"Received: {len(several)} {kind} ({names})."
-            )
-    try:
-        output = model(np.zeros((2, *info.shape), info.dtype))
-    except Exception as error:
-        raise UsageError(
-            f"model {reference} must accept examples of shape {info.shape} and type {info.dtype}: {one_line(error)}"
-        ) from error
-    if isinstance(output, list | tuple | dict):
-        raise UsageError(
-            f"model {reference} must have one input and one output: more are not supported yet. "
-            f"Received: {len(output)} outputs."
-        )
-    if getattr(output, "_keras_mask", None) is not None:
-        raise UsageError(
-            f"model {reference} must not give its loss a mask: masked outputs are not supported yet. "
-            "Received: an output with a mask."
-        )
-    received = tuple(getattr(output, "shape", ()))
-    if received != (2, info.classes):
-        text = f"(None, {', '.join(map(str, received[1:]))})" if received else type(output).__name__
-        why = (
-            " stratbench trains classifiers; regression and a single output for two classes are not supported yet."
-            if received in ((2, 1), (2,))
-            else ""
-        )
-        raise UsageError(f"model {reference} must have the output shape (None, {info.classes}). Received: {text}.{why}")
-
-
-def one_line(error: BaseException) -> str:
-    """The type, and the first line of what it says."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -1,14 +1,14 @@
 """What a model of the user's says by ``compile()``, by its policy and by its own methods, and what becomes of it here.
 
-The loss is used. What can't be honoured yet is refused by name (`check`), or the run goes without it and its row says
-so (`unused`): the optimizer, for instance, is that of ``--optimizer`` under every strategy.
+Losses, their weights and metrics are used: see `objective`. What can't be honoured yet is refused by name (`check`), or
+the run goes without it and its row says so (`unused`): the optimizer, for instance, is that of ``--optimizer``.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +17,8 @@ from ...errors import UsageError
 if TYPE_CHECKING:
     import keras
 
-    from ...strategies.trainer import Tensor
-
-Loss = Callable[["Tensor", "Tensor"], "Tensor"]
-
-_METHODS = ("train_step", "test_step", "compute_loss", "make_train_function", "make_test_function", "fit", "evaluate")
+_METHODS = ("train_step", "make_train_function", "make_test_function", "fit", "evaluate")
 """That decide what is trained or evaluated under ``model.fit``; a model's own are not called here."""
-
-_REPORTED = {"accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy"}
-"""Metrics that a run's row has anyway."""
 
 _RECORD = "_stratbench_compiled"
 """Attribute of a model: the arguments of its last ``compile()``."""
@@ -44,12 +37,12 @@ def check(reference: str, model: keras.Model, scaled: bool) -> None:
         UsageError: one line that names it and the way out.
     """
     for name in _METHODS:
-        if _is_own(model, name):
+        if has_own(model, name):
             raise UsageError(
                 f"model {reference} must leave {name} to Keras: a model's own is not supported yet. "
                 f"Received: {type(model).__name__}.{name}."
             )
-    policies = sorted({layer.dtype_policy.name for layer in [model, *_layers(model)]})
+    policies = sorted({layer.dtype_policy.name for layer in [model, *layers(model)]})
     if "mixed_float16" in policies or type(getattr(model, "optimizer", None)).__name__ == "LossScaleOptimizer":
         raise UsageError(
             f"model {reference} must not need loss scaling: it is not supported yet. "
@@ -59,15 +52,7 @@ def check(reference: str, model: keras.Model, scaled: bool) -> None:
         raise UsageError(
             f"model {reference} must have float32 weights: others are not supported yet. Received: {', '.join(other)}."
         )
-    config = _arguments(model)
-    if config.get("loss_weights") is not None:
-        raise UsageError(
-            f"model {reference} must be compiled without loss_weights: they are not supported yet. "
-            f"Received: {config['loss_weights']}."
-        )
-    if isinstance(config.get("loss"), list | tuple | dict):
-        raise UsageError(f"model {reference} must have one loss. Received: a {type(config['loss']).__name__}.")
-    for layer in _layers(model) if scaled else ():
+    for layer in layers(model) if scaled else ():
         if type(layer).__name__ == "Rescaling" and _largest(layer.scale) < _LARGEST_SCALE:
             raise UsageError(
                 f"model {reference} scales its examples itself (layer {layer.name}), and the data set scales them too. "
@@ -81,80 +66,34 @@ def unused(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> str:
     Args:
         optimizer: that the run trains with.
     """
-    config = _arguments(model)
+    config = arguments(model)
     words = []
     theirs = getattr(model, "optimizer", None) if "optimizer" in config else None
     if theirs is not None and _settings(theirs) != _settings(optimizer):
         words.append(f"optimizer {_optimizer_words(theirs)}")
-    for kind in ("metrics", "weighted_metrics"):
-        names = [name for name in _names(config.get(kind)) if name not in _REPORTED]
-        if names:
-            words.append(f"{kind} {', '.join(names)}")
-    if (reduction := _reduction(model)) is not None:
-        words.append(f"loss reduction {reduction} (the mean is used)")
-    if _is_own(model, "compute_metrics"):
-        words.append("compute_metrics of its own")
     if config.get("jit_compile") is True:
         words.append("jit_compile=True")
     if config.get("run_eagerly"):
         words.append("run_eagerly=True")
     if (config.get("steps_per_execution") or 1) > 1:
         words.append(f"steps_per_execution={config['steps_per_execution']}")
-    if sparse := [layer.name for layer in _layers(model) if type(layer).__name__ == "Embedding"]:
+    if sparse := [layer.name for layer in layers(model) if type(layer).__name__ == "Embedding"]:
         words.append(f"sparse gradients of {', '.join(sparse)} (dense ones are used)")
     return "; ".join(words)
 
 
-def loss_function(model: keras.Model, classes: int) -> Loss:
-    """Scalar mean loss of (class indices, predictions), from the compiled loss if the model has one.
-
-    Without one it is sparse categorical cross-entropy, of logits unless the model ends in a softmax. As under
-    ``model.fit`` the loss is computed in Keras's float type, whatever type the predictions have.
-    """
-    import keras
-    from keras import ops
-
-    chosen = getattr(model, "loss", None)
-    if chosen is None:
-        chosen = keras.losses.SparseCategoricalCrossentropy(from_logits=not _ends_in_softmax(model))
-    chosen = keras.losses.get(chosen)
-    # Keras's Loss.call gives one value an example, so that the mean is ours whatever reduction the user chose.
-    per_example = chosen.call if isinstance(chosen, keras.losses.Loss) else chosen
-    dtype = getattr(chosen, "dtype", None) or keras.config.floatx()
-    sparse = takes_indices(chosen)
-
-    def loss(y: Tensor, predictions: Tensor) -> Tensor:
-        predictions = ops.cast(predictions, dtype)
-        target = y if sparse else ops.one_hot(y, classes, dtype=dtype)
-        return ops.mean(per_example(target, predictions))
-
-    return loss
-
-
-def takes_indices(loss: Any) -> bool:
-    """Whether a loss wants class indices, by "sparse" in its name or its class's; any other is given one-hot rows."""
-    loss = getattr(loss, "func", loss)
-    names = [
-        getattr(loss, "name", ""),
-        getattr(loss, "__name__", ""),
-        getattr(getattr(loss, "fn", None), "__name__", ""),
-    ]
-    names += [cls.__name__ for cls in type(loss).__mro__]
-    return any("sparse" in str(name).lower() for name in names)
-
-
-def _is_own(model: keras.Model, name: str) -> bool:
+def has_own(model: keras.Model, name: str) -> bool:
     """Whether the method is the user's, not Keras's."""
     method = vars(model).get(name) or getattr(type(model), name, None)
     module = getattr(inspect.unwrap(method), "__module__", "") if method else "keras."
     return not str(module).startswith("keras.")
 
 
-def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+def layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
     """All layers, those of nested models and layers too."""
     for layer in getattr(model, "layers", None) or getattr(model, "_layers", None) or []:
         yield layer
-        yield from _layers(layer)
+        yield from layers(layer)
 
 
 @contextmanager
@@ -178,7 +117,7 @@ def recording() -> Iterator[None]:
         del keras.Model.compile
 
 
-def _arguments(model: keras.Model) -> Mapping[str, Any]:
+def arguments(model: keras.Model) -> Mapping[str, Any]:
     """What ``compile`` was given, by name; empty for a model that was not compiled."""
     return vars(model).get(_RECORD, {})
 
@@ -207,36 +146,7 @@ def _optimizer_words(optimizer: keras.optimizers.Optimizer) -> str:
     return f"{type(optimizer).__name__}({', '.join(shown)})"
 
 
-def _names(metrics: Any) -> Iterator[str]:
-    if isinstance(metrics, Mapping):
-        metrics = list(metrics.values())
-    for metric in metrics if isinstance(metrics, list | tuple) else [] if metrics is None else [metrics]:
-        if isinstance(metric, list | tuple | Mapping):
-            yield from _names(metric)
-        else:
-            yield str(
-                metric if isinstance(metric, str) else getattr(metric, "name", getattr(metric, "__name__", metric))
-            )
-
-
-def _reduction(model: keras.Model) -> str | None:
-    """The compiled loss's, if it makes another number of a batch's losses than their mean."""
-    reduction = getattr(getattr(model, "loss", None), "reduction", "mean")
-    return None if reduction in ("mean", "sum_over_batch_size", "mean_with_sample_weight") else str(reduction).lower()
-
-
 def _largest(scale: Any) -> float:
     import numpy as np
 
     return float(np.max(np.abs(np.asarray(scale, "float64"))))
-
-
-def _ends_in_softmax(model: keras.Model) -> bool:
-    """Whether the last layer, of the last model where models are nested, gives probabilities."""
-    import keras
-
-    last: Any = model
-    while isinstance(last, keras.Model) and last.layers:
-        last = last.layers[-1]
-    activation = getattr(getattr(last, "activation", None), "__name__", "")
-    return isinstance(last, keras.layers.Softmax) or activation == "softmax"

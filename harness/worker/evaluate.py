@@ -1,62 +1,45 @@
-"""Accuracy and loss of the saved weights, computed after training so that no worker waits for it."""
+"""Losses and metrics of the saved weights, computed by Keras after training so that no worker waits for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...results.raw.journal import Journal
-from ...strategies.trainer import Batch, examples_of
-from . import backend, snapshots
+from ...strategies.trainer import Structure
+from . import snapshots
+from .objective import main_metric
 from .workload import SpecWorkload
 
 if TYPE_CHECKING:
     import keras
 
-    from ...strategies.trainer import Tensor
-
 EVALUATION_BATCH = 1000
-
-Measure = Callable[[np.ndarray], tuple[float, float]]
 
 
 def evaluate(workload: SpecWorkload, folder: Path, journal: Journal) -> None:
-    """Journal each epoch's validation loss and accuracy, with the test set's for the last epoch."""
+    """Journal each epoch's validation loss and metrics, with the test set's for the last epoch."""
     model = workload.model()
-    measure = _measure(workload, model)
     epochs = snapshots.epochs(folder)
     for epoch in epochs:
         model.set_weights(snapshots.load(folder, epoch, len(model.weights)))
-        loss, accuracy = measure(workload.rows["validation"])
-        results = {"validation_loss": loss, "validation_accuracy": accuracy}
+        results = {"validation": measure(workload, model, workload.rows["validation"])}
         if epoch == epochs[-1]:
-            results["test_loss"], results["test_accuracy"] = measure(workload.rows["test"])
-        journal.event("evaluation", epoch=epoch, **results)
+            results["test"] = measure(workload, model, workload.rows["test"])
+        journal.event("evaluation", epoch=epoch, metric=main_metric(results["validation"]), **results)
 
 
-def batch_measure(workload: SpecWorkload, model: keras.Model) -> Callable[[Batch], tuple[Tensor, Tensor]]:
-    """A function of a batch → its mean loss and its number of right answers, as float32."""
-    from keras import ops
+def measure(workload: SpecWorkload, model: keras.Model, rows: np.ndarray) -> dict[str, float]:
+    """What ``model.evaluate`` gives for these rows: the loss, and every metric, by Keras's names."""
+    import keras
 
-    def measure(batch: Batch) -> tuple[Tensor, Tensor]:
-        outputs = model(workload.inputs(batch), training=False)
-        return ops.cast(workload.loss(batch, outputs), "float32"), workload.hits(batch, outputs)
-
-    return backend.compiled(measure)
-
-
-def _measure(workload: SpecWorkload, model: keras.Model) -> Measure:
-    of_batch = batch_measure(workload, model)
-
-    def measure(rows: np.ndarray) -> tuple[float, float]:
-        losses = hits = 0.0
+    def batches() -> Iterator[Structure]:
         for batch in workload.in_order(rows, EVALUATION_BATCH):
-            loss, right = of_batch(batch)
-            losses += float(loss) * examples_of(batch)
-            hits += float(right)
-        return losses / len(rows), hits / len(rows)
+            x, y, weights = workload.unpack(batch)
+            yield keras.tree.map_structure(np.asarray, (x, y) if weights is None else (x, y, weights))
 
-    return measure
+    results = model.evaluate(batches(), steps=-(-len(rows) // EVALUATION_BATCH), verbose=0, return_dict=True)
+    return {name: float(value) for name, value in results.items()}

@@ -32,6 +32,7 @@ from ..launch.starter import FRESH, START_VARIABLE
 from ..plan import cores, spec, variables
 from ..plan.task import current_task, launcher_pid
 from . import usage
+from .wording import one_line, telling_line
 
 if TYPE_CHECKING:
     from ...strategies.base import Task
@@ -204,19 +205,12 @@ def _tell(error: BaseException, journal: Journal) -> None:
         return
     setattr(error, _TOLD, True)
     known = isinstance(error, StratbenchError)
-    text = _telling_line(str(error))
-    journal.event("failed", error=text if known else f"{type(error).__name__}: {text}".rstrip(": "))
+    text = telling_line(str(error))
+    journal.event("failed", error=text if known else one_line(error))
     if not known:
         traceback.print_exc()
     else:
         print(text, file=sys.stderr)
-
-
-def _telling_line(text: str) -> str:
-    """The first line that says something; TensorFlow's messages begin with lines that do not."""
-    noise = ("Graph execution error", "Detected at node", "<stack traces unavailable>", "[[", "File ")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return next((line for line in lines if not line.startswith(noise)), " ".join(lines[:1]))
 
 
 def watch_parent(last: Callable[[], None] = lambda: None) -> None:

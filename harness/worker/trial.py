@@ -1,8 +1,9 @@
 """Tries a user's model before anything runs: ``python -P -m stratbench.harness.worker.trial FOLDER``.
 
-One training step and one evaluation on made-up examples, in a process of its own, as the command line does not load
-TensorFlow. The folder has the ``spec.json``. The answer is written to ``trial.json`` there: ``{"unused": …}``, what the
-run does not use of what the model was compiled with, or ``{"refused": reason}``.
+One training step and one evaluation on a few training examples, in a process of its own, as the command line does not
+load TensorFlow. The folder has the ``spec.json``. The answer is written to ``trial.json`` there:
+``{"refused": reason}``, or ``{"unused": …, "alone": …}``: what the run does not use of what the model was compiled
+with, and why only one replica can train it, if that is so.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import UsageError
+from ...errors import StratbenchError, UsageError
+from ...strategies.trainer import examples_of
 from ..plan import spec
 from .main import no_collection, watch_parent
 
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from .workload import SpecWorkload
 
 ANSWER = "trial.json"
-_EXAMPLES = 4
+_EXAMPLES = 8
+_DRAWS = 32
+"""Losses that are averaged if the model draws random numbers in evaluation, as a variational autoencoder does."""
 
 
 def main() -> None:
@@ -38,8 +42,8 @@ def main() -> None:
     try:
         with no_collection():
             import keras  # noqa: F401
-        answer = {"unused": attempt(spec.read(folder / "spec.json"))}
-    except UsageError as error:
+        answer = attempt(spec.read(folder / "spec.json"))
+    except StratbenchError as error:
         answer = {"refused": " ".join(str(error).split())}
     (folder / ANSWER).write_text(json.dumps(answer))
     sys.stdout.flush()
@@ -47,57 +51,78 @@ def main() -> None:
     os._exit(0)
 
 
-def attempt(run: spec.RunSpec) -> str:
-    """Train and evaluate on a few made-up examples.
+def attempt(run: spec.RunSpec) -> dict[str, str]:
+    """Train and evaluate on a few examples.
 
     Returns:
-        What the run does not use of what the model was compiled with.
+        ``unused``: what the run does not use of what the model was compiled with. ``alone``: why only one replica can
+        train it. Each is empty if there is nothing to say.
 
     Raises:
         UsageError: the model can't be trained or evaluated, in one line.
+        DataError: the examples can't be read.
     """
-    import numpy as np
-
     from ...strategies._replica import loss_and_gradients
-    from .building import one_line
-    from .evaluate import batch_measure
+    from .evaluate import measure
+    from .wording import one_line
     from .workload import SpecWorkload
 
     workload = SpecWorkload(run)
     model = workload.model()
-    random = np.random.default_rng(0)
-    info = workload.info
-    integers = np.dtype(info.dtype).kind in "iu"
-    shape = (_EXAMPLES, *info.shape)
-    # Bytes or ids from a small range: an Embedding takes none beyond its size.
-    x = (random.integers(0, 2, shape) if integers else random.random(shape)).astype(info.dtype)
-    y = (np.arange(_EXAMPLES) % info.classes).astype(np.int32)
+    rows = workload.rows["train"][:_EXAMPLES]
+    (batch,) = workload.in_order(rows, _EXAMPLES)
     optimizer = workload.optimizer()
     try:
-        _, gradients = loss_and_gradients(workload, model, (x, y))
+        _, gradients = loss_and_gradients(workload, model, batch)
+        alone = _why_alone(workload, model, batch)
         optimizer.apply(gradients, model.trainable_variables)
-        once, twice = (_extra_loss(workload, model, (each, y)) for each in (x, np.concatenate([x, x])))
     except Exception as error:
         raise UsageError(f"model {run.model} can't be trained: {one_line(error)}") from error
-    if not np.isclose(once, twice, rtol=1e-3, atol=1e-6):
-        raise UsageError(
-            f"model {run.model} must give add_loss a mean over its examples, or a term that does not depend on them: "
-            f"N replicas would not train what one does. Received: {once:.4g} for {_EXAMPLES} examples, {twice:.4g} "
-            f"for the same ones twice."
-        )
     try:
-        for value in batch_measure(workload, model)((x, y)):
-            float(value)
+        measure(workload, model, rows)
     except Exception as error:
         raise UsageError(f"model {run.model} can't be evaluated: {one_line(error)}") from error
-    return workload.unused
+    return {"unused": workload.unused, "alone": alone}
 
 
-def _extra_loss(workload: SpecWorkload, model: keras.Model, batch: Batch) -> float:
-    from ...strategies._replica import extra_loss
+def _why_alone(workload: SpecWorkload, model: keras.Model, batch: Batch) -> str:
+    """Why the loss of a batch need not be the mean of the losses of its parts; empty if it is."""
+    import keras
+    import numpy as np
 
-    model(workload.inputs(batch), training=False)
-    return float(extra_loss(model))
+    from .compiled import layers
+
+    if workload.objective.masked:
+        return "the model's outputs have a mask, so its loss is a mean over as many values as the mask leaves"
+    if ignoring := [each for each in workload.objective.losses if getattr(each, "ignore_class", None) is not None]:
+        return f"its loss leaves out the class {ignoring[0].ignore_class}, so it is a mean over the other targets"
+
+    half = examples_of(batch) // 2
+    parts = [keras.tree.map_structure(lambda each, at=at: each[at : at + half], batch) for at in (0, half)]
+    wholes = [_loss(workload, model, batch) for _ in range(2)]
+    if not np.ptp(wholes):
+        error, wholes = 0.0, wholes[:1]
+        halves = [np.mean([_loss(workload, model, part) for part in parts])]
+    else:
+        wholes = [_loss(workload, model, batch) for _ in range(_DRAWS)]
+        halves = [np.mean([_loss(workload, model, part) for part in parts]) for _ in range(_DRAWS)]
+        error = 5 * float(np.std(wholes) + np.std(halves)) / np.sqrt(_DRAWS)
+    whole, mean = float(np.mean(wholes)), float(np.mean(halves))
+    exact = all(layer.compute_dtype in ("float32", "float64") for layer in [model, *layers(model)])
+    if np.isclose(whole, mean, rtol=1e-4 if exact else 1e-2, atol=1e-6 + error):
+        return ""
+    return (
+        "its loss is not a mean over examples, as with a sum or with pairs of examples: "
+        f"{whole:.4g} for {2 * half} examples, {mean:.4g} on average for each half of them"
+    )
+
+
+def _loss(workload: SpecWorkload, model: keras.Model, batch: Batch) -> float:
+    """In evaluation, in which each example's outputs depend on no other example."""
+    from .objective import compute_loss
+
+    x, y, weights = workload.unpack(batch)
+    return float(compute_loss(model, x, y, model(x, training=False), weights, training=False))
 
 
 if __name__ == "__main__":

@@ -14,21 +14,27 @@ import numpy as np
 from ...datasets import base as datasets
 from ...datasets.batches import Batches, sequential, steps_per_epoch
 from ...datasets.split import split_rows
+from ...datasets.structure import map_structure
 from ...errors import UsageError
 from ..plan import learning_rate, optimizers
+from ..plan.models import own
 from ..plan.spec import RunSpec
 from ..plan.task import LOST_SUFFIX, SCRATCH
 from . import backend, compiled
-from .building import build, one_line
+from .building import build
+from .objective import Objective, compute_loss
+from .wording import one_line
 
 if TYPE_CHECKING:
     import keras
 
-    from ...strategies.trainer import Batch, Tensor
+    from ...strategies.trainer import Batch, Structure, Tensor
 
 
 class SpecWorkload:
-    """What a `RunSpec` describes. Implements `stratbench.strategies.trainer.Workload`. A batch is a tuple (x, y).
+    """What a `RunSpec` describes. Implements `stratbench.strategies.trainer.Workload`.
+
+    A batch is what Keras's ``fit`` takes of a data set: a tuple (x, y) or (x, y, sample_weight).
 
     Args:
         folder: the run's. The launcher leaves a file there for each worker that no longer takes part.
@@ -51,7 +57,7 @@ class SpecWorkload:
         self.replicas = spec.replicas
         self.global_batch = spec.global_batch
         self.cores_per_replica = spec.cores_per_replica
-        self.empty_batch = (np.zeros((0, *self.info.shape), self.info.dtype), np.zeros(0, np.int32))
+        self.empty_batch = map_structure(lambda each: np.zeros((0, *each.shape), each.dtype), self.info.structure)
         chosen = optimizers.parse(spec.optimizer).settings
         self.optimizer_settings: Mapping[str, Any] = chosen | {"learning_rate": spec.learning_rate}
         self.steps_per_epoch = steps_per_epoch(len(self.rows["train"]), spec.global_batch, spec.last_batch)
@@ -60,7 +66,7 @@ class SpecWorkload:
         self.trained_bytes = 0
         self.activation_bytes: int | None = None
         self.unused = ""
-        self._loss: compiled.Loss | None = None
+        self._objective: Objective | None = None
 
     def model(self) -> keras.Model:
         """See the protocol. The seed is set anew, so that every call draws the same initial weights."""
@@ -68,15 +74,12 @@ class SpecWorkload:
 
         keras.utils.set_random_seed(self.spec.seed)
         model = build(self.spec.model, self.info)
-        if not model.built:
-            model.build((None, *self.info.shape))
+        self._objective = Objective(self.spec.model, model, self.info, tries=own(self.spec.model) is None)
+        compiled.check(self.spec.model, model, scaled=self.info.scale != 1)
         self.parameters = model.count_params()
         self.trained_bytes = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in model.trainable_variables)
         self.activation_bytes = _activation_bytes(model, self.spec.per_replica_batch)
-        if self._loss is None:
-            compiled.check(self.spec.model, model, scaled=self.info.scale != 1)
-            self._loss = compiled.loss_function(model, self.info.classes)
-            self.unused = compiled.unused(model, self.optimizer())
+        self.unused = compiled.unused(model, self.optimizer())
         return model
 
     def optimizer(self) -> keras.optimizers.Optimizer:
@@ -89,19 +92,33 @@ class SpecWorkload:
         except (TypeError, ValueError) as error:
             raise UsageError(f"--optimizer {self.spec.optimizer} is refused by Keras: {one_line(error)}") from error
 
-    def inputs(self, batch: Batch) -> Tensor:
+    def unpack(self, batch: Batch) -> tuple[Structure, Structure, Structure | None]:
+        """What the model is called with, what its loss compares with the outputs, and sample weights, if any."""
+        x, y, *weights = batch
+        return self._scaled(x), self.objective.targets(y), weights[0] if weights else None
+
+    def inputs(self, batch: Batch) -> Structure:
         """See the protocol."""
+        return self._delayed(self._scaled(batch[0]))
+
+    def _scaled(self, x: Structure) -> Structure:
         import keras
 
-        x, _ = batch
-        if self.delay:
-            x = backend.after(self.delay, x)
         scale = self.info.scale
         if scale == 1:
             return x
         x = keras.ops.cast(x, "float32")
         x = x if scale.numerator == 1 else x * float(scale.numerator)
         return x if scale.denominator == 1 else x / float(scale.denominator)
+
+    def _delayed(self, x: Structure) -> Structure:
+        """``x``, the first array of which is there after the delay that a fault asks for."""
+        import keras
+
+        if not self.delay:
+            return x
+        first, *others = keras.tree.flatten(x)
+        return keras.tree.pack_sequence_as(x, [backend.after(self.delay, first), *others])
 
     def scratch(self) -> Path:
         """See the protocol."""
@@ -120,19 +137,23 @@ class SpecWorkload:
         """Whether that worker is the one that saves and evaluates the weights: the first of those left."""
         return rank == self.workers_left()[0]
 
+    @property
+    def objective(self) -> Objective:
+        """What the model is trained for. Raises RuntimeError before `model` is called."""
+        if self._objective is None:
+            raise RuntimeError("model() comes before what is computed for a model")
+        return self._objective
+
+    def total_loss(self, model: keras.Model, batch: Batch) -> Tensor:
+        """See the protocol."""
+        x, y, weights = self.unpack(batch)
+        x = self._delayed(x)
+        return compute_loss(model, x, y, model(x, training=True), weights, training=True)
+
     def loss(self, batch: Batch, outputs: Tensor) -> Tensor:
-        """See the protocol. Call `model` first: a compiled loss comes with it."""
-        if self._loss is None:
-            raise RuntimeError("model() comes before loss()")
-        _, y = batch
-        return self._loss(y, outputs)
-
-    def hits(self, batch: Batch, outputs: Tensor) -> Tensor:
-        """How many examples of a batch the model's outputs give the right class, as a scalar."""
-        from keras import ops
-
-        _, y = batch
-        return ops.sum(ops.cast(ops.equal(ops.argmax(outputs, axis=-1), ops.cast(y, "int32")), "float32"))
+        """See the protocol."""
+        _, y, weights = self.unpack(batch)
+        return self.objective.loss(y, outputs, weights)
 
     def batches(self, shards: int, shard: int, count: int = 1) -> Batches:
         """What one process reads of every global batch: see `Batches`."""

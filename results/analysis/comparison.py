@@ -60,8 +60,10 @@ _MEDIANS = (
     "final_loss",
     "validation_loss",
     "validation_accuracy",
+    "validation_metric",
     "test_loss",
     "test_accuracy",
+    "test_metric",
     "updates_applied",
     "updates_dropped",
     "staleness_mean",
@@ -102,7 +104,7 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
         - ``disturbed_runs``: in how many of the ok runs the machine was busy; ``disturbed``: in words, with what it was
           busy in the first of these, "" if there is none;
         - ``status`` and ``reason``: of the first run that isn't ok, else ``ok`` and ""; ``fault``: of the first run;
-        - ``unused``: what the model was compiled with and the runs did not use;
+        - ``unused``: what the model was compiled with and the runs did not use; ``metric``: the name of their main one;
         - ``oversubscribed``: whether any run was oversubscribed;
         - ``examples_per_second``, with ``examples_per_second_min`` and ``_max``, and other figures of the
           runs table (``train_seconds``, ``test_accuracy``, …): medians over the ok runs, NaN without any;
@@ -121,8 +123,10 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
 
 def _named(run: Mapping[Any, Any]) -> Row:
     row = {str(name): value for name, value in run.items()}
-    # Runs from before this option dropped it.
+    # Runs from before these columns.
     older = {"last_batch": row["last_batch"] or "drop", "lr_schedule": row["lr_schedule"] or "constant"}
+    if not row["metric"] and not math.isnan(row["test_accuracy"]):
+        older |= {"metric": "accuracy"} | {f"{each}_metric": row[f"{each}_accuracy"] for each in ("validation", "test")}
     return row | older | {"parts": _parts(row)}
 
 
@@ -138,7 +142,18 @@ def _columns() -> list[str]:
     return [
         *_SPEC,
         "parts",
-        *("repeats", "ok", "status", "reason", "fault", "unused", "oversubscribed", "disturbed_runs", "disturbed"),
+        *(
+            "repeats",
+            "ok",
+            "status",
+            "reason",
+            "fault",
+            "unused",
+            "metric",
+            "oversubscribed",
+            "disturbed_runs",
+            "disturbed",
+        ),
         *(rate, f"{rate}_min", f"{rate}_max"),
         *_MEDIANS,
         *("base", "base_replicas", "scaling", "speedup", "efficiency", "is_base", "base_ok", "base_disturbed"),
@@ -163,6 +178,7 @@ def _summary(repeats: Sequence[Row]) -> Row:
         "reason": bad[0]["reason"] if bad else "",
         "fault": repeats[0]["fault"],
         "unused": next(filter(None, (run["unused"] for run in repeats)), ""),
+        "metric": next(filter(None, (run["metric"] for run in repeats)), ""),
         "oversubscribed": any(run["oversubscribed"] for run in repeats),
         "disturbed_runs": len(disturbed),
         "disturbed": disturbed[0] if disturbed else "",

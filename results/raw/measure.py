@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from . import exchange
+from . import exchange, quality
 from .journal import TaskLog
 
 _QUANTILES = {
@@ -109,8 +109,7 @@ def epochs(logs: Sequence[TaskLog]) -> list[dict[str, Any]]:
             "seconds": times.get(epoch),
             "examples_per_second": float(rates[i]) if measured[i] else math.nan,
             "train_loss": _ratio(float(losses[i]), float(weights[i])),
-            "validation_loss": evaluations.get(epoch, {}).get("validation_loss"),
-            "validation_accuracy": evaluations.get(epoch, {}).get("validation_accuracy"),
+            **quality.columns(evaluations.get(epoch), "validation"),
             **traffic.get(epoch, {}),
         }
         for i, epoch in enumerate(numbers.tolist())
@@ -159,7 +158,7 @@ def _reported(log: TaskLog, started: float) -> dict[str, Any]:
     # A task that was started again was ready twice.
     first = next(iter(log.readies), ready)
     steps = log.steps["step_seconds"]
-    last = log.evaluations[-1] if log.evaluations else {}
+    last = log.evaluations[-1] if log.evaluations else None
     return {
         "startup_seconds": first["time"] - started if first else math.nan,
         "first_step_seconds": float(steps[0]) if len(steps) else math.nan,
@@ -168,7 +167,9 @@ def _reported(log: TaskLog, started: float) -> dict[str, Any]:
         "steps_done": len(steps),
         "parameters": ready.get("parameters"),
         "unused": ready.get("unused", ""),
-        **{name: last.get(name) for name in ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")},
+        "metric": (last or {}).get("metric", ""),
+        **quality.columns(last, "validation"),
+        **quality.columns(last, "test"),
     }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...errors import NewerResultsError, ResultsError
 from .. import schema
-from . import checked, exchange, faults, machine, measure
+from . import checked, exchange, faults, machine, measure, quality
 from .files import Staging, open_regular, shown, why
 from .journal import STEP_FIELDS, UPDATE_FIELDS, TaskLog
 
@@ -23,22 +23,23 @@ NAME = "record.json"
 
 # Tables that may have a million rows per run are kept in columns, from the journals' arrays of the same name.
 _ARRAYS = {"steps": STEP_FIELDS, "updates": UPDATE_FIELDS}
-_ROWS = ("epochs", "staleness", "tasks")
+_ROWS = ("epochs", "metrics", "staleness", "tasks")
 
 # Tables that older records don't have.
-_LATER: dict[str, Any] = {"updates": {"run_id": []}, "staleness": []}
+_LATER: dict[str, Any] = {"updates": {"run_id": []}, "staleness": [], "metrics": []}
 
 
 @dataclass(frozen=True)
 class Record:
     """A run in rows: one row of the runs table, any number of rows of the others.
 
-    ``run`` is a row, ``epochs``, ``tasks`` and ``staleness`` are lists of rows, with every column of
+    ``run`` is a row, ``epochs``, ``metrics``, ``tasks`` and ``staleness`` are lists of rows, with every column of
     ``schema.TABLES``. ``steps`` and ``updates`` may have a million rows and are kept in columns.
     """
 
     run: dict[str, Any]
     epochs: list[dict[str, Any]]
+    metrics: list[dict[str, Any]]
     tasks: list[dict[str, Any]]
     staleness: list[dict[str, Any]]
     steps: schema.Columns
@@ -128,6 +129,7 @@ def _checked(content: Mapping[str, Any]) -> Record:
     found = Record(
         run=checked.row("runs", content["run"]),
         epochs=_rows("epochs", content["epochs"]),
+        metrics=_rows("metrics", content["metrics"]),
         tasks=_rows("tasks", content["tasks"]),
         staleness=_rows("staleness", content["staleness"]),
         steps=checked.columns("steps", content["steps"]),
@@ -240,6 +242,7 @@ def build(
     return Record(
         run=run,
         epochs=[schema.row("epochs", {"run_id": run_id, **row}) for row in measure.epochs(logs)],
+        metrics=[schema.row("metrics", {"run_id": run_id, **row}) for row in quality.rows(measure.rank_zero(logs))],
         tasks=tasks,
         staleness=_staleness(run_id, logs),
         steps=_arrays("steps", run_id, logs),

@@ -13,6 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from .. import schema
 from ..analysis.comparison import Row, compare
@@ -124,8 +125,9 @@ def _table(rows: Sequence[Row], console: Console, with_faults: bool) -> Table:
 def _filled(rows: Sequence[Row], headers: Sequence[str], with_faults: bool) -> Table:
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     table.add_column("strategy", overflow="fold", min_width=_NAME)
+    metric = _metric(rows)
     for header in headers:
-        table.add_column(header, justify="right", no_wrap=True)
+        table.add_column(Text(header.format(metric)), justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     for row in rows:
         faults = f" with {row['inject']}" if with_faults and row["inject"] else ""
@@ -148,6 +150,18 @@ def _rate(row: Row) -> str:
     return doubts.rate_mark(row) + _number(rate, ",.0f" if rate >= 100 else ".3g")
 
 
+def _metric(rows: Sequence[Row]) -> str:
+    """The heading of the main metric: its name if all rows have the same and it is short."""
+    names = {row["metric"] for row in rows if row["metric"]} or {"accuracy"}
+    if names == {"accuracy"}:
+        return "acc."
+    return "metric" if len(names) > 1 or cell_len(name := names.pop()) > _LONGEST_METRIC else name
+
+
+def _quality(row: Row, split: str) -> str:
+    return _number(row[f"{split}_metric"], ".4f" if row["metric"] == "accuracy" else ".4g")
+
+
 def _range(row: Row) -> str:
     """Lowest and highest rate of the repeats, short enough for one column."""
     if row["ok"] < 2:
@@ -164,7 +178,10 @@ def _status(row: Row) -> str:
 
 
 _RANGE = "lowest–\nhighest"
-_VALIDATION = "valid.\nacc."
+_VALIDATION, _TEST = "valid.\n{}", "test\n{}"
+"""Headings of the main metric."""
+_LONGEST_METRIC = 10
+"""Characters of a heading."""
 _NUMBERS: dict[str, Callable[[Row], str]] = {
     "repli-\ncas": lambda row: str(row["replicas"]),
     "global\nbatch": lambda row: str(row["global_batch"]),
@@ -174,12 +191,12 @@ _NUMBERS: dict[str, Callable[[Row], str]] = {
     "speed-\nup": lambda row: doubts.speedup_mark(row) + _number(row["speedup"], ".2f"),
     "effi-\nciency": lambda row: doubts.speedup_mark(row) + _number(row["efficiency"], ".0%"),
     "step\nms": lambda row: _number(row["step_seconds_median"] * 1000, ".1f"),
-    _VALIDATION: lambda row: _number(row["validation_accuracy"], ".4f"),
-    "test\nacc.": lambda row: _number(row["test_accuracy"], ".4f"),
+    _VALIDATION: lambda row: _quality(row, "validation"),
+    _TEST: lambda row: _quality(row, "test"),
     "train\ns": lambda row: _number(row["train_seconds"], ".1f"),
 }
 # Left out one by one if the table would be too wide.
-_LESS_NEEDED = (_VALIDATION, "train\ns", "step\nms", _RANGE, "test\nacc.")
+_LESS_NEEDED = (_VALIDATION, "train\ns", "step\nms", _RANGE, _TEST)
 
 
 def _captions(rows: Sequence[Row]) -> list[str]:
@@ -195,6 +212,8 @@ def _captions(rows: Sequence[Row]) -> list[str]:
         kinds = ", ".join(dict.fromkeys(words[row["scaling"]] for row in others))
         whose = ", ".join(dict.fromkeys(_strategy(row) for row in measured)) + ": " if len(bases) > 1 else ""
         lines.append(f"{whose}speed-up and efficiency against {base}" + (f" ({kinds})" if kinds else ""))
+    if _metric(rows) == "metric":
+        lines.append(f"metric: {', '.join(dict.fromkeys(row['metric'] for row in rows if row['metric']))}")
     for unused in dict.fromkeys(row["unused"] for row in rows if row["unused"]):
         lines.append(f"not used of the model: {unused}")
     return lines + doubts.captions(rows)

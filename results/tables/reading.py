@@ -24,6 +24,7 @@ class Tables:
     steps: pd.DataFrame
     updates: pd.DataFrame
     staleness: pd.DataFrame
+    metrics: pd.DataFrame
     tasks: pd.DataFrame
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from ...errors import RunError
-from .._replica import add_to, call_with, release, size_bytes
+from .._replica import loss_with, release, size_bytes
 from ..trainer import Batch, Workload
 from ._collective import broadcast
 from ._reshard import plan
@@ -90,10 +90,10 @@ class ShardedModel:
         whole = self._by_variable(weights)
         trained = [whole[id(v)] for v in self._model.trainable_variables]
         fixed = [v.value for v in self._model.non_trainable_variables]
-        outputs, state, losses = call_with(self._model, trained, fixed, workload.inputs(batch))
+        loss, state = loss_with(workload, self._model, trained, fixed, batch)
         for variable, value in zip(self._model.non_trainable_variables, state, strict=True):
             variable.assign(value)
-        return add_to(workload.loss(batch, outputs), losses)
+        return loss
 
     def get_weights(self) -> list[np.ndarray]:
         """A whole copy in the order of ``model.weights``. Every process calls it."""

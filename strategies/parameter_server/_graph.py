@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from .._replica import add_to, call_with, size_bytes
+from .._replica import loss_with, size_bytes
 from ..trainer import Memory, Workload
 from ._keras_rule import KerasRule
 from ._rules import Update, has_kernel, update_of
@@ -162,8 +162,7 @@ def compute(workload: Workload, source: Source, values: Sequence[tf.Tensor]) -> 
     fixed = [
         own[id(state)].read_value() if id(state) in own else by_id[id(state)] for state in model.non_trainable_variables
     ]
-    outputs, moved, losses = call_with(model, trained, fixed, workload.inputs(batch))
-    loss = add_to(workload.loss(batch, outputs), losses)
+    loss, moved = loss_with(workload, model, trained, fixed, batch)
     states = list(zip(model.non_trainable_variables, moved, strict=True))
     return Pass(
         feeds=tf.nest.flatten(batch),

@@ -19,11 +19,8 @@ class NamedWorkload(SpecWorkload):
     def inputs(self, batch: Any) -> Any:
         return super().inputs(unnamed(batch))
 
-    def loss(self, batch: Any, outputs: Any) -> Any:
-        return super().loss(unnamed(batch), outputs)
-
-    def hits(self, batch: Any, outputs: Any) -> Any:
-        return super().hits(unnamed(batch), outputs)
+    def unpack(self, batch: Any) -> Any:
+        return super().unpack(unnamed(batch))
 
     def batches(self, *shards: int) -> Any:
         return NamedBatches(super().batches(*shards))

@@ -7,18 +7,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..errors import StratbenchError
-from ._blocks import by_block
-from ._checks import UnfitError, row_bytes
+from ...errors import StratbenchError
+from .checks import UnfitError
 
 # All exceptions that h5py raises for invalid bytes in a file.
 DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError, SystemError)
-_PIECE_BYTES = 2**20
 _SMALLEST_CHUNK = 4  # a checksum alone has so many bytes
 _MAX_LINKS = 32
 _MAX_NAMES = 20
+_MAX_LEVELS = 4
+_MAX_MEMBERS = 1000
 _MAX_VISITS = 10_000
 
 
@@ -40,8 +38,27 @@ def opened(path: str, failure: type[StratbenchError]) -> Iterator[Any]:
         raise failure(f"data set file must be readable HDF5. Received: {path!r} ({_reason(error)})") from error
 
 
-def find(file: Any, name: str) -> Any:
-    """Return the h5py dataset with this name. Raises UnfitError if there is none, or if it is in another file."""
+def find(file: Any, name: str, levels: int = _MAX_LEVELS) -> Any:
+    """Return the h5py dataset with this name, or a dictionary of those in the group with this name.
+
+    Raises UnfitError if there is none, or if it is in another file.
+    """
+    import h5py
+
+    here = _member(file, name)
+    if isinstance(here, h5py.Dataset):
+        return here
+    if not isinstance(here, h5py.Group):
+        raise _not_found(file, name, ", a named type")
+    keys = sorted(here)
+    if not keys or len(keys) > _MAX_MEMBERS or not levels:
+        received = f"{len(keys)} members" if levels else f"a group in {_MAX_LEVELS} others"
+        raise UnfitError(f"a group of 1..{_MAX_MEMBERS} datasets", f"{name!r}, {received}")
+    return {key: find(file, f"{name}/{key}", levels - 1) for key in keys}
+
+
+def _member(file: Any, name: str) -> Any:
+    """Whatever has this name in the file, soft links followed."""
     import h5py
 
     here, parts, links = file["/"], deque(name.split("/")), 0
@@ -63,9 +80,6 @@ def find(file: Any, name: str) -> Any:
             raise _not_found(file, name, ", a link that leads nowhere" if links else "")
         else:
             here = here[part]
-    if not isinstance(here, h5py.Dataset):
-        several = " (models with several inputs are not supported yet)"
-        raise _not_found(file, name, f", a group{several}" if isinstance(here, h5py.Group) else ", a named type")
     return here
 
 
@@ -78,20 +92,6 @@ def check_chunks(stored: Any, file_bytes: int) -> None:
 
     if stored.chunks and stored.id.get_create_plist().get_nfilters():
         stored.id.chunk_iter(check)
-
-
-def piece_rows(stored: Any) -> int:
-    """Return how many rows to read at a time: whole chunks, about 1 MiB together."""
-    chunk_rows = stored.chunks[0] if stored.chunks else 1
-    return chunk_rows * max(1, _PIECE_BYTES // (chunk_rows * row_bytes(stored)))
-
-
-def pieces(stored: Any, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Read ``rows`` piece by piece: yield positions in ``rows`` and the values of these rows."""
-    for _, places in by_block(rows, piece_rows(stored)):
-        # Gaps are read too: decoding a chunk once costs less than one read for each group of consecutive rows.
-        first, last = rows[places[0]], rows[places[-1]]
-        yield places, stored[first : last + 1][rows[places] - first]
 
 
 def _not_found(file: Any, name: str, what: str) -> UnfitError:

@@ -10,7 +10,7 @@ MAX_ROWS = 100_000_000
 _MAX_LABELS = 2**32  # values of y; all of them are read once
 _MAX_UNIT_BYTES = 256 * 2**20  # of one example, or one chunk, which must be in memory at once
 _MANY_CLASSES = 1000
-_NOT_YET = "stratbench does not train {} yet"
+_TYPES = "integers, floats or booleans of at most 64 bits"
 
 
 class UnfitError(Exception):
@@ -24,16 +24,11 @@ class UnfitError(Exception):
 def check_storage(stored: Any) -> None:
     """Raise UnfitError for an h5py dataset that isn't plain numbers, is in other files, or has too large chunks."""
     if unfit := _type_name(stored):
-        raise UnfitError("integers, floats or booleans of at most 64 bits", unfit)
+        raise UnfitError(_TYPES, unfit)
     if stored.external or stored.is_virtual:
         kind = "a dataset in external storage" if stored.external else "a virtual dataset"
         raise UnfitError("stored in the file itself", f"{kind}; copy it into one of this file")
-    if not stored.shape:
-        raise UnfitError("of shape (examples, ...)", "no values" if stored.shape is None else "a single value")
-    if 0 in stored.shape:
-        raise UnfitError("of a shape without zeros", stored.shape)
-    if len(stored) > MAX_ROWS:
-        raise UnfitError(f"of at most {MAX_ROWS} rows", len(stored))
+    _check_shape(stored)
     unit = row_bytes(stored) * (stored.chunks[0] if stored.chunks else 1)
     if unit > _MAX_UNIT_BYTES:
         limit = f"{_MAX_UNIT_BYTES // 2**20} MiB"
@@ -41,18 +36,37 @@ def check_storage(stored: Any) -> None:
         raise UnfitError(rule, f"{unit / 2**20:.0f} MiB to be read together")
 
 
+def check_array(array: np.ndarray) -> None:
+    """Raise UnfitError for a NumPy array that isn't plain numbers, with a row for each example."""
+    if array.dtype.kind not in "iufb" or array.dtype.itemsize > 8:
+        raise UnfitError(_TYPES, f"text, {array.dtype}" if array.dtype.kind in "US" else array.dtype)
+    _check_shape(array)
+
+
+def _check_shape(stored: Any) -> None:
+    if not stored.shape:
+        raise UnfitError("of shape (examples, ...)", "no values" if stored.shape is None else "a single value")
+    if 0 in stored.shape:
+        raise UnfitError("of a shape without zeros", stored.shape)
+    if len(stored) > MAX_ROWS:
+        raise UnfitError(f"of at most {MAX_ROWS} rows", len(stored))
+
+
 def row_bytes(stored: Any) -> int:
     """Bytes of one row of an h5py dataset."""
     return math.prod(stored.shape[1:]) * stored.dtype.itemsize
 
 
-def check_labels_shape(stored: Any, examples: int, of: str) -> None:
-    """Raise UnfitError if the shape of labels is neither one label per example nor one-hot."""
-    if stored.ndim > 2:
-        yet = _NOT_YET.format("masks, or several labels an example,")
-        raise UnfitError(f"of shape (examples,) or, one-hot, (examples, classes): {yet}", f"shape {stored.shape}")
+def check_rows(stored: Any, examples: int, of: str) -> None:
+    """Raise UnfitError for another number of rows."""
     if len(stored) != examples:
         raise UnfitError(f"of as many rows as {of}, {examples}", len(stored))
+
+
+def check_labels_shape(stored: Any) -> None:
+    """Raise UnfitError if the shape of labels is neither one label per example nor one-hot."""
+    if stored.ndim > 2:
+        raise UnfitError("of shape (examples,) or, one-hot, (examples, classes)", f"shape {stored.shape}")
     if is_one_hot(stored) and stored.shape[1] > MAX_CLASSES:
         raise UnfitError(f"one-hot for at most {MAX_CLASSES} classes", f"width {stored.shape[1]}")
     if stored.size > _MAX_LABELS:
@@ -67,13 +81,13 @@ def is_one_hot(labels: Any) -> bool:
 
 
 def class_indices(labels: np.ndarray, classes: int, first_row: int = 0) -> np.ndarray:
-    """Turn stored labels into class indices, int64, all below ``classes``.
+    """Turn stored labels into class indices, int32, all below ``classes``.
 
     Raises UnfitError for other labels. ``first_row`` is the row number of the first label, for the message.
     """
     if is_one_hot(labels):
         _check_one_hot(labels, first_row)
-        return labels.argmax(axis=1)
+        return labels.argmax(axis=1).astype(np.int32)
     flat = labels.reshape(-1)
     if flat.dtype.kind == "f":
         _refuse_floats(flat, first_row)
@@ -85,9 +99,9 @@ def class_indices(labels: np.ndarray, classes: int, first_row: int = 0) -> np.nd
         elif classes < MAX_CLASSES:
             rule = f"labels of 0..{classes - 1} for {classes} classes"
         else:
-            rule = f"labels of 0..{MAX_CLASSES - 1}; {_NOT_YET.format('regression')}"
+            rule = f"labels of 0..{MAX_CLASSES - 1}"
         raise UnfitError(rule, f"{flat[row]} in row {first_row + row}")
-    return flat.astype(np.int64)
+    return flat.astype(np.int32)
 
 
 def check_classes_found(seen: np.ndarray, rows: int) -> int:
@@ -99,9 +113,7 @@ def check_classes_found(seen: np.ndarray, rows: int) -> int:
     regression = classes > _MANY_CLASSES and different * 10 > rows
     if regression or different * 2 < classes:
         rule = "given, as in classes=10, unless y holds most of the labels from 0 to the largest, many times each"
-        received = f"{different} different labels in {rows} rows, the largest {classes - 1}"
-        hint = f" ({_NOT_YET.format('regression')})" if regression else ""
-        raise UnfitError(rule, received + hint)
+        raise UnfitError(rule, f"{different} different labels in {rows} rows, the largest {classes - 1}")
     return classes
 
 
@@ -114,7 +126,7 @@ def _type_name(stored: Any) -> str | None:
     except TypeError as error:
         return f"a type without an equivalent in NumPy ({error})"
     if dtype.fields:
-        return f"a compound of {len(dtype.fields)} fields (models with several inputs are not supported yet)"
+        return f"a compound of {len(dtype.fields)} fields; a group with a dataset for each will do"
     for name, found in (
         ("text", h5py.check_string_dtype(dtype)),
         ("references", h5py.check_ref_dtype(dtype)),
@@ -133,7 +145,7 @@ def _refuse_floats(values: np.ndarray, first_row: int) -> None:
     broken = ~np.isfinite(values) | (values != np.floor(values))
     row = int(broken.argmax())
     fix = "; y.astype('int64') makes them" if not broken.any() else ""
-    rule = f"class indices stored as integers{fix}; {_NOT_YET.format('regression')}"
+    rule = f"class indices stored as integers{fix}"
     raise UnfitError(rule, f"{values.dtype.name}, such as {values[row]} in row {first_row + row}")
 
 
@@ -142,18 +154,18 @@ def _check_one_hot(labels: np.ndarray, first_row: int) -> None:
     if fit.all():
         return
     row = int((~fit).argmax())
-    what, received = _describe(labels[row])
-    rule = f"class indices or one-hot, exactly one 1 a row; {_NOT_YET.format(what)}"
-    raise UnfitError(rule, f"{received} in row {first_row + row}")
+    raise UnfitError(
+        "class indices or one-hot, exactly one 1 a row", f"{_describe(labels[row])} in row {first_row + row}"
+    )
 
 
-def _describe(row: np.ndarray) -> tuple[str, str]:
-    """Describe a row that isn't one-hot: the kind of targets, and the values that show it."""
+def _describe(row: np.ndarray) -> str:
+    """The values that show that a row isn't one-hot."""
     values = row.astype(np.float64)
     if not np.isfinite(values).all():
-        return "targets with gaps", f"{row[~np.isfinite(values)][0]}"
+        return f"{row[~np.isfinite(values)][0]}"
     if np.isin(values, (0, 1)).all():
-        return "multi-label targets", f"{int(values.sum())} ones"
+        return f"{int(values.sum())} ones"
     if values.min() >= 0 and abs(values.sum() - 1) < 1e-2:
-        return "probabilities (soft labels)", f"values such as {values.max():.4g}, which sum to 1,"
-    return "regression of several values", f"values such as {row[(values != 0) & (values != 1)][0]}"
+        return f"values such as {values.max():.4g}, which sum to 1,"
+    return f"values such as {row[(values != 0) & (values != 1)][0]}"

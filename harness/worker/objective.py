@@ -1,0 +1,232 @@
+"""What a model is trained for and judged by: its loss and its metrics, as Keras computes them for ``model.fit``.
+
+A classifier is a model with a score for each class of the data set. Without a loss it gets sparse categorical
+cross-entropy, of logits unless it ends in a softmax. Without accuracy among its metrics it gets this one too, so that
+all classifiers can be compared.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...datasets.base import described
+from ...datasets.structure import map_structure
+from ...errors import UsageError
+from .compiled import arguments, has_own
+from .wording import one_line
+
+if TYPE_CHECKING:
+    import keras
+
+    from ...datasets.base import Info
+    from ...strategies.trainer import Structure, Tensor
+
+ACCURACY = {"accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy", "binary_accuracy"}
+"""Names that Keras gives to the share of right answers."""
+_TRIED = 2
+"""Made-up examples, to learn the outputs' shapes."""
+
+
+class Objective:
+    """Builds a model for a data set's examples, and compiles it where it is not compiled as a run needs it.
+
+    Args:
+        tries: whether to call the model, which may be of any kind, rather than to read its shapes.
+
+    Attributes:
+        masked: whether an output has a mask, which the loss then uses.
+
+    Raises:
+        UsageError: the model does not take the examples, nothing says which loss it is trained with, or that loss does
+            not take the outputs and targets.
+    """
+
+    def __init__(self, reference: str, model: keras.Model, info: Info, tries: bool = True):
+        self._reference, self._model, self._info = reference, model, info
+        _leave_mean_to_strategies()
+        outputs = self._call() if tries else None
+        shapes = _shapes(outputs) if tries else [_without_examples(model.output_shape)]
+        self.masked = any(getattr(each, "_keras_mask", None) is not None for each in _leaves(outputs))
+        self._classifies = info.classes is not None and shapes == [(None, info.classes)]
+        self._complete(shapes)
+        # Where the outputs are no scores of classes, targets are as they are stored.
+        one_hot = not takes_indices(model.loss) if self._classifies else info.one_hot
+        self._classes = info.classes if one_hot else None
+        if tries:
+            self._build_loss()
+
+    def targets(self, y: Structure) -> Structure:
+        """Class indices as one-hot rows, float32, if the loss takes these; anything else as it is."""
+        from keras import ops
+
+        return y if self._classes is None else ops.one_hot(y, self._classes, dtype="float32")
+
+    @property
+    def losses(self) -> list[Any]:
+        """The compiled losses of all outputs, as they were given to ``compile``."""
+        import keras
+
+        return keras.tree.flatten(self._model.loss) if self._model.loss is not None else []
+
+    def loss(self, y: Structure, outputs: Structure, weights: Structure | None) -> Tensor:
+        """The compiled loss alone."""
+        # Keras's public compute_loss adds the regularisers of all weights.
+        return self._model._compile_loss(y, outputs, weights)
+
+    def _call(self) -> Structure:
+        x, *_ = self._made_up()
+        info = self._info
+        try:
+            return self._model(x)
+        except Exception as error:
+            raise UsageError(
+                f"model {self._reference} must accept examples of {described(info.x)}: {one_line(error)}"
+            ) from error
+
+    def _made_up(self) -> tuple[Structure, ...]:
+        """A batch of zeros."""
+        import numpy as np
+
+        return map_structure(lambda each: np.zeros((_TRIED, *each.shape), each.dtype), self._info.structure)
+
+    def _complete(self, shapes: list[tuple[int | None, ...]]) -> None:
+        """Compile with a loss and with accuracy where these are missing, and else as the model was compiled."""
+        import keras
+
+        model = self._model
+        given = dict(arguments(model)) if model.compiled else {"optimizer": None}
+        missing: dict[str, Any] = {}
+        if given.get("loss") is None and not has_own(model, "compute_loss") and not (model.compiled and _adds(model)):
+            if not self._classifies:
+                raise UsageError(self._no_loss(shapes))
+            missing["loss"] = keras.losses.SparseCategoricalCrossentropy(from_logits=not _ends_in_softmax(model))
+        elif takes_indices(given.get("loss")):
+            self._check_width(shapes)
+        metrics = given.get("metrics")
+        if self._classifies and not isinstance(metrics, Mapping) and not ACCURACY & set(_names(metrics)):
+            missing["metrics"] = [*(metrics or []), "accuracy"]
+        if missing or not model.compiled:
+            # Not by the model's own compile, which may take other arguments.
+            keras.Model.compile(model, **given | missing)
+
+    def _no_loss(self, shapes: list[tuple[int | None, ...]]) -> str:
+        info, received = self._info, ", ".join(map(str, shapes))
+        if info.classes is None:
+            needs = f"as the targets are not class labels ({info.not_classes})"
+            return f"model {self._reference} must be compiled with a loss, {needs}. Received: no loss."
+        needs = f"must have the output shape (None, {info.classes}), or be compiled with a loss"
+        return f"model {self._reference} {needs}. Received: {received}, and no loss."
+
+    def _check_width(self, shapes: list[tuple[int | None, ...]]) -> None:
+        classes = self._info.classes
+        if classes is not None and len(shapes) == 1 and len(shapes[0]) == 2 and (shapes[0][1] or classes) < classes:
+            raise UsageError(
+                f"model {self._reference} must have a score for each of the {classes} classes. "
+                f"Received: the output shape {shapes[0]}."
+            )
+
+    def _build_loss(self) -> None:
+        """Have Keras make the loss's own variables, which it can't do within a step."""
+        import keras
+
+        x, y, *weights = self._made_up()
+        try:
+            known = [(variable, variable.value) for variable in self._model.variables]
+            with keras.StatelessScope(known, collect_losses=True):
+                # Again, as losses that the call adds belong to this scope.
+                outputs = self._model(x)
+                loss = compute_loss(
+                    self._model, x, self.targets(y), outputs, weights[0] if weights else None, training=False
+                )
+        except Exception as error:
+            raise UsageError(f"model {self._reference} can't be trained: {one_line(error)}") from error
+        if tuple(getattr(loss, "shape", ())) != ():
+            raise UsageError(
+                f"model {self._reference} must have a loss that is one number; use another reduction. "
+                f"Received: the shape {tuple(loss.shape)}."
+            )
+
+
+def compute_loss(
+    model: keras.Model, x: Structure, y: Structure, outputs: Structure, weights: Structure | None, training: bool
+) -> Tensor:
+    """Keras's ``compute_loss``, or the model's own, which may be without the argument ``training``. → scalar"""
+    given = {"training": training} if "training" in inspect.signature(model.compute_loss).parameters else {}
+    return model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weights, **given)
+
+
+def main_metric(names: Iterable[str]) -> str:
+    """Which of the metrics of ``model.evaluate`` stands for a run: accuracy, else the first, else the loss."""
+    metrics = [name for name in names if name != "loss" and not name.endswith("_loss")]
+    return next((name for name in metrics if name in ACCURACY), metrics[0] if metrics else "loss")
+
+
+def _leave_mean_to_strategies() -> None:
+    """Keep Keras from dividing losses by tf.distribute's number of replicas.
+
+    It divides its own losses and those of ``add_loss``, but not what a model's own ``compute_loss`` makes. Here every
+    strategy takes the mean of whole losses.
+    """
+    from keras.src.losses import loss
+
+    loss.scale_loss_for_distribution = loss.unscale_loss_for_distribution = lambda value: value
+
+
+def _leaves(outputs: Structure) -> list[Any]:
+    import keras
+
+    return keras.tree.flatten(outputs)
+
+
+def _shapes(outputs: Structure) -> list[tuple[int | None, ...]]:
+    return [_without_examples(getattr(each, "shape", ())) for each in _leaves(outputs)]
+
+
+def _without_examples(shape: Iterable[int | None]) -> tuple[int | None, ...]:
+    return (None, *tuple(shape)[1:])
+
+
+def _adds(model: keras.Model) -> bool:
+    """Whether its call adds losses, beside the regularisers of weights."""
+    regularised = [v for v in model.trainable_variables if getattr(v, "regularizer", None) is not None]
+    return len(model.losses) > len(regularised)
+
+
+def takes_indices(loss: Any) -> bool:
+    """Whether a loss wants class indices, by "sparse" in its name or its class's; any other is given one-hot rows."""
+    if isinstance(loss, list | tuple) and len(loss) == 1:
+        loss = loss[0]
+    loss = getattr(loss, "func", loss)
+    names = [
+        loss if isinstance(loss, str) else "",
+        getattr(loss, "name", ""),
+        getattr(loss, "__name__", ""),
+        getattr(getattr(loss, "fn", None), "__name__", ""),
+    ]
+    names += [cls.__name__ for cls in type(loss).__mro__]
+    return any("sparse" in str(name).lower() for name in names)
+
+
+def _names(metrics: Any) -> Iterator[str]:
+    if isinstance(metrics, Mapping):
+        metrics = list(metrics.values())
+    for metric in metrics if isinstance(metrics, list | tuple) else [] if metrics is None else [metrics]:
+        if isinstance(metric, list | tuple | Mapping):
+            yield from _names(metric)
+        else:
+            yield str(
+                metric if isinstance(metric, str) else getattr(metric, "name", getattr(metric, "__name__", metric))
+            )
+
+
+def _ends_in_softmax(model: keras.Model) -> bool:
+    """Whether the last layer, of the last model where models are nested, gives probabilities."""
+    import keras
+
+    last: Any = model
+    while isinstance(last, keras.Model) and last.layers:
+        last = last.layers[-1]
+    activation = getattr(getattr(last, "activation", None), "__name__", "")
+    return isinstance(last, keras.layers.Softmax) or activation == "softmax"

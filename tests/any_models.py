@@ -1,0 +1,149 @@
+"""Models as users compile them for ``fit``, and a file with data for each of them. Smooth, so that results agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+from keras import layers
+
+ROWS = 1200
+
+DATA = {
+    "two_by_two": "x=pairs/x,y=pairs/y",
+    "regression": "x=wide,y=three",
+    "segmentation": "x=pictures,y=masks",
+    "weighted": "x=wide,y=three,sample_weight=importance",
+    "own_loss": "x=wide,y=one",
+    "binary": "x=wide,y=yes",
+    "autoencoder": "x=wide,y=wide_again",
+}
+"""Function here → options of its data set."""
+
+
+def dataset(path: Path, case: str) -> str:
+    """The reference of a case's data, which is in the file of `write`."""
+    return f"hdf5:{path},{DATA[case]}"
+
+
+def write(path: Path) -> None:
+    """Data of all cases. Nothing in it is a number of classes but what should be."""
+    random = np.random.default_rng(3)
+    wide = random.normal(size=(ROWS, 6)).astype("float32")
+    three = np.tanh(wide @ random.normal(size=(6, 3))).astype("float32")
+    ids = random.integers(20, size=(ROWS, 5)).astype("uint16")
+    pictures = random.normal(size=(ROWS, 8, 8, 1)).astype("float32")
+    with h5py.File(path, "w") as file:
+        file["wide"], file["wide_again"], file["three"], file["one"] = wide, wide, three, three[:, 0]
+        file["yes"] = (three[:, 0] > 0).astype("int64")
+        file["importance"] = random.uniform(0.1, 3, size=ROWS).astype("float32")
+        file["pictures"], file["masks"] = pictures, (pictures[..., 0] > 0).astype("uint8") + (pictures[..., 0] > 1)
+        file["pairs/x/ids"], file["pairs/x/wide"] = ids, wide
+        file["pairs/y/kind"], file["pairs/y/score"] = ids[:, 0].astype("int64") % 4, three
+
+
+def two_by_two() -> keras.Model:
+    """Two inputs and two outputs by name, each with its own loss, weight and metrics."""
+    ids, wide = keras.Input((5,), dtype="uint16", name="ids"), keras.Input((6,), name="wide")
+    words = layers.Flatten()(layers.Embedding(20, 4)(ids))
+    hidden = layers.Dense(16, activation="gelu")(layers.Concatenate()([words, wide]))
+    outputs = {"kind": layers.Dense(4, name="kind")(hidden), "score": layers.Dense(3, name="score")(hidden)}
+    model = keras.Model({"ids": ids, "wide": wide}, outputs)
+    kind = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(
+        loss={"kind": kind, "score": "mse"},
+        loss_weights={"kind": 1.0, "score": 0.3},
+        metrics={"kind": ["accuracy"], "score": ["mae"]},
+    )
+    return model
+
+
+def _dense(outputs: int, **last: Any) -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(16, activation="gelu", kernel_regularizer="l2"),
+            layers.Dense(outputs, **last),
+        ]
+    )
+
+
+def regression() -> keras.Model:
+    """Three targets, a regulariser, a loss and metrics of regression."""
+    model = _dense(3)
+    model.compile(loss=keras.losses.Huber(), metrics=["mae", keras.metrics.RootMeanSquaredError()])
+    return model
+
+
+def segmentation(shape: tuple[int, ...] = (8, 8, 1)) -> keras.Model:
+    """A class for each pixel."""
+    model = keras.Sequential(
+        [
+            keras.Input(shape),
+            layers.Conv2D(8, 3, padding="same", activation="gelu"),
+            layers.Conv2D(3, 1),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    iou = keras.metrics.MeanIoU(3, sparse_y_pred=False, name="iou")
+    model.compile(loss=loss, metrics=["accuracy", iou])
+    return model
+
+
+def weighted() -> keras.Model:
+    """Examples of different weights."""
+    model = _dense(3)
+    model.compile(loss="mse", metrics=["mae"], weighted_metrics=["mse"])
+    return model
+
+
+class Own(keras.Model):
+    """Overrides ``compute_loss``, updates a metric of its own there, and adds a loss in its call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.last = layers.Dense(16, activation="gelu"), layers.Dense(1)
+        self.seen = keras.metrics.Mean(name="quartic")
+
+    def call(self, x: Any) -> Any:
+        hidden = self.hidden(x)
+        self.add_loss(0.01 * keras.ops.mean(keras.ops.square(hidden)))
+        return self.last(hidden)
+
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None) -> Any:
+        """Without the argument ``training``, as before Keras 3.3."""
+        loss = keras.ops.mean(keras.ops.square(y_pred[:, 0] - y) ** 2)
+        self.seen.update_state(loss)
+        return loss + keras.ops.sum(self.losses)
+
+
+def own_loss() -> keras.Model:
+    """See `Own`."""
+    model = Own()
+    model.compile()
+    return model
+
+
+def binary() -> keras.Model:
+    """One output for two classes."""
+    model = _dense(1, activation="sigmoid")
+    model.compile(loss="binary_crossentropy", metrics=["accuracy", keras.metrics.AUC(name="auc")])
+    return model
+
+
+def autoencoder() -> keras.Model:
+    """All of its loss is added in its call."""
+
+    class Squared(layers.Layer):
+        def call(self, x: Any, again: Any) -> Any:
+            self.add_loss(keras.ops.mean(keras.ops.square(x - again)))
+            return again
+
+    x = keras.Input((6,))
+    again = layers.Dense(6)(layers.Dense(3, activation="gelu")(x))
+    model = keras.Model(x, Squared()(x, again))
+    model.compile()
+    return model

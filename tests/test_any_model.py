@@ -1,0 +1,99 @@
+"""A user's compiled model is trained as by Keras itself, under every strategy, and all of its metrics are reported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import any_models
+import numpy as np
+import pytest
+from conformance import RATE, STEPS, SYNCHRONOUS, TOLERANCE, assert_same, keep_weights, weights  # noqa: F401
+from conftest import make_spec
+from stratbench.results.raw import journal
+from stratbench.strategies.registry import available
+
+pytestmark = pytest.mark.slow
+
+USUAL = {
+    "two_by_two": ("mirrored", "horovod", "ps:sync=true", "fsdp"),
+    "regression": ("multiworker",),
+    "segmentation": ("horovod",),
+    "weighted": ("mirrored", "ps:sync=true"),
+    "own_loss": ("multiworker", "ps:sync=true", "fsdp"),
+    "binary": ("ps:sync=true",),
+    "autoencoder": ("allgather", "fsdp"),
+}
+"""Strategies that each model meets in every commit's tests; the others are ``exhaustive``."""
+
+
+def work(case: str, data: Path) -> dict[str, Any]:
+    return {"model": f"any_models:{case}", "optimizer": "momentum", "dataset": any_models.dataset(data, case)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "data.h5"
+    any_models.write(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def beside_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+
+
+@pytest.fixture(scope="module")
+def single(data: Path, tmp_path_factory: pytest.TempPathFactory):
+    """The folder of a case's run by `single`, and its weights."""
+    known: dict[str, tuple[Path, list[np.ndarray]]] = {}
+
+    def get(case: str) -> tuple[Path, list[np.ndarray]]:
+        if case not in known:
+            folder = tmp_path_factory.mktemp("single") / "run"
+            known[case] = folder, weights("single", 1, folder=folder, **work(case, data))
+        return known[case]
+
+    return get
+
+
+def by_keras(case: str, data: Path) -> tuple[list[np.ndarray], dict[str, float]]:
+    """Weights after the same steps by ``train_on_batch``, and what ``evaluate`` says of the validation set."""
+    import keras
+    from stratbench.harness.worker.workload import SpecWorkload
+
+    workload = SpecWorkload(make_spec(**work(case, data), steps=STEPS, learning_rate=RATE["momentum"]))
+    keras.utils.set_random_seed(workload.spec.seed)
+    model = getattr(any_models, case)()
+    model.optimizer = workload.optimizer()
+    for _, batch in zip(range(STEPS), workload.batches(1, 0).epoch(0), strict=False):
+        model.train_on_batch(*batch)
+    (whole,) = workload.in_order(workload.rows["validation"], any_models.ROWS)
+    return model.get_weights(), model.evaluate(*whole[:2], any_models.ROWS, 0, *whole[2:], return_dict=True)
+
+
+@pytest.mark.parametrize("case", any_models.DATA)
+def test_single_trains_and_reports_as_keras_does(case: str, single, data: Path) -> None:
+    folder, found = single(case)
+    expected, metrics = by_keras(case, data)
+    assert_same(found, expected, TOLERANCE["momentum"])
+    (evaluation,) = journal.read(folder / "worker-0.jsonl").evaluations
+    assert evaluation["validation"] == pytest.approx(metrics, rel=1e-4), json.dumps(evaluation)
+    assert list(evaluation["test"]) == list(metrics)
+
+
+def cases() -> list[Any]:
+    return [
+        pytest.param(case, name, marks=[] if name in USUAL[case] else [pytest.mark.exhaustive])
+        for case in any_models.DATA
+        for name in SYNCHRONOUS
+    ]
+
+
+@pytest.mark.parametrize(("case", "strategy"), cases())
+def test_two_replicas_equal_one(case: str, strategy: str, single, data: Path, tmp_path: Path, no_strays: None) -> None:
+    if (problem := available()[strategy.partition(":")[0]]().skip(2)) is not None:
+        pytest.skip(problem)
+    found = weights(strategy, 2, folder=tmp_path / "run", **work(case, data))
+    assert_same(found, single(case)[1], TOLERANCE["momentum"])
