@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 from stratbench import results
 from stratbench.errors import ResultsError
+from stratbench.results import schema
 from stratbench.results.analysis.comparison import compare
 from stratbench.results.raw.record import Record
 from stratbench.results.showing import report
 from stratbench.results.tables.store import Store
-from test_results_record import STARTED, make_log, make_record
+from test_results_record import STARTED, make_log, make_record, make_spec
 
 MAE = {"loss": 0.5, "mae": 0.25, "left/[red]\nmse": 2.0}
 
@@ -63,6 +64,31 @@ def test_every_metric_of_every_evaluation_is_a_row(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.csv").read_text().splitlines()[0] == "run_id,epoch,split,metric,value"
 
 
+def test_a_long_name_is_cut(tmp_path: Path) -> None:
+    name = "é" * 1000
+    make_record(logs=[log_with(name, {"loss": 1.0, name: 2.0})]).save(tmp_path / "record.json")
+    record = Record.load(tmp_path / "record.json")
+    assert record.run["metric"] == record.metrics[1]["metric"] and record.run["metric"].endswith("é…")
+    assert len(record.run["metric"].encode()) <= 255 and record.run["test_metric"] == 2.0
+
+
+def test_a_users_file_with_the_name_of_a_new_table_stays(tmp_path: Path) -> None:
+    record = make_record()
+    with pytest.MonkeyPatch.context() as before:
+        before.delitem(schema.TABLES, "metrics")
+        with Store(tmp_path) as store:
+            store.add(record)
+    mine = tmp_path / "metrics.csv"
+    assert not mine.exists()
+    mine.write_text("day,value\n1,2\n")
+    with pytest.raises(ResultsError, match=r"metrics\.csv is not stratbench's and would be replaced"):
+        Store(tmp_path)
+    mine.unlink()
+    with Store(tmp_path) as store:
+        store.add(make_record(make_spec(seed=2)))
+    assert results.load(tmp_path).metrics.run_id.nunique() == 1
+
+
 @pytest.mark.parametrize("name", ["accuracy", "acc", "sparse_categorical_accuracy", "binary_accuracy"])
 def test_accuracy_is_a_column_whatever_its_name(name: str) -> None:
     run = make_record(logs=[log_with(name, {"loss": 1.0, name: 0.75})]).run
@@ -107,7 +133,7 @@ def test_runs_of_an_earlier_version_have_accuracy_as_their_metric(tmp_path: Path
     [
         ({"value": [1]}, "value"),
         ({"metric": {"a": 1}}, "metric"),
-        ({"metric": "x" * 70_000}, "metric must be at most 65536 bytes long"),
+        ({"metric": "x" * 256}, "metric must be at most 255 bytes long"),
         ({"epoch": 10**30}, "epoch"),
         ({"run_id": "another"}, "all rows must be of run"),
         ({"more": 1}, "a row of metrics has no column"),

@@ -16,8 +16,9 @@ from pydantic import Field, Strict, TypeAdapter, ValidationError
 from .. import schema
 from ..schema import Column, Columns
 
-MOST_ROLE_BYTES = 255
-"""Of a run's id and a role. Text columns are as wide as their longest value, also in tables of a million rows."""
+MOST_NAME_BYTES = 255
+"""Of names in tables of many rows. A text column is as wide as its longest value."""
+_NAMES = ("run_id", "role", "split", "metric")
 
 _KINDS: dict[str, TypeAdapter[Any]] = {
     "text": TypeAdapter(list[Annotated[str, Strict()] | None]),
@@ -58,7 +59,7 @@ def _check_texts(column: Column, texts: Sequence[str | None]) -> None:
             size = len(str(text).encode())
         except UnicodeEncodeError:
             raise ValueError(f"{column.name} must be text that UTF-8 can hold, not {short(text)}") from None
-        most = MOST_ROLE_BYTES if column.name in ("run_id", "role") else schema.MOST_TEXT_BYTES
+        most = MOST_NAME_BYTES if column.name in _NAMES else schema.MOST_TEXT_BYTES
         if size > most:
             raise ValueError(f"{column.name} must be at most {most} bytes long, not {size}")
 

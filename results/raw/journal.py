@@ -240,7 +240,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     """The event of a line; None for an incomplete line."""
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return event if isinstance(event, dict) and {"event", "time"} <= event.keys() else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .checked import MOST_NAME_BYTES
 from .journal import TaskLog
 
 SPLITS = ("validation", "test")
@@ -15,7 +16,13 @@ def rows(log: TaskLog | None) -> Iterator[dict[str, Any]]:
     for event in log.evaluations if log else ():
         for split in SPLITS:
             for name, value in event.get(split, {}).items():
-                yield {"epoch": event["epoch"], "split": split, "metric": name, "value": value}
+                yield {"epoch": event["epoch"], "split": split, "metric": shortened(name), "value": value}
+
+
+def shortened(name: str) -> str:
+    """The name of a metric, cut to what a table takes."""
+    short = name.encode(errors="replace")[:MOST_NAME_BYTES].decode(errors="ignore")
+    return name if short == name else short[: -len("…".encode())] + "…"
 
 
 def columns(event: Mapping[str, Any] | None, split: str) -> dict[str, Any]:

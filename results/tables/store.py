@@ -76,7 +76,7 @@ class Store:
     def _read_old(self) -> tuple[dict[str, State], dict[str, str]]:
         """The runs in the tables, and the digest that each CSV table should have."""
         if not self._hdf5.exists():
-            self._check_csv_is_ours()
+            self._check_csv_is_ours(TABLES)
             return {}, {}
         with hdf5.reading(self._hdf5) as file, hdf5.guard(self._hdf5):
             if names := hdf5.unknown(file):
@@ -84,10 +84,13 @@ class Store:
                     f"{shown(self._hdf5)} holds {', '.join(map(shown, names[:3]))}, which this stratbench does not "
                     "know and would lose. Upgrade stratbench or choose another --output."
                 )
-            return _states(file), hdf5.csv_digests(file)
+            digests = hdf5.csv_digests(file)
+            # Those of a file from before a table was added.
+            self._check_csv_is_ours(TABLES.keys() - digests.keys())
+            return _states(file), digests
 
-    def _check_csv_is_ours(self) -> None:
-        for path in (self.folder / _csv_name(table) for table in TABLES):
+    def _check_csv_is_ours(self, tables: Collection[str]) -> None:
+        for path in (self.folder / _csv_name(table) for table in sorted(tables)):
             try:
                 foreign = csv_tables.is_foreign(path)
             except OSError as error:
