@@ -12,9 +12,12 @@ from typing import Any
 import h5py
 import pytest
 from stratbench.harness.cli import commands as cli
-from stratbench.harness.cli import doctor, session
+from stratbench.harness.cli import doctor, grid, session
+from stratbench.harness.launch import trying
 from stratbench.harness.launch.run import Store
+from stratbench.harness.launch.starter import Starter
 from stratbench.harness.plan.spec import RunSpec
+from stratbench.harness.plan.task import current_job
 from stratbench.results import schema
 
 COMMANDS = ["compare", "doctor", "install-horovod", "list", "run", "show"]
@@ -59,6 +62,58 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[RunSpec]:
     monkeypatch.setattr(session, "run_specs", record)
     monkeypatch.setattr(cli, "_print_folder", lambda *_: None)
     return specs
+
+
+class TestOwnOptimizer:
+    """A user's model chooses the optimizer, unless the command line does."""
+
+    WORK = ("--model", "users:model", "--dataset", "synthetic", "--global-batch", "8", "--steps", "3")
+
+    @pytest.fixture(autouse=True)
+    def tried(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        own = {"optimizer": "adamw:weight_decay=0.02", "learning_rate": 0.25}
+        self.answer = {"unused": "optimizer AdamW; jit", "unused_by_own": "jit", **own}
+        monkeypatch.setattr(trying, "_try", lambda *_: self.answer)
+
+    def test_by_default(self, planned: list[RunSpec], capsys: pytest.CaptureFixture[str]) -> None:
+        assert call("compare", "-s", "mirrored", "-s", "ps", "-n", "1,2", *self.WORK) == 0
+        assert {(spec.optimizer, spec.learning_rate) for spec in planned} == {("adamw:weight_decay=0.02", 0.25)}
+        assert len(planned) == 4
+        own, unused = capsys.readouterr().err.splitlines()
+        assert own.endswith(
+            "model users:model is trained by its own optimizer, adamw:weight_decay=0.02, learning rate 0.25"
+        )
+        assert unused.endswith("not used of model users:model: jit")
+
+    def test_flags_win(self, planned: list[RunSpec], capsys: pytest.CaptureFixture[str]) -> None:
+        assert call("run", "-s", "mirrored", *self.WORK, "--learning-rate", "0.5") == 0
+        assert call("run", "-s", "mirrored", *self.WORK, "--optimizer", "adam") == 0
+        assert [(spec.optimizer, spec.learning_rate) for spec in planned] == [
+            ("adamw:weight_decay=0.02", 0.5),
+            ("adam", 0.001),
+        ]
+        assert "not used of model users:model: optimizer AdamW; jit" in capsys.readouterr().err.splitlines()[-1]
+
+    def test_one_that_is_not_supported_must_be_replaced(self, planned: list[RunSpec], refused: Any) -> None:
+        self.answer = {"problem": "It can't be used."}
+        assert refused("run", "-s", "mirrored", *self.WORK).endswith(
+            "can't be used. Choose another one by --optimizer.\n"
+        )
+        assert call("run", "-s", "mirrored", *self.WORK, "--optimizer", "adam") == 0
+
+    @pytest.mark.parametrize(("rank", "lines"), [(0, 2), (1, 0)])
+    def test_all_processes_of_a_job_know_it(
+        self, rank: int, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name, value in {"RANK": rank, "SIZE": 2, "LOCAL_RANK": rank, "LOCAL_SIZE": 2}.items():
+            monkeypatch.setenv(f"HOROVOD_{name}", str(value))
+        job = current_job()
+        work = {"model": "users:model", "dataset": "synthetic", "steps": 3, "global_batch": 8, "optimizer": None}
+        monkeypatch.setattr(grid, "work", lambda flags: work)
+        made = grid.Grid(["horovod"], [2], 1, {"optimizer": None, "learning_rate": None, "option": ()})
+        made.try_model(Starter(forks=False), job)
+        assert made.specs[0].optimizer == "adamw:weight_decay=0.02"
+        assert len(capsys.readouterr().err.splitlines()) == lines
 
 
 @pytest.fixture
@@ -510,7 +565,7 @@ class TestStreams:
         def fail(*_: object) -> None:
             raise ZeroDivisionError("by\nzero")
 
-        monkeypatch.setattr(cli, "_specs", fail)
+        monkeypatch.setattr(grid, "Grid", fail)
         assert call("run", "-s", "single", *WORK) == 1
         error = capsys.readouterr().err
         assert error.startswith("stratbench: ZeroDivisionError: by zero. ") and len(error.splitlines()) == 1

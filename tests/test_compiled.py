@@ -70,6 +70,58 @@ def test_the_optimizer_that_the_run_uses_is_no_difference(write: Write) -> None:
     assert trial.attempt(make_spec(model=reference, optimizer="momentum"))["unused"] != ""
 
 
+OWN = {
+    "'adam'": ("adam", 0.001),
+    "'sgd'": ("sgd", 0.01),
+    "loss='mse'": ("rmsprop", 0.001),
+    "optimizers.SGD(0.3, momentum=0.9)": ("momentum", 0.3),
+    "optimizers.SGD(0.3, momentum=0.9, nesterov=True)": ("momentum:nesterov=true", 0.3),
+    "optimizers.SGD(0.3, momentum=0.5)": ("sgd:momentum=0.5", 0.3),
+    "optimizers.AdamW(3e-4, weight_decay=0.02)": ("adamw:weight_decay=0.02", 3e-4),
+    "optimizers.Adam(0.1, beta_1=0.8, amsgrad=True)": ("adam:amsgrad=true,beta_1=0.8", 0.1),
+    "optimizers.Lion(weight_decay=None)": ("lion", 0.001),
+}
+
+
+@pytest.mark.parametrize("arguments", OWN)
+def test_the_optimizer_of_a_model_in_the_words_of_the_command_line(arguments: str, write: Write) -> None:
+    import keras
+    from stratbench.harness.plan import optimizers
+
+    reference = write(compiled(arguments))
+    found = trial.attempt(make_spec(model=reference))
+    assert (found["optimizer"], found["learning_rate"]) == OWN[arguments]
+    # It makes the same one again.
+    spec = make_spec(model=reference, optimizer=found["optimizer"], learning_rate=found["learning_rate"])
+    assert "optimizer" not in trial.attempt(spec)["unused"]
+    assert hasattr(keras.optimizers, optimizers.parse(found["optimizer"]).settings["name"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ("optimizers.AdamW(clipnorm=1.0)", "Received: AdamW with clipnorm=1.0, which is not supported yet."),
+        ("optimizers.SGD(use_ema=True)", "Received: SGD with use_ema=true, which is not supported yet."),
+        (
+            "optimizers.SGD(optimizers.schedules.CosineDecay(0.1, 10))",
+            "SGD with the learning rate CosineDecay; --lr-sc",
+        ),
+        ("type('Mine', (optimizers.SGD,), {})(0.1)", "Received: Mine, which is not one of Adadelta, "),
+    ],
+)
+def test_an_optimizer_that_is_not_supported_is_named(arguments: str, problem: str, write: Write) -> None:
+    reference = write(compiled(arguments))
+    text = trial.attempt(make_spec(model=reference))["problem"]
+    assert (
+        text.startswith(f"model {reference} must be compiled with an optimizer that can be used.") and problem in text
+    )
+
+
+def test_a_model_that_is_not_compiled_has_no_optimizer(write: Write) -> None:
+    found = trial.attempt(make_spec(model=write("def make(shape, classes): return layered(shape, classes)")))
+    assert "optimizer" not in found and "problem" not in found
+
+
 def method(name: str, parameters: str) -> str:
     return (
         f"class Mine(Base):\n    def {name}({parameters}):\n        return super().{name}(*args, **kwargs)\n"
@@ -190,7 +242,7 @@ def test_random_numbers_in_evaluation_are_no_difference(write: Write) -> None:
     ],
 )
 def test_regularisers_losses_that_are_means_and_other_float_types_are_taken(text: str, write: Write) -> None:
-    assert trial.attempt(make_spec(model=write(text))) == {"unused": "", "alone": ""}
+    assert trial.attempt(make_spec(model=write(text))) == {"unused": "", "unused_by_own": "", "alone": ""}
 
 
 class TestInput:

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import STARTER, Write, make_spec
-from stratbench.datasets.base import Info
+from stratbench.datasets.base import Array, Info
 from stratbench.errors import UsageError
 from stratbench.harness.launch import trying
 from stratbench.harness.launch.starter import Starter
@@ -45,7 +45,7 @@ def build(reference: str, shape: tuple[int, ...], classes: int) -> Any:
 
 def fit(reference: str, shape: tuple[int, ...], classes: int) -> tuple[Any, Objective]:
     """The model, built and compiled for such examples."""
-    info = Info(None, None, 100, shape, classes)
+    info = Info(None, None, 100, Array(shape, "float32"), classes=classes)
     model = building.build(reference, info)
     return model, Objective(reference, model, info, tries=models.own(reference) is None)
 

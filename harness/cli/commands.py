@@ -12,13 +12,11 @@ import click
 from ...errors import ResultsError, StratbenchError, UsageError
 from ..plan.task import current_job
 from .ending import drop_output, fail, fail_unforeseen, prepare_streams
-from .options import spec_options, work
+from .options import spec_options
 from .values import Counts, Folder, check_texts
 
 if TYPE_CHECKING:
     from ...results.raw.record import Record
-    from ..launch.starter import Starter
-    from ..plan.spec import RunSpec
 
 
 def main() -> None:
@@ -78,21 +76,20 @@ def run(strategy: str, replicas: int | None, as_json: bool, **flags: Any) -> int
     from ..job.in_job import joins, run_in_job
     from ..launch.run import free_repeat, statuses
     from ..launch.starter import Starter
+    from .grid import Grid
     from .session import run_specs
 
     job = current_job()
-    specs = _specs([strategy], [replicas if replicas is not None else job.size if job else 1], 1, flags)
-    spec = free_repeat(specs[0], statuses(flags["output"]))
-    if job and joins(spec, job):
-        alone = _try_model(spec, Starter(forks=False))
-        if alone and job.size > 1:
-            raise UsageError(f"model {spec.model} can't have several replicas: {alone}")
-        record = run_in_job(spec, job, flags["output"])
+    grid = Grid([strategy], [replicas if replicas is not None else job.size if job else 1], 1, flags)
+    if job and joins(grid.specs[0], job):
+        grid.try_model(Starter(forks=False), job)
+        record = run_in_job(free_repeat(grid.specs[0], statuses(flags["output"])), job, flags["output"])
         _print_run(record, as_json)
         return 0 if record.run["status"] == "ok" else 1
     with Starter() as starter:
-        alone = _try_model(spec, starter)
-        records, code = run_specs([spec], flags["output"], starter, alone)
+        grid.try_model(starter)
+        spec = free_repeat(grid.specs[0], statuses(flags["output"]))
+        records, code = run_specs([spec], flags["output"], starter, grid.alone)
     for record in records:
         _print_run(record, as_json)
     return code
@@ -129,22 +126,22 @@ def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats:
     """
     from ..launch.run import statuses
     from ..launch.starter import Starter
+    from .grid import Grid
     from .session import run_specs
 
     job = current_job()
     if job and job.size > 1:
         raise UsageError(f"compare starts its own jobs and can't run inside one of {job.size} processes; use run.")
     sizes = [count for counts in replicas for count in counts]
-    specs = _specs(list(strategy), sizes, repeats, flags)
+    grid = Grid(list(strategy), sizes, repeats, flags)
     with Starter() as starter:
-        alone = _try_model(specs[0], starter)
+        grid.try_model(starter)
         known = statuses(flags["output"])
-        done = [spec for spec in specs if known.get(spec.run_id) == "ok"]
-        left = [spec for spec in specs if known.get(spec.run_id) != "ok"]
-        if done:
-            click.echo(f"{len(done)} of {len(specs)} runs are ok already in {flags['output']}: not run again", err=True)
-        _, code = run_specs(left, flags["output"], starter, alone)
-    _print_folder(flags["output"], {spec.run_id for spec in specs})
+        left = [spec for spec in grid.specs if known.get(spec.run_id) != "ok"]
+        if done := len(grid.specs) - len(left):
+            click.echo(f"{done} of {len(grid.specs)} runs are ok already in {flags['output']}: not run again", err=True)
+        _, code = run_specs(left, flags["output"], starter, grid.alone)
+    _print_folder(flags["output"], {spec.run_id for spec in grid.specs})
     return code
 
 
@@ -208,37 +205,6 @@ def show(path: Path, across_faults: bool, as_json: bool) -> None:
         click.echo(to_json(tables.runs))
     else:
         _print_tables(tables.runs, across_faults)
-
-
-def _specs(strategies: list[str], replicas: list[int], repeats: int, flags: dict[str, Any]) -> list[RunSpec]:
-    """Every run that the flags request."""
-    from ..plan.spec import Experiment, parse_options
-
-    return Experiment(
-        strategies=strategies,
-        replicas=replicas,
-        repeats=repeats,
-        options=parse_options(flags["option"]),
-        **work(flags),
-    ).expand()
-
-
-def _try_model(spec: RunSpec, starter: Starter) -> str:
-    """Check the model as far as possible before anything runs, and say what of it is not used.
-
-    Returns:
-        Why several replicas would not train what one does; empty if they would.
-    """
-    from ..launch.trying import check, needs_trial
-
-    job = current_job()
-    # In a job, only rank 0 tries a model. Every rank checks what needs no trial.
-    if job and job.rank and needs_trial(spec):
-        return ""
-    tried = check(spec, starter)
-    if tried.unused:
-        click.echo(f"stratbench: not used of model {spec.model}: {tried.unused}", err=True)
-    return tried.alone
 
 
 def _print_run(record: Record, as_json: bool) -> None:

@@ -63,15 +63,14 @@ def spec_options(command: Command) -> Command:
         click.option(
             "--optimizer",
             metavar="NAME[:key=value,…]",
-            default="adam",
-            show_default=True,
             help="An optimizer of Keras with its settings: sgd, adam, adamw:weight_decay=0.01, rmsprop, lion, …; "
-            "momentum is sgd with momentum 0.9.",
+            "momentum is sgd with momentum 0.9. [default: the one that the model is compiled with, else adam]",
         ),
         click.option(
             "--learning-rate",
             type=float,
-            help="[default: 0.1 for sgd, 0.02 for momentum, 0.01 for adagrad, 0.001 for others]",
+            help="[default: that of the model's own optimizer; else 0.1 for sgd, 0.02 for momentum, 0.01 for adagrad, "
+            "0.001 for others]",
         ),
         click.option(
             "--lr-scaling",

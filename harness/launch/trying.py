@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 from ...datasets import base as datasets
 from ...errors import RunError, UsageError
@@ -34,11 +35,18 @@ class Tried:
 
     Attributes:
         unused: what the model was compiled with and the run does not use, in words; empty if there is nothing.
+        unused_by_own: the same for a run with the model's own optimizer.
         alone: why several replicas would not train what one does; empty if they would.
+        optimizer, learning_rate: the model's own, as the flags of these names say it; empty and 0 if it has none.
+        problem: why the model's own optimizer can't be used, in one sentence; empty if it can.
     """
 
     unused: str = ""
+    unused_by_own: str = ""
     alone: str = ""
+    optimizer: str = ""
+    learning_rate: float = 0.0
+    problem: str = ""
 
 
 def check(spec: RunSpec, starter: Starter) -> Tried:
@@ -58,7 +66,7 @@ def check(spec: RunSpec, starter: Starter) -> Tried:
     return Tried(**answer)
 
 
-def _try(spec: RunSpec, folder: Path, starter: Starter) -> dict[str, str]:
+def _try(spec: RunSpec, folder: Path, starter: Starter) -> dict[str, Any]:
     """The answer of the trial, which runs in a process of its own."""
     (folder / "spec.json").write_text(spec.model_dump_json())
     log = folder / "trial.log"

@@ -1,7 +1,7 @@
 """What a model of the user's says by ``compile()``, by its policy and by its own methods, and what becomes of it here.
 
 Losses, their weights and metrics are used: see `objective`. What can't be honoured yet is refused by name (`check`), or
-the run goes without it and its row says so (`unused`): the optimizer, for instance, is that of ``--optimizer``.
+the run goes without it and its row says so (`unused`): the optimizer, for instance, if ``--optimizer`` gives another.
 """
 
 from __future__ import annotations
@@ -60,16 +60,16 @@ def check(reference: str, model: keras.Model, scaled: bool) -> None:
             )
 
 
-def unused(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> str:
+def unused(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> str:
     """What the model says, mostly by ``compile()``, and this run does not use, in words; empty if there is nothing.
 
     Args:
-        optimizer: that the run trains with.
+        optimizer: that the run trains with; by default the model's own.
     """
     config = arguments(model)
     words = []
     theirs = getattr(model, "optimizer", None) if "optimizer" in config else None
-    if theirs is not None and _settings(theirs) != _settings(optimizer):
+    if theirs is not None and optimizer is not None and _settings(theirs) != _settings(optimizer):
         words.append(f"optimizer {_optimizer_words(theirs)}")
     if config.get("jit_compile") is True:
         words.append("jit_compile=True")

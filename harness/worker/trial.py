@@ -2,8 +2,7 @@
 
 One training step and one evaluation on a few training examples, in a process of its own, as the command line does not
 load TensorFlow. The folder has the ``spec.json``. The answer is written to ``trial.json`` there:
-``{"refused": reason}``, or ``{"unused": …, "alone": …}``: what the run does not use of what the model was compiled
-with, and why only one replica can train it, if that is so.
+``{"refused": reason}``, or what `attempt` returns.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import StratbenchError, UsageError
 from ...strategies.trainer import examples_of
@@ -51,18 +50,18 @@ def main() -> None:
     os._exit(0)
 
 
-def attempt(run: spec.RunSpec) -> dict[str, str]:
+def attempt(run: spec.RunSpec) -> dict[str, Any]:
     """Train and evaluate on a few examples.
 
     Returns:
-        ``unused``: what the run does not use of what the model was compiled with. ``alone``: why only one replica can
-        train it. Each is empty if there is nothing to say.
+        The fields of `stratbench.harness.launch.trying.Tried`.
 
     Raises:
         UsageError: the model can't be trained or evaluated, in one line.
         DataError: the examples can't be read.
     """
     from ...strategies._replica import loss_and_gradients
+    from . import compiled, own_optimizer
     from .evaluate import measure
     from .wording import one_line
     from .workload import SpecWorkload
@@ -82,7 +81,8 @@ def attempt(run: spec.RunSpec) -> dict[str, str]:
         measure(workload, model, rows)
     except Exception as error:
         raise UsageError(f"model {run.model} can't be evaluated: {one_line(error)}") from error
-    return {"unused": workload.unused, "alone": alone}
+    own = own_optimizer.said(run.model, model)
+    return {"unused": workload.unused, "unused_by_own": compiled.unused(model), "alone": alone, **own}
 
 
 def _why_alone(workload: SpecWorkload, model: keras.Model, batch: Batch) -> str:

@@ -1,0 +1,78 @@
+"""The runs that a command's flags ask for. A user's model is tried first, and may choose the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ...errors import UsageError
+from ..launch import trying
+from ..launch.starter import Starter
+from ..plan.spec import Experiment, RunSpec, parse_options
+from ..plan.task import Job
+from .options import work
+
+DEFAULT_OPTIMIZER = "adam"
+
+
+class Grid:
+    """Every run that the flags request.
+
+    Attributes:
+        specs: in order. They may change in `try_model`.
+        alone: why several replicas would not train what one does; empty if they would.
+    """
+
+    def __init__(self, strategies: Sequence[str], replicas: Sequence[int], repeats: int, flags: dict[str, Any]):
+        self._strategies, self._replicas, self._repeats, self._flags = strategies, replicas, repeats, flags
+        self.alone = ""
+        self.specs = self._expand({})
+
+    def _expand(self, changes: dict[str, Any]) -> list[RunSpec]:
+        chosen = work(self._flags) | changes
+        return Experiment(
+            strategies=self._strategies,
+            replicas=self._replicas,
+            repeats=self._repeats,
+            options=parse_options(self._flags["option"]),
+            **chosen | {"optimizer": chosen["optimizer"] or DEFAULT_OPTIMIZER},
+        ).expand()
+
+    def try_model(self, starter: Starter, job: Job | None = None) -> None:
+        """Check the model as far as possible before anything runs, and say what of it is not used.
+
+        Args:
+            job: in which this process is a worker. If the flags name an optimizer, only rank 0 tries a model. Otherwise
+                every rank must know which one the model has.
+
+        Raises:
+            UsageError: the model can't be trained as the flags say.
+        """
+        spec = self.specs[0]
+        if job and job.rank and trying.needs_trial(spec) and self._flags["optimizer"] is not None:
+            return
+        tried = trying.check(spec, starter)
+        own = self._flags["optimizer"] is None and bool(tried.optimizer or tried.problem)
+        words = []
+        if own:
+            words += self._take_own(tried)
+        if unused := tried.unused_by_own if own else tried.unused:
+            words.append(f"not used of model {spec.model}: {unused}")
+        for line in words if not (job and job.rank) else ():
+            click.echo(f"stratbench: {line}", err=True)
+        self.alone = tried.alone
+        if self.alone and job and job.size > 1:
+            raise UsageError(f"model {spec.model} can't have several replicas: {self.alone}")
+
+    def _take_own(self, tried: trying.Tried) -> list[str]:
+        """Train with the model's own optimizer, and say which it is, unless it is the default one anyway."""
+        if tried.problem:
+            raise UsageError(f"{tried.problem} Choose another one by --optimizer.")
+        rate = self._flags["learning_rate"] or tried.learning_rate
+        before = self.specs[0]
+        self.specs = self._expand({"optimizer": tried.optimizer, "learning_rate": rate})
+        if (before.optimizer, before.learning_rate) == (tried.optimizer, rate):
+            return []
+        return [f"model {before.model} is trained by its own optimizer, {tried.optimizer}, learning rate {rate:g}"]
