@@ -188,6 +188,51 @@ def test_layers_know_that_they_are_trained(
     assert_same(found, single("dropout_model:model", "momentum"), TOLERANCE["momentum"])
 
 
+@pytest.fixture(scope="module")
+def normalised() -> list[np.ndarray]:
+    """Weights by two replicas in this process: each normalises its own part, and the first one's statistics count."""
+    from stratbench.harness.worker.workload import SpecWorkload
+    from stratbench.strategies._replica import loss_and_gradients
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(Path(__file__).parent)
+        spec = make_spec(
+            model="norm_model:model", dataset=DATASET, optimizer="momentum", learning_rate=0.05, steps=STEPS
+        )
+        workload = SpecWorkload(spec)
+        models, optimizer = [workload.model() for _ in range(2)], workload.optimizer()
+    first = models[0]
+    parts = [workload.batches(2, shard).epoch(0) for shard in range(2)]
+    for _, *batches in zip(range(STEPS), *parts, strict=False):
+        gradients = [
+            loss_and_gradients(workload, model, batch)[1] for model, batch in zip(models, batches, strict=True)
+        ]
+        means = [(mine + other) / 2 for mine, other in zip(*gradients, strict=True)]
+        optimizer.apply(means, first.trainable_variables)
+        for mine, other in zip(first.trainable_variables, models[1].trainable_variables, strict=True):
+            other.assign(mine.value)
+    return first.get_weights()
+
+
+def local() -> list[Any]:
+    usual = ("mirrored", "multiworker", "horovod", "ps:sync=true", "fsdp")
+    marks = {name: [] if name in usual else [pytest.mark.exhaustive] for name in SYNCHRONOUS}
+    # local-sgd averages the statistics too.
+    return [pytest.param(name, marks=marks[name]) for name in SYNCHRONOUS if not name.startswith("local-sgd")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", local())
+def test_batch_statistics_are_those_of_the_first_replica(
+    strategy: str, normalised, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_strays: None
+) -> None:
+    if (problem := available()[strategy.partition(":")[0]]().skip(2)) is not None:
+        pytest.skip(problem)
+    monkeypatch.chdir(Path(__file__).parent)
+    found = weights(strategy, 2, "norm_model:model", "momentum", tmp_path / "run")
+    assert_same(found, normalised, TOLERANCE["momentum"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "model"), STATIC)
 def test_static_sharding_is_the_same_for_all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,26 @@ def test_single_trains_and_reports_as_keras_does(case: str, single, data: Path) 
     (evaluation,) = journal.read(folder / "worker-0.jsonl").evaluations
     assert evaluation["validation"] == pytest.approx(metrics, rel=1e-4), json.dumps(evaluation)
     assert list(evaluation["test"]) == list(metrics)
+
+
+COMPILE = {
+    "optimizer": "adopted by the command line, or refused: tests/test_compiled.py",
+    "loss": "two_by_two",
+    "loss_weights": "two_by_two",
+    "metrics": "two_by_two",
+    "weighted_metrics": "weighted",
+    "run_eagerly": "named as unused: tests/test_compiled.py",
+    "steps_per_execution": "named as unused: tests/test_compiled.py",
+    "jit_compile": "named as unused: tests/test_compiled.py",
+    "auto_scale_loss": "is for mixed_float16, which is refused: tests/test_compiled.py",
+}
+"""Each argument of ``compile()``, and the case here that uses it, or what else becomes of it."""
+
+
+def test_every_argument_of_compile_is_used_or_named() -> None:
+    import keras
+
+    assert set(inspect.signature(keras.Model.compile).parameters) - {"self"} == set(COMPILE)
 
 
 def cases() -> list[Any]:
