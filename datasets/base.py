@@ -113,6 +113,10 @@ class Dataset(ABC):
         their stored types, but class labels are int32. Raises DataError if the data can't be read.
         """
 
+    def digest(self) -> str:
+        """Digits that change with the data, where the data may change under the same reference; else empty."""
+        return ""
+
     @property
     def reference(self) -> str:
         """The shortest reference that :func:`parse` turns into an equal data set."""

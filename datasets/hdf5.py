@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import DataError, StratbenchError, UsageError
 from ._arrays import checks
 from ._arrays.checks import UnfitError, row_bytes
+from ._arrays.fingerprint import fingerprint
 from ._arrays.hdf5_file import check_chunks, find, opened
 from ._arrays.parts import SETS, Part, Parts, check_options, named_errors
 from ._arrays.pieces import piece_rows
@@ -68,6 +69,10 @@ class Hdf5(Dataset):
         wrong type, for datasets of different lengths, and, if ``classes`` is given, for targets that are not classes.
         """
         return self._info
+
+    def digest(self) -> str:
+        """See :meth:`Dataset.digest`."""
+        return fingerprint(self.path)
 
     def read(self, rows: np.ndarray) -> tuple[Any, ...]:
         """See :meth:`Dataset.read`; arrays have their stored types in the machine's byte order.

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import DataError, StratbenchError, UsageError
 from ._arrays import checks
 from ._arrays.checks import UnfitError
+from ._arrays.fingerprint import fingerprint
 from ._arrays.parts import SETS, Part, Parts, check_options, named_errors
 from .base import Dataset, Info
 
@@ -63,6 +64,10 @@ class Npz(Dataset):
         type, for arrays of different lengths, and, if ``classes`` is given, for targets that are not classes.
         """
         return self._info
+
+    def digest(self) -> str:
+        """See :meth:`Dataset.digest`."""
+        return fingerprint(self.path)
 
     def read(self, rows: np.ndarray) -> tuple[Any, ...]:
         """See :meth:`Dataset.read`; the first read keeps all arrays."""

@@ -10,7 +10,8 @@ import click
 from ...errors import UsageError
 from ..launch import trying
 from ..launch.starter import Starter
-from ..plan.spec import Experiment, RunSpec, parse_options
+from ..plan.pairs import parse_options
+from ..plan.spec import Experiment, RunSpec
 from ..plan.task import Job
 from .options import work
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...errors import UsageError
-from .spec import parse_options
+from .pairs import parse_options
 
 if TYPE_CHECKING:
     import keras

@@ -21,10 +21,11 @@ from ...errors import UsageError
 from ...results.raw.record import run_id
 from ...strategies import registry as strategies
 from ...strategies.base import Strategy
-from . import bounds, cores, optimizers
+from . import bounds, cores, optimizers, sources
 from .faults import Fault, parse
 from .learning_rate import CONSTANT
 from .learning_rate import parse as parse_schedule
+from .pairs import parse_options
 from .task import NoPlace, task_labels
 
 DEFAULT_EPOCHS = 3
@@ -59,6 +60,8 @@ class RunSpec(BaseModel):
     warmup_epochs: float
     lr_schedule: str = CONSTANT
     seed: int
+    model_digest: str = ""
+    data_digest: str = ""
     cores_per_replica: int
     inject: tuple[str, ...] = ()
     repeat: int = 0
@@ -224,7 +227,9 @@ class Experiment(BaseModel):
         self._check_amount(self._examples)
         return {
             "model": self.model,
+            "model_digest": sources.digest(self.model),
             "dataset": self.dataset,
+            "data_digest": dataset.digest(),
             "split": parse_split(self.split),
             "sharding": self.sharding or dataset.sharding,
             "last_batch": self.last_batch,
@@ -278,16 +283,6 @@ class Experiment(BaseModel):
         )
 
 
-def parse_options(pairs: Sequence[str]) -> dict[str, str]:
-    """``("sync=true", "ps=2")`` → a dict. Raises UsageError if one is not ``key=value``, or is given twice."""
-    options: dict[str, str] = {}
-    for key, value in map(_pair, pairs):
-        if key in options:
-            raise UsageError(f"option {key} must be given once. Received: {key}={options[key]} and {key}={value}.")
-        options[key] = value
-    return options
-
-
 @cache
 def _input(dataset: str) -> str:
     # Cached, because info() may read all labels of a file.
@@ -299,13 +294,6 @@ def _input(dataset: str) -> str:
 def read(path: Path) -> RunSpec:
     """The spec that the launcher wrote to a run's folder."""
     return RunSpec.model_validate_json(path.read_text())
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise UsageError(f"an option must be key=value. Received: '{text}'.")
-    return key.strip(), value.strip()
 
 
 def _fields(name: str) -> set[str]:

@@ -14,7 +14,9 @@ import pandas as pd
 _SAME_WORK = (
     "inject",
     "model",
+    "model_digest",
     "dataset",
+    "data_digest",
     "split",
     "sharding",
     "parts",
@@ -29,7 +31,9 @@ _SPEC = (
     "options",
     "replicas",
     "model",
+    "model_digest",
     "dataset",
+    "data_digest",
     "input",
     "split",
     "sharding",
@@ -83,8 +87,9 @@ Row = dict[str, Any]
 def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
     """Put the repeats of each spec together and compare each spec's rate with a base.
 
-    The base of a row is ``single`` at 1 replica with the same model, data set, split, sharding, last batch, optimizer
-    and cores per replica, and the same global batch (strong scaling) or else the same per-replica batch (weak scaling).
+    The base of a row is ``single`` at 1 replica with the same model and data set (their files unchanged), split,
+    sharding, last batch, optimizer and cores per replica, and the same global batch (strong scaling) or else the same
+    per-replica batch (weak scaling).
     With static sharding it also has the same number of parts: other parts give other batches, so other work.
     If no such run is ok, the base is the ok row of the same strategy and options with the fewest replicas among
     those where one of the two batches is equal. speedup = rate / base rate; efficiency = speedup / (replicas /

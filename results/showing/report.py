@@ -50,12 +50,17 @@ def render(runs: pd.DataFrame, console: Console, across_faults: bool = False) ->
     `doubts`. Runs with injected faults have their own tables. With ``across_faults``, their bases are runs without
     faults.
     """
-    workloads: dict[str, list[Row]] = {}
+    workloads: dict[tuple[str, ...], list[Row]] = {}
     for record in compare(runs, across_faults).to_dict("records"):
         row = {str(name): value for name, value in record.items()}
         faults = f" · with {row['inject']}" if row["inject"] and not across_faults else ""
-        workloads.setdefault(_title(row) + faults, []).append(row)
-    for title, rows in workloads.items():
+        workloads.setdefault((_title(row) + faults, row["model_digest"], row["data_digest"]), []).append(row)
+    titles = [title for title, *_ in workloads]
+    for (title, *digests), rows in workloads.items():
+        if titles.count(title) > 1:
+            # The same names, but a file was changed between the runs.
+            files = zip(("model", "data"), digests, strict=True)
+            title += "".join(f" · {kind} file {digest[:6]}" for kind, digest in files if digest)
         console.print(title, style="bold", markup=False, emoji=False)
         console.print(_table(rows, console, across_faults), markup=False)
         for line in _captions(rows):

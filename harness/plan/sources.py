@@ -1,0 +1,52 @@
+"""What a user's model is made from: so that an edited one is another model, under the same name."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from .models import own
+
+_MOST_FILES = 2000
+_MOST_BYTES = 64 * 2**20
+DIGITS = 12
+
+
+def digest(reference: str) -> str:
+    """Hexadecimal digits from the SHA-256 of the source: of the module's file, or of all of its package's.
+
+    Empty for stratbench's own models, for installed packages, which have versions, and if there is no source.
+    """
+    if own(reference) is not None:
+        return ""
+    found = hashlib.sha256()
+    size = 0
+    for number, path in enumerate(_files(reference.partition(":")[0])):
+        try:
+            content = path.read_bytes()
+        except OSError:
+            continue
+        size += len(content)
+        if number == _MOST_FILES or size > _MOST_BYTES:
+            break
+        found.update(f"{path.name} {len(content)}\n".encode(errors="replace") + content)
+    return found.hexdigest()[:DIGITS] if size else ""
+
+
+def _files(module: str) -> Iterator[Path]:
+    """The source files, found as the import does it, but without importing anything."""
+    top = module.partition(".")[0]
+    if not top.isidentifier():
+        return
+    for folder in (Path.cwd(), *map(Path, sys.path)):
+        if "site-packages" in folder.parts:
+            continue
+        package, file = folder / top, folder / f"{top}.py"
+        if (package / "__init__.py").is_file() or (package.is_dir() and "." in module):
+            yield from sorted(package.rglob("*.py"))
+            return
+        if file.is_file():
+            yield file
+            return
