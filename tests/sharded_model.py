@@ -23,11 +23,9 @@ COST = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 class Work:
     """As much of a workload as a step needs."""
 
-    def inputs(self, batch: Any) -> Any:
-        return batch[0]
-
-    def loss(self, batch: Any, outputs: Any) -> Any:
-        return COST(batch[1], outputs)
+    def total_loss(self, model: keras.Model, batch: Any) -> tf.Tensor:
+        loss = COST(batch[1], model(batch[0], training=True))
+        return loss + tf.add_n(model.losses) if model.losses else loss
 
 
 def build() -> keras.Model:

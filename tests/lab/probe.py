@@ -37,7 +37,7 @@ class Probe(Collective):
             weights = [variable.value for variable in model.trainable_variables]
 
             def forward(batch: Batch) -> tf.Tensor:
-                return workload.loss(batch, model(workload.inputs(batch), training=True))
+                return workload.total_loss(model, batch)
 
             def computing(batch: Batch) -> tf.Tensor:
                 loss, gradients = loss_and_gradients(workload, model, batch)
