@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -295,11 +296,70 @@ class TestInput:
             trial.attempt(make_spec(model=reference, dataset="mnist-12k"))
         assert trial.attempt(make_spec(model=reference, dataset="mnist-12k:scale=1"))["unused"] == ""
 
+    OWN = """
+class Own(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(%d)
+
+    def call(self, x):
+        return self.dense(keras.ops.cast(x, "float32"))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return keras.ops.mean(y_pred)
+
+class Loss(losses.Loss):
+    def call(self, y, predictions):
+        return keras.ops.mean(predictions, axis=-1)
+
+def make():
+    model = %s
+    model.compile(%s)
+    return model
+"""
+    DENSE = "keras.Sequential([layers.Input((4,)), layers.Dense(%d)])"
+
+    @pytest.mark.parametrize(
+        ("stored", "model", "outputs", "compiled", "seen"),
+        [
+            # What is stored: by a method or a loss of the user's, or where the outputs are no scores.
+            ("column", "Own()", 3, "", ("int64", (8, 1))),
+            ("column", DENSE, 3, "loss=Loss()", ("int64", (8, 1))),
+            ("column", DENSE, 3, "loss=lambda y, p: keras.ops.mean(p, axis=-1)", ("int64", (8, 1))),
+            ("column", DENSE, 1, "loss='mse'", ("int64", (8, 1))),
+            ("bool", DENSE, 1, "loss='binary_crossentropy'", ("bool", (8,))),
+            ("rows", "Own()", 3, "", ("uint8", (8, 3))),
+            ("rows", DENSE, 3, "loss=Loss()", ("uint8", (8, 3))),
+            # What Keras's own losses of scores need.
+            ("column", DENSE, 3, "loss='sparse_categorical_crossentropy'", ("int32", (8,))),
+            ("column", DENSE, 3, "loss=[losses.CategoricalCrossentropy(name='sparse')]", ("float32", (8, 3))),
+            ("rows", DENSE, 3, "loss=losses.SparseCategoricalCrossentropy(name='mine')", ("int32", (8,))),
+            ("rows", DENSE, 3, "loss='mse'", ("float32", (8, 3))),
+        ],
+    )
+    def test_the_form_of_targets(
+        self, stored: str, model: str, outputs: int, compiled: str, seen: Any, write: Write, tmp_path: Path
+    ) -> None:
+        from stratbench.harness.worker.workload import SpecWorkload
+
+        labels = np.arange(400) % (2 if stored == "bool" else 3)
+        y = {"column": labels[:, None], "bool": labels == 1, "rows": np.eye(3)[labels].astype("uint8")}[stored]
+        with h5py.File(tmp_path / "data.h5", "w") as file:
+            file["x"], file["y"] = np.zeros((400, 4), "float32"), y
+        model = model % outputs if "%" in model else model
+        reference = write(self.OWN % (outputs, model, compiled))
+        workload = SpecWorkload(make_spec(model=reference, dataset=f"hdf5:{tmp_path / 'data.h5'}", global_batch=8))
+        workload.model()
+        batch = next(workload.batches(1, 0).epoch(0))
+        found = np.asarray(workload.unpack(batch)[1])
+        assert (found.dtype.name, found.shape) == seen
+        assert np.array_equal(found.argmax(1) if found.shape == (8, 3) else found.reshape(-1), batch[1])
+
     def test_token_ids_reach_an_embedding(self, write: Write, tmp_path: Path) -> None:
         reference = write(
             "def make(shape, classes):\n    return keras.Sequential([layers.Input(shape, dtype='uint8'), "
-            "layers.Embedding(200, 3), layers.GlobalAveragePooling1D(), layers.Dense(classes)])"
+            "layers.Embedding(200, 3, name='ids'), layers.GlobalAveragePooling1D(), layers.Dense(classes)])"
         )
         dataset = self.file(tmp_path, (np.arange(400).reshape(100, 4) % 200).astype("uint8"))
         unused = trial.attempt(make_spec(model=reference, dataset=dataset, global_batch=8))["unused"]
-        assert unused == "sparse gradients of embedding (dense ones are used)"
+        assert unused == "sparse gradients of ids (dense ones are used)"

@@ -31,7 +31,7 @@ def test_hdf5_reads_any_rows_in_their_order(tmp_path, options):
 
 def test_hdf5_info(tmp_path):
     info = Hdf5(str(write(tmp_path / "a.h5", chunks=(2, 2, 2)))).info()
-    assert info == Info(None, None, 300, Array((2, 2), "float32"), classes=5, block_rows=2)
+    assert info == Info(None, None, 300, Array((2, 2), "float32"), classes=5, block_rows=2, labels=Array((), "int64"))
     assert parse(f"hdf5:{tmp_path / 'a.h5'},scale=1/255").info().scale == Fraction(1, 255)
     assert Hdf5(str(write(tmp_path / "b.h5", chunks=(250, 2, 2)))).info().block_rows == 3
     assert Hdf5(str(write(tmp_path / "c.h5"))).info().block_rows == 3

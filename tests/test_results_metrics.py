@@ -73,11 +73,15 @@ def test_a_long_name_is_cut(tmp_path: Path) -> None:
 
 
 def test_a_users_file_with_the_name_of_a_new_table_stays(tmp_path: Path) -> None:
-    record = make_record()
-    with pytest.MonkeyPatch.context() as before:
-        before.delitem(schema.TABLES, "metrics")
+    record, tables = make_record(), dict(schema.TABLES)
+    try:
+        del schema.TABLES["metrics"]
         with Store(tmp_path) as store:
             store.add(record)
+    finally:
+        # In their order.
+        schema.TABLES.clear()
+        schema.TABLES.update(tables)
     mine = tmp_path / "metrics.csv"
     assert not mine.exists()
     mine.write_text("day,value\n1,2\n")

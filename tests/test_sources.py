@@ -47,7 +47,7 @@ def test_a_package_is_all_of_its_files(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "reference", ["cnn", "mlp-wide:units=8", "keras.applications:MobileNetV2", "no such:f", "", ":"]
+    "reference", ["cnn", "mlp-wide:units=8", "keras.applications:MobileNetV2", "no such:f", "", ":", "x" * 300 + ":f"]
 )
 def test_others_have_no_digest(reference: str) -> None:
     assert sources.digest(reference) == ""

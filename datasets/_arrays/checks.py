@@ -150,7 +150,7 @@ def _refuse_floats(values: np.ndarray, first_row: int) -> None:
 
 
 def _check_one_hot(labels: np.ndarray, first_row: int) -> None:
-    fit = (np.count_nonzero(labels, axis=1) == 1) & (labels == 1).any(axis=1)
+    fit = ((labels != 0).sum(axis=1) == 1) & (labels == 1).any(axis=1)
     if fit.all():
         return
     row = int((~fit).argmax())

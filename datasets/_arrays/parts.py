@@ -85,6 +85,7 @@ class Parts:
             y=y if found is None else LABEL,
             classes=found,
             not_classes=not_classes,
+            labels=y if isinstance(y, Array) and found is not None else LABEL,
             one_hot=found is not None and is_one_hot(first.y),
             sample_weight=weight,
             block_rows=max(1, min(block_rows, len(first) // 100)),

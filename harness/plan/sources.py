@@ -23,15 +23,16 @@ def digest(reference: str) -> str:
         return ""
     found = hashlib.sha256()
     size = 0
-    for number, path in enumerate(_files(reference.partition(":")[0])):
-        try:
+    try:
+        for number, path in enumerate(_files(reference.partition(":")[0])):
             content = path.read_bytes()
-        except OSError:
-            continue
-        size += len(content)
-        if number == _MOST_FILES or size > _MOST_BYTES:
-            break
-        found.update(f"{path.name} {len(content)}\n".encode(errors="replace") + content)
+            size += len(content)
+            if number == _MOST_FILES or size > _MOST_BYTES:
+                break
+            found.update(f"{path.name} {len(content)}\n".encode(errors="replace") + content)
+    except OSError:
+        # As with a name that is too long. The import says what is wrong.
+        return ""
     return found.hexdigest()[:DIGITS] if size else ""
 
 

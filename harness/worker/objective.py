@@ -1,15 +1,15 @@
 """What a model is trained for and judged by: its loss and its metrics, as Keras computes them for ``model.fit``.
 
-A classifier is a model with a score for each class of the data set. Without a loss it gets sparse categorical
-cross-entropy, of logits unless it ends in a softmax. Without accuracy among its metrics it gets this one too, so that
-all classifiers can be compared.
+A classifier is a model with a score for each class of the data set, and without a ``compute_loss`` of its own. Without
+a loss it gets sparse categorical cross-entropy, of logits unless it ends in a softmax. Without accuracy among its
+metrics it gets this one too, so that all classifiers can be compared.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...datasets.base import described
 from ...datasets.structure import map_structure
@@ -49,19 +49,25 @@ class Objective:
         outputs = self._call() if tries else None
         shapes = _shapes(outputs) if tries else [_without_examples(model.output_shape)]
         self.masked = any(getattr(each, "_keras_mask", None) is not None for each in _leaves(outputs))
-        self._classifies = info.classes is not None and shapes == [(None, info.classes)]
+        scores = info.classes is not None and shapes == [(None, info.classes)]
+        self._classifies = scores and not has_own(model, "compute_loss")
         self._complete(shapes)
-        # Where the outputs are no scores of classes, targets are as they are stored.
-        one_hot = not takes_indices(model.loss) if self._classifies else info.one_hot
-        self._classes = info.classes if one_hot else None
+        self._form = target_form(self.losses[0]) if self._classifies and self.losses else "stored"
         if tries:
             self._build_loss()
 
     def targets(self, y: Structure) -> Structure:
-        """Class indices as one-hot rows, float32, if the loss takes these; anything else as it is."""
+        """Class labels in the form that the loss takes: see `target_form`. Anything else as it is."""
         from keras import ops
 
-        return y if self._classes is None else ops.one_hot(y, self._classes, dtype="float32")
+        info = self._info
+        if info.classes is None or self._form == "indices":
+            return y
+        if self._form == "one-hot":
+            return ops.one_hot(y, info.classes, dtype="float32")
+        if info.one_hot:
+            return ops.one_hot(y, info.classes, dtype=info.labels.dtype)
+        return ops.reshape(ops.cast(y, info.labels.dtype), (-1, *info.labels.shape))
 
     @property
     def losses(self) -> list[Any]:
@@ -102,7 +108,7 @@ class Objective:
             if not self._classifies:
                 raise UsageError(self._no_loss(shapes))
             missing["loss"] = keras.losses.SparseCategoricalCrossentropy(from_logits=not _ends_in_softmax(model))
-        elif takes_indices(given.get("loss")):
+        elif any(map(_is_sparse, self.losses)):
             self._check_width(shapes)
         metrics = given.get("metrics")
         if self._classifies and not isinstance(metrics, Mapping) and not ACCURACY & set(_names(metrics)):
@@ -194,19 +200,25 @@ def _adds(model: keras.Model) -> bool:
     return len(model.losses) > len(regularised)
 
 
-def takes_indices(loss: Any) -> bool:
-    """Whether a loss wants class indices, by "sparse" in its name or its class's; any other is given one-hot rows."""
-    if isinstance(loss, list | tuple) and len(loss) == 1:
-        loss = loss[0]
-    loss = getattr(loss, "func", loss)
-    names = [
-        loss if isinstance(loss, str) else "",
-        getattr(loss, "name", ""),
-        getattr(loss, "__name__", ""),
-        getattr(getattr(loss, "fn", None), "__name__", ""),
-    ]
-    names += [cls.__name__ for cls in type(loss).__mro__]
-    return any("sparse" in str(name).lower() for name in names)
+def target_form(loss: Any) -> Literal["indices", "one-hot", "stored"]:
+    """In which form a classifier's loss wants class labels, so that data of either form can train it.
+
+    Keras's own losses take indices if "sparse" is in their name, and else one-hot rows. A loss of the user's gets what
+    is stored, as in ``fit``.
+    """
+    function = getattr(loss, "fn", getattr(loss, "func", loss))
+    known = isinstance(loss, str) or str(getattr(function, "__module__", "")).startswith(("keras.", "stratbench."))
+    if not known and not str(type(loss).__module__).startswith("keras."):
+        return "stored"
+    return "indices" if _is_sparse(loss) else "one-hot"
+
+
+def _is_sparse(loss: Any) -> bool:
+    function = getattr(loss, "fn", getattr(loss, "func", loss))
+    return (
+        "sparse"
+        in f"{loss if isinstance(loss, str) else ''} {getattr(function, '__name__', '')} {type(loss).__name__}".lower()
+    )
 
 
 def _names(metrics: Any) -> Iterator[str]:
