@@ -1,7 +1,7 @@
 """The shortest loop by hand for each strategy, without stratbench's: what `make overhead` compares with.
 
-``handwritten.py STRATEGY MODEL BATCH STEPS INDEX REPLICAS [ADDRESS …]`` prints each step's seconds as JSON. Model, loss
-and data are stratbench's, so that the loop around them is all that differs.
+``handwritten.py STRATEGY MODEL BATCH STEPS INDEX REPLICAS [ADDRESS …]`` prints each step's seconds as JSON. Model and
+data are stratbench's.
 """
 
 import json
@@ -21,7 +21,6 @@ import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from stratbench.datasets import mnist_12k  # noqa: E402
 from stratbench.harness.plan import models  # noqa: E402
-from stratbench.harness.worker.compiled import loss_function  # noqa: E402
 
 tf.config.threading.set_intra_op_parallelism_threads(len(cores))
 tf.config.threading.set_inter_op_parallelism_threads(len(cores))
@@ -47,7 +46,15 @@ def make():
     model = models.BUILDERS[model_name]((28, 28, 1), 10)
     optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
     optimizer.build(model.trainable_variables)
-    return model, optimizer, loss_function(model, 10)
+    return model, optimizer, half_squared_error if model_name == "mlp" else cross_entropy
+
+
+def half_squared_error(y, predictions):
+    return 0.5 * tf.reduce_mean(tf.reduce_sum(tf.square(predictions - tf.one_hot(y, 10)), axis=-1))
+
+
+def cross_entropy(y, predictions):
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=predictions))
 
 
 def gradients(model, loss, x, y, scale=1.0):
