@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import Write, make_spec
 from stratbench.errors import UsageError
-from stratbench.harness.worker import trial
+from stratbench.harness.worker import trial, wording
 
 # TensorFlow takes seconds to load, and the suite in which this is the first to do so says so.
 pytestmark = pytest.mark.slow
@@ -217,6 +217,31 @@ ALONE = {
 def test_a_loss_that_several_replicas_would_change_is_named(case: str, write: Write) -> None:
     text, message = ALONE[case]
     assert message in trial.attempt(make_spec(model=write(text)))["alone"]
+
+
+def test_a_loss_that_is_no_number_is_left_to_the_run(write: Write) -> None:
+    reference = write(
+        "def nothing(y, scores): return keras.ops.mean(scores, axis=-1) * float('nan')\n" + compiled("loss=nothing")
+    )
+    assert trial.attempt(make_spec(model=reference))["alone"] == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a\nb", "a"),
+        ("Graph execution error:\n\nDetected at node x\n\tIncompatible shapes: [8]\n", "Incompatible shapes: [8]"),
+        (
+            "{{function_node __wrapped__Mul_device_/job:a}} Incompatible [8] vs. [2] [Op:Mul] name: ",
+            "Incompatible [8] vs. [2]",
+        ),
+        ("Exception encountered when calling X.call().\n\n\x1b[1mInvalid input\x1b[0m\n\nmore", "Invalid input"),
+        ("", ""),
+    ],
+)
+def test_what_a_message_says_in_one_line(text: str, line: str) -> None:
+    assert wording.telling_line(text) == line
+    assert wording.one_line(ValueError(text)) == (f"ValueError: {line}" if line else "ValueError")
 
 
 def test_random_numbers_in_evaluation_are_no_difference(write: Write) -> None:

@@ -109,7 +109,7 @@ def _why_alone(workload: SpecWorkload, model: keras.Model, batch: Batch) -> str:
         error = 5 * float(np.std(wholes) + np.std(halves)) / np.sqrt(_DRAWS)
     whole, mean = float(np.mean(wholes)), float(np.mean(halves))
     exact = all(layer.compute_dtype in ("float32", "float64") for layer in [model, *layers(model)])
-    if np.isclose(whole, mean, rtol=1e-4 if exact else 1e-2, atol=1e-6 + error):
+    if not np.isfinite(whole) or np.isclose(whole, mean, rtol=1e-4 if exact else 1e-2, atol=1e-6 + error):
         return ""
     return (
         "its loss is not a mean over examples, as with a sum or with pairs of examples: "

@@ -9,7 +9,8 @@ _NOISE = (
     "Exception encountered when calling",
 )
 """How lines of TensorFlow's and Keras's messages begin that say nothing."""
-_STYLE = re.compile(r"\x1b\[[0-9;]*m")
+_WITHOUT = re.compile(r"\x1b\[[0-9;]*m|\{\{(function_)?node [^}]*\}\} ?| \[Op:\w+\].*")
+"""Bold type in Keras's messages, and names of TensorFlow's own in its."""
 
 
 def one_line(error: BaseException) -> str:
@@ -18,6 +19,6 @@ def one_line(error: BaseException) -> str:
 
 
 def telling_line(text: str) -> str:
-    """The first line that says something, without the bold type of Keras's messages."""
-    lines = [line.strip() for line in _STYLE.sub("", text).splitlines() if line.strip()]
+    """The first line that says something."""
+    lines = [line for each in text.splitlines() if (line := _WITHOUT.sub("", each).strip())]
     return next((line for line in lines if not line.startswith(_NOISE)), " ".join(lines[:1]))
