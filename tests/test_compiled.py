@@ -219,6 +219,23 @@ def test_a_loss_that_several_replicas_would_change_is_named(case: str, write: Wr
     assert message in trial.attempt(make_spec(model=write(text)))["alone"]
 
 
+@pytest.mark.parametrize(
+    ("reduction", "alone"), [("sum_over_batch_size", ""), ("mean_with_sample_weight", "sample weights")]
+)
+@pytest.mark.parametrize("rows", [4, 7, 100])
+def test_sample_weights_that_are_alike_at_first(
+    rows: int, reduction: str, alone: str, write: Write, tmp_path: Path
+) -> None:
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        file["x"], file["y"] = np.random.default_rng(0).random((rows, 4)), np.arange(rows) % 2
+        file["w"] = np.where(np.arange(rows) < 50, 1.0, 2.0)
+    loss = f"losses.SparseCategoricalCrossentropy(from_logits=True, reduction={reduction!r})"
+    reference = write(compiled(f"loss={loss}"))
+    dataset = f"hdf5:{tmp_path / 'data.h5'},sample_weight=w"
+    found = trial.attempt(make_spec(model=reference, dataset=dataset, split="50/25/25", global_batch=1))["alone"]
+    assert found == "" if not alone else alone in found
+
+
 def test_a_loss_that_is_no_number_is_left_to_the_run(write: Write) -> None:
     reference = write(
         "def nothing(y, scores): return keras.ops.mean(scores, axis=-1) * float('nan')\n" + compiled("loss=nothing")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ANSWER = "trial.json"
 _EXAMPLES = 8
+_BY_WEIGHT = "mean_with_sample_weight"
 _DRAWS = 32
 """Losses that are averaged if the model draws random numbers in evaluation, as a variational autoencoder does."""
 
@@ -97,8 +98,16 @@ def _why_alone(workload: SpecWorkload, model: keras.Model, batch: Batch) -> str:
     if ignoring := [each for each in workload.objective.losses if getattr(each, "ignore_class", None) is not None]:
         return f"its loss leaves out the class {ignoring[0].ignore_class}, so it is a mean over the other targets"
 
+    if len(batch) > 2 and any(getattr(each, "reduction", "") == _BY_WEIGHT for each in workload.objective.losses):
+        return f"its loss has the reduction {_BY_WEIGHT}, so it is a mean over the sum of the sample weights"
+
     half = examples_of(batch) // 2
-    parts = [keras.tree.map_structure(lambda each, at=at: each[at : at + half], batch) for at in (0, half)]
+    if not half:
+        return ""
+    batch, *parts = (
+        keras.tree.map_structure(lambda each, start=start, end=end: each[start:end], batch)
+        for start, end in ((0, 2 * half), (0, half), (half, 2 * half))
+    )
     wholes = [_loss(workload, model, batch) for _ in range(2)]
     if not np.ptp(wholes):
         error, wholes = 0.0, wholes[:1]
