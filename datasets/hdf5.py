@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,16 @@ import numpy as np
 from ..errors import DataError, StratbenchError, UsageError
 from ._arrays import checks
 from ._arrays.checks import UnfitError, row_bytes
-from ._arrays.fingerprint import fingerprint
 from ._arrays.hdf5_file import check_chunks, find, opened
-from ._arrays.parts import SETS, Part, Parts, check_options, named_errors
+from ._arrays.parts import SETS, Part, Parts, named_errors
 from ._arrays.pieces import piece_rows
-from .base import Dataset, Info
+from ._arrays.sets import ArraysFile
+from .base import Info
 from .structure import leaves, named
 
 
 @dataclass(frozen=True)
-class Hdf5(Dataset):
+class Hdf5(ArraysFile):
     """Datasets of one file: x with a row for each example, y with their targets. If they are named, also sample
     weights, and its own validation and test sets. The name of a group stands for a dictionary of its datasets.
 
@@ -35,32 +34,12 @@ class Hdf5(Dataset):
     summary = "Your own HDF5 file, read in pieces: numeric examples and their targets"
     licence = "that of your file"
 
-    path: str = field(metadata={"help": "the file, as in hdf5:PATH", "positional": True})
     x: str = field(
         default="x", metadata={"help": "dataset with the examples, shape (n, ...), or group with one a model's input"}
     )
     y: str = field(
         default="y", metadata={"help": "dataset with class labels or other targets, or group with one an output"}
     )
-    sample_weight: str | None = field(default=None, metadata={"help": "dataset with a weight for each example"})
-    classes: int | None = field(
-        default=None,
-        metadata={"help": "number of classes; default: the largest label + 1, width of one-hot labels, or none"},
-    )
-    scale: Fraction = field(
-        default=Fraction(1), metadata={"help": "factor on the stored examples, such as 1/255 for images of bytes"}
-    )
-    validation_x: str | None = field(
-        default=None, metadata={"help": "name of the validation set's examples; else a share of x"}
-    )
-    validation_y: str | None = field(default=None, metadata={"help": "name of the validation set's targets"})
-    validation_sample_weight: str | None = field(default=None, metadata={"help": "name of its sample weights"})
-    test_x: str | None = field(default=None, metadata={"help": "name of the test set's examples; else a share of x"})
-    test_y: str | None = field(default=None, metadata={"help": "name of the test set's targets"})
-    test_sample_weight: str | None = field(default=None, metadata={"help": "name of its sample weights"})
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def info(self) -> Info:
         """Check the file and describe it; targets that may be class labels are read once, in pieces.
@@ -69,10 +48,6 @@ class Hdf5(Dataset):
         wrong type, for datasets of different lengths, and, if ``classes`` is given, for targets that are not classes.
         """
         return self._info
-
-    def digest(self) -> str:
-        """See :meth:`Dataset.digest`."""
-        return fingerprint(self.path)
 
     def read(self, rows: np.ndarray) -> tuple[Any, ...]:
         """See :meth:`Dataset.read`; arrays have their stored types in the machine's byte order.

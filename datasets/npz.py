@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import numpy as np
 from ..errors import DataError, StratbenchError, UsageError
 from ._arrays import checks
 from ._arrays.checks import UnfitError
-from ._arrays.fingerprint import fingerprint
-from ._arrays.parts import SETS, Part, Parts, check_options, named_errors
-from .base import Dataset, Info
+from ._arrays.parts import SETS, Part, Parts, named_errors
+from ._arrays.sets import ArraysFile
+from .base import Info
 
 _OF_KERAS = {"x": "x_train", "y": "y_train", "test_x": "x_test", "test_y": "y_test"}
 """Names in the files that Keras's own data sets are downloaded as."""
@@ -23,7 +22,7 @@ _MOST_NAMES = 20
 
 
 @dataclass(frozen=True)
-class Npz(Dataset):
+class Npz(ArraysFile):
     """Arrays of one file: x with a row for each example, y with their targets. If they are named, also sample
     weights, and its own validation and test sets. Targets are as in ``hdf5``. Each process keeps them in memory.
     """
@@ -32,30 +31,11 @@ class Npz(Dataset):
     summary = "Your own NumPy file, as np.savez writes it: numeric examples and their targets"
     licence = "that of your file"
 
-    path: str = field(metadata={"help": "the file, as in npz:PATH", "positional": True})
     x: str | None = field(default=None, metadata={"help": "array with the examples; default: x, or Keras's x_train"})
     y: str | None = field(default=None, metadata={"help": "array with labels or other targets; default: y, or y_train"})
-    sample_weight: str | None = field(default=None, metadata={"help": "array with a weight for each example"})
-    classes: int | None = field(
-        default=None,
-        metadata={"help": "number of classes; default: the largest label + 1, width of one-hot labels, or none"},
-    )
-    scale: Fraction = field(
-        default=Fraction(1), metadata={"help": "factor on the stored examples, such as 1/255 for images of bytes"}
-    )
-    validation_x: str | None = field(
-        default=None, metadata={"help": "array with the validation set's examples; else a share of x"}
-    )
-    validation_y: str | None = field(default=None, metadata={"help": "array with the validation set's targets"})
-    validation_sample_weight: str | None = field(default=None, metadata={"help": "array with its sample weights"})
     test_x: str | None = field(
         default=None, metadata={"help": "array with the test set's examples; default: x_test, else a share of x"}
     )
-    test_y: str | None = field(default=None, metadata={"help": "array with the test set's targets"})
-    test_sample_weight: str | None = field(default=None, metadata={"help": "array with its sample weights"})
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def info(self) -> Info:
         """Read and check all arrays.
@@ -64,10 +44,6 @@ class Npz(Dataset):
         type, for arrays of different lengths, and, if ``classes`` is given, for targets that are not classes.
         """
         return self._info
-
-    def digest(self) -> str:
-        """See :meth:`Dataset.digest`."""
-        return fingerprint(self.path)
 
     def read(self, rows: np.ndarray) -> tuple[Any, ...]:
         """See :meth:`Dataset.read`; the first read keeps all arrays."""

@@ -74,7 +74,7 @@ def _dense(outputs: int, **last: Any) -> keras.Model:
 def regression() -> keras.Model:
     """Three targets, a regulariser, a loss and metrics of regression."""
     model = _dense(3)
-    model.compile(loss=keras.losses.Huber(), metrics=["mae", keras.metrics.RootMeanSquaredError()])
+    model.compile(loss=keras.losses.Huber(), metrics=[keras.metrics.RootMeanSquaredError(), "mae"])
     return model
 
 

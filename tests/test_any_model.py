@@ -81,7 +81,13 @@ def test_single_trains_and_reports_as_keras_does(case: str, single, data: Path) 
     assert_same(found, expected, TOLERANCE["momentum"])
     (evaluation,) = journal.read(folder / "worker-0.jsonl").evaluations
     assert evaluation["validation"] == pytest.approx(metrics, rel=1e-4), json.dumps(evaluation)
-    assert list(evaluation["test"]) == list(metrics)
+    assert evaluation["test"].keys() == metrics.keys()
+
+
+def test_metrics_are_in_the_order_of_compile(single) -> None:
+    folder, _ = single("regression")
+    (evaluation,) = journal.read(folder / "worker-0.jsonl").evaluations
+    assert list(evaluation["validation"]) == ["loss", "root_mean_squared_error", "mae"]
 
 
 COMPILE = {

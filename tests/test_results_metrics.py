@@ -14,6 +14,7 @@ from stratbench import results
 from stratbench.errors import ResultsError
 from stratbench.results import schema
 from stratbench.results.analysis.comparison import compare
+from stratbench.results.raw import quality
 from stratbench.results.raw.record import Record
 from stratbench.results.showing import report
 from stratbench.results.tables.store import Store
@@ -22,11 +23,10 @@ from test_results_record import STARTED, make_log, make_record, make_spec
 MAE = {"loss": 0.5, "mae": 0.25, "left/[red]\nmse": 2.0}
 
 
-def log_with(metric: str, *validations: dict[str, float], test: dict[str, float] | None = None) -> Any:
+def log_with(*validations: dict[str, float], test: dict[str, float] | None = None) -> Any:
     log = make_log()
     log.evaluations = [
-        {"epoch": epoch, "time": STARTED + 16, "metric": metric, "validation": found}
-        for epoch, found in enumerate(validations, 1)
+        {"epoch": epoch, "time": STARTED + 16, "validation": found} for epoch, found in enumerate(validations, 1)
     ]
     log.evaluations[-1]["test"] = test or validations[-1]
     return log
@@ -44,7 +44,7 @@ def frame(*records: Record) -> pd.DataFrame:
 
 def test_every_metric_of_every_evaluation_is_a_row(tmp_path: Path) -> None:
     other = MAE | {"mae": math.inf, "loss": math.nan}
-    record = make_record(logs=[log_with("mae", other, MAE, test={"loss": 7.0, "mae": 8.0})])
+    record = make_record(logs=[log_with(other, MAE, test={"loss": 7.0, "mae": 8.0})])
     with Store(tmp_path) as store:
         record.save(tmp_path / "record.json")
         store.add(Record.load(tmp_path / "record.json"))
@@ -66,7 +66,7 @@ def test_every_metric_of_every_evaluation_is_a_row(tmp_path: Path) -> None:
 
 def test_a_long_name_is_cut(tmp_path: Path) -> None:
     name = "é" * 1000
-    make_record(logs=[log_with(name, {"loss": 1.0, name: 2.0})]).save(tmp_path / "record.json")
+    make_record(logs=[log_with({"loss": 1.0, name: 2.0})]).save(tmp_path / "record.json")
     record = Record.load(tmp_path / "record.json")
     assert record.run["metric"] == record.metrics[1]["metric"] and record.run["metric"].endswith("é…")
     assert len(record.run["metric"].encode()) <= 255 and record.run["test_metric"] == 2.0
@@ -95,8 +95,27 @@ def test_a_users_file_with_the_name_of_a_new_table_stays(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["accuracy", "acc", "sparse_categorical_accuracy", "binary_accuracy"])
 def test_accuracy_is_a_column_whatever_its_name(name: str) -> None:
-    run = make_record(logs=[log_with(name, {"loss": 1.0, name: 0.75})]).run
+    run = make_record(logs=[log_with({"loss": 1.0, name: 0.75})]).run
     assert run["test_accuracy"] == run["test_metric"] == run["validation_accuracy"] == 0.75
+
+
+@pytest.mark.parametrize("name", ["sparse_top_k_categorical_accuracy", "kind_accuracy", "precision"])
+def test_another_metric_is_no_accuracy(name: str) -> None:
+    run = make_record(logs=[log_with({"loss": 1.0, "kind_loss": 1.0, name: 0.75})]).run
+    assert (run["metric"], run["test_metric"]) == (name, 0.75) and math.isnan(run["test_accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("names", "main"),
+    [
+        (["loss"], "loss"),
+        (["left_loss", "loss", "right_loss"], "loss"),
+        (["loss", "mae", "mse"], "mae"),
+        (["loss", "auc", "accuracy"], "accuracy"),
+    ],
+)
+def test_the_main_metric(names: list[str], main: str) -> None:
+    assert quality.main_metric(names) == main
 
 
 @pytest.mark.parametrize(
@@ -109,7 +128,7 @@ def test_accuracy_is_a_column_whatever_its_name(name: str) -> None:
     ],
 )
 def test_the_table_names_the_main_metric(metric: str, heading: str, cell: str, caption: bool) -> None:
-    text = shown(frame(make_record(logs=[log_with(metric, {"loss": 1.0, metric: 0.123})])))
+    text = shown(frame(make_record(logs=[log_with({"loss": 1.0, metric: 0.123})])))
     lines = [line.split() for line in text.splitlines()]
     # The second line of the headings.
     assert heading in lines[2] and f" {cell} " in text

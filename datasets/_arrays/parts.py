@@ -132,7 +132,6 @@ class Parts:
         """Read all labels and return the number of classes."""
         if classes is not None and not 2 <= classes <= MAX_CLASSES:
             raise UsageError(f"classes of {self._reference} must be 2..{MAX_CLASSES}. Received: {classes}")
-        given = classes
         seen = np.zeros(MAX_CLASSES, bool)
         for part in self._parts:
             with self._named(part.names[1]):
@@ -156,7 +155,7 @@ class Parts:
             classes = checks.check_classes_found(seen, self.rows)
             if classes < 2:
                 raise UnfitError(f"2..{MAX_CLASSES}", f"the same label, {classes - 1}, everywhere")
-        return classes if given is None else given
+        return classes
 
     @contextmanager
     def _named(self, name: str) -> Iterator[None]:

@@ -15,8 +15,6 @@ from ..plan.spec import Experiment, RunSpec
 from ..plan.task import Job
 from .options import work
 
-DEFAULT_OPTIMIZER = "adam"
-
 
 class Grid:
     """Every run that the flags request.
@@ -33,12 +31,14 @@ class Grid:
 
     def _expand(self, changes: dict[str, Any]) -> list[RunSpec]:
         chosen = work(self._flags) | changes
+        if chosen["optimizer"] is None:
+            del chosen["optimizer"]
         return Experiment(
             strategies=self._strategies,
             replicas=self._replicas,
             repeats=self._repeats,
             options=parse_options(self._flags["option"]),
-            **chosen | {"optimizer": chosen["optimizer"] or DEFAULT_OPTIMIZER},
+            **chosen,
         ).expand()
 
     def try_model(self, starter: Starter, job: Job | None = None) -> None:

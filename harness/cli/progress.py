@@ -16,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from ...results.raw.quality import main_metric
 from ...results.raw.record import Record
 from ..launch.watch import Listener
 from ..plan.spec import RunSpec
@@ -73,7 +74,7 @@ class RunProgress:
                 _, step, *_, loss, _ = event["rows"][-1]
                 self._progress.update(task, completed=step + 1, note="training" if loss is None else f"loss {loss:.4f}")
             case "evaluation":
-                name = event["metric"]
+                name = main_metric(event["validation"])
                 self._progress.update(task, note=f"validation {name} {event['validation'][name]:.4g}")
 
     def _title(self, spec: RunSpec) -> str:

@@ -1,4 +1,4 @@
-"""From a model's reference to the Keras model, built, or refused with the reason in one line.
+"""From a model's reference to the Keras model, or refused with the reason in one line.
 
 A model's function takes no arguments or (shape, classes), and returns a Keras model.
 """

@@ -11,7 +11,6 @@ import numpy as np
 from ...results.raw.journal import Journal
 from ...strategies.trainer import Structure
 from . import snapshots
-from .objective import main_metric
 from .workload import SpecWorkload
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def evaluate(workload: SpecWorkload, folder: Path, journal: Journal) -> None:
         results = {"validation": measure(workload, model, workload.rows["validation"])}
         if epoch == epochs[-1]:
             results["test"] = measure(workload, model, workload.rows["test"])
-        journal.event("evaluation", epoch=epoch, metric=main_metric(results["validation"]), **results)
+        journal.event("evaluation", epoch=epoch, **results)
 
 
 def measure(workload: SpecWorkload, model: keras.Model, rows: np.ndarray) -> dict[str, float]:
@@ -42,4 +41,6 @@ def measure(workload: SpecWorkload, model: keras.Model, rows: np.ndarray) -> dic
             yield keras.tree.map_structure(np.asarray, (x, y) if weights is None else (x, y, weights))
 
     results = model.evaluate(batches(), steps=-(-len(rows) // EVALUATION_BATCH), verbose=0, return_dict=True)
-    return {name: float(value) for name, value in results.items()}
+    # In the order of compile(): evaluate sorts the names.
+    ordered = {name: results[name] for name in model.get_metrics_result() if name in results} | results
+    return {name: float(value) for name, value in ordered.items()}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ...datasets.base import described
 from ...datasets.structure import map_structure
 from ...errors import UsageError
+from ...results.raw.quality import ACCURACY
 from .compiled import arguments, has_own
 from .wording import one_line
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from ...datasets.base import Info
     from ...strategies.trainer import Structure, Tensor
 
-ACCURACY = {"accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy", "binary_accuracy"}
-"""Names that Keras gives to the share of right answers."""
 _TRIED = 2
 """Made-up examples, to learn the outputs' shapes."""
 
@@ -161,12 +160,6 @@ def compute_loss(
     """Keras's ``compute_loss``, or the model's own, which may be without the argument ``training``. → scalar"""
     given = {"training": training} if "training" in inspect.signature(model.compute_loss).parameters else {}
     return model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weights, **given)
-
-
-def main_metric(names: Iterable[str]) -> str:
-    """Which of the metrics of ``model.evaluate`` stands for a run: accuracy, else the first, else the loss."""
-    metrics = [name for name in names if name != "loss" and not name.endswith("_loss")]
-    return next((name for name in metrics if name in ACCURACY), metrics[0] if metrics else "loss")
 
 
 def _leave_mean_to_strategies() -> None:

@@ -89,11 +89,10 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
 
     The base of a row is ``single`` at 1 replica with the same model and data set (their files unchanged), split,
     sharding, last batch, optimizer and cores per replica, and the same global batch (strong scaling) or else the same
-    per-replica batch (weak scaling).
-    With static sharding it also has the same number of parts: other parts give other batches, so other work.
-    If no such run is ok, the base is the ok row of the same strategy and options with the fewest replicas among
-    those where one of the two batches is equal. speedup = rate / base rate; efficiency = speedup / (replicas /
-    base replicas).
+    per-replica batch (weak scaling). With static sharding it also has the same number of parts: other parts give other
+    batches, so other work. If no such run is ok, the base is the ok row of the same strategy and options with the
+    fewest replicas among those where one of the two batches is equal. speedup = rate / base rate; efficiency = speedup
+    / (replicas / base replicas).
 
     Args:
         runs: the runs table, as ``results.load`` gives it.

@@ -12,7 +12,7 @@ steps       rows, each in the order of ``STEP_FIELDS``
 updates     rows, each in the order of ``UPDATE_FIELDS``
 epoch       epoch, seconds, sent_bytes, received_bytes (null if unknown); after its last step
 trained     involuntary_switches: how often the kernel took a core from it since ready; after its last step
-evaluation  epoch, metric: the main one's name, validation: {name: value} with the loss; test on the last, the same
+evaluation  epoch, validation: {name: value} of the loss and all metrics; test, on the last, the same
 failed      error (one line), step (int or null)
 end         peak_rss_bytes, cpu_seconds; sent_bytes and received_bytes of the whole task, or null;
             injected_seconds: how much longer --inject made its steps, or null

@@ -167,7 +167,7 @@ def _reported(log: TaskLog, started: float) -> dict[str, Any]:
         "steps_done": len(steps),
         "parameters": ready.get("parameters"),
         "unused": ready.get("unused", ""),
-        "metric": quality.shortened((last or {}).get("metric", "")),
+        "metric": quality.metric(last),
         **quality.columns(last, "validation"),
         **quality.columns(last, "test"),
     }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .checked import MOST_NAME_BYTES
 from .journal import TaskLog
 
 SPLITS = ("validation", "test")
+
+ACCURACY = {"accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy", "binary_accuracy"}
+"""Names that Keras gives to the share of right answers. The share within the first k answers is not among them."""
 
 
 def rows(log: TaskLog | None) -> Iterator[dict[str, Any]]:
@@ -25,17 +28,23 @@ def shortened(name: str) -> str:
     return name if short == name else short[: -len("…".encode())] + "…"
 
 
+def main_metric(names: Iterable[str]) -> str:
+    """Which of an evaluation's names stands for a run: accuracy, else the first metric, else the loss."""
+    metrics = [name for name in names if name != "loss" and not name.endswith("_loss")]
+    return next((name for name in metrics if name in ACCURACY), metrics[0] if metrics else "loss")
+
+
 def columns(event: Mapping[str, Any] | None, split: str) -> dict[str, Any]:
     """``<split>_loss``, ``<split>_accuracy`` and ``<split>_metric`` of an evaluation; None where it has none."""
     found = (event or {}).get(split, {})
-    main = (event or {}).get("metric", "")
-    accuracy = "accuracy" if "accuracy" in found else main if _is_accuracy(main) else ""
+    main = main_metric(found)
     return {
         f"{split}_loss": found.get("loss"),
-        f"{split}_accuracy": found.get(accuracy),
+        f"{split}_accuracy": found[main] if main in ACCURACY else None,
         f"{split}_metric": found.get(main),
     }
 
 
-def _is_accuracy(name: str) -> bool:
-    return name == "acc" or name.endswith("accuracy")
+def metric(event: Mapping[str, Any] | None) -> str:
+    """The name of an evaluation's main metric; empty without an evaluation."""
+    return shortened(main_metric(event["validation"])) if event else ""
