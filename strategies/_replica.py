@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
+from ._accumulation import Accumulation, Body
 from .trainer import Batch, Memory, StepResult, Trainer, Workload, examples_of
 
 if TYPE_CHECKING:
@@ -60,13 +61,23 @@ def loss_with(
 
 
 class KerasTrainer(Trainer):
-    """Runs one ``tf.function`` a step. The strategy gives its body; this feeds it and sets the learning rate."""
+    """Runs one ``tf.function`` a step. The strategy gives its body; this feeds it and sets the learning rate.
+
+    Args:
+        steps: the body of a step that ends with an update, and that of one that does not.
+        around: makes of such a body that of the whole process; by default they are the same.
+        copies: of the model, in this process.
+    """
+
+    memory: Memory
 
     def __init__(
         self,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
-        body: Callable[[Batch], tf.Tensor],
+        workload: Workload,
+        steps: Accumulation,
+        around: Callable[[Body], Body] = lambda body: body,
         rank: int = 0,
         shards: int = 1,
         copies: int = 1,
@@ -76,19 +87,25 @@ class KerasTrainer(Trainer):
         self.optimizer = optimizer
         self.rank = self.shard = rank
         self.shards, self.count = shards, count
+        self._workload = workload
         # Without AutoGraph, as in Keras's own fit: its code would stay in the temporary folder after a kill.
-        self._body = tf.function(body, reduce_retracing=True, autograph=False)
+        self._update = tf.function(around(steps.update), reduce_retracing=True, autograph=False)
+        self._add = steps.add and tf.function(around(steps.add), reduce_retracing=True, autograph=False)
+        self._steps = 0
         self._learning_rate: float | None = None
-        self.memory = Memory(copies * size_bytes(model.variables), copies * size_bytes(optimizer.variables))
+        state = size_bytes(optimizer.variables) + size_bytes(steps.sums)
+        self.memory = Memory(copies * size_bytes(model.variables), copies * state)
 
-    def trace(self, workload: Workload) -> None:
-        """Build the step's graph before the first step, for what is known only then."""
-        examples = workload.global_batch // self.shards * self.count
+    def trace(self) -> None:
+        """Build the graphs before the first step, for what is known only then."""
+        examples = self._workload.global_batch // self.shards * self.count
 
         def spec(like: np.ndarray) -> tf.TensorSpec:
             return tf.TensorSpec((examples, *like.shape[1:]), like.dtype)
 
-        self._body.get_concrete_function(tf.nest.map_structure(spec, workload.empty_batch))
+        for body in (self._update, self._add):
+            if body:
+                body.get_concrete_function(tf.nest.map_structure(spec, self._workload.empty_batch))
 
     def step(self, batch: Batch, learning_rate: float) -> StepResult:
         """See `Trainer.step`. Reading the loss waits for the device, so that the step is over on return."""
@@ -96,7 +113,9 @@ class KerasTrainer(Trainer):
             # Keras's own assignment takes four times as long, which a schedule would add to every step.
             self.optimizer.learning_rate.value.assign(learning_rate, read_value=False)
             self._learning_rate = learning_rate
-        loss, examples = float(self._body(batch)), examples_of(batch)
+        self._steps += 1
+        body = self._add if self._add and self._steps % self._workload.accumulate else self._update
+        loss, examples = float(body(batch)), examples_of(batch)
         return StepResult(loss if examples else None, examples)
 
     def weights(self) -> list[np.ndarray | None]:

@@ -157,16 +157,22 @@ class Strategy(ABC):
         """The global batch of a run. The user asked for ``asked``, and there are ``examples`` training examples."""
         return asked
 
-    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
+    def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """What all workers together send and receive in one step, by the algorithm: no headers, no control messages.
 
         Args:
             weights_bytes: of all trained weights, and so of one gradient.
+            accumulate: steps whose gradients make one update. A step counts for its part of it.
         """
         return 0.0
 
-    def skip_optimizer(self, name: str) -> str | None:
-        """Why a run with this class of ``keras.optimizers`` would not be what it is elsewhere, in one sentence."""
+    def skip_optimizer(self, settings: Mapping[str, Any], accumulate: int) -> str | None:
+        """Why a run with this optimizer would not be what it is elsewhere, in one sentence that names the fix.
+
+        Args:
+            settings: ``name``, its class in ``keras.optimizers``, and settings.
+            accumulate: steps whose gradients make one update.
+        """
         return None
 
     def skip(self, replicas: int) -> str | None:

@@ -70,16 +70,17 @@ class Single(Strategy):
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """The plain Keras step in a ``tf.function``."""
+        from ._accumulation import Accumulation
         from ._replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
 
         set_threads(1, workload.cores_per_replica)
         use_gpu(0)
         model, optimizer = workload.model(), workload.optimizer()
         optimizer.build(model.trainable_variables)
+        trained = model.trainable_variables
 
-        def body(batch: Batch) -> tf.Tensor:
-            loss, gradients = loss_and_gradients(workload, model, batch)
-            optimizer.apply(gradients, model.trainable_variables)
-            return loss
+        def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            return loss_and_gradients(workload, model, batch)
 
-        yield KerasTrainer(model, optimizer, body, shards=self.parts, count=self.parts)
+        steps = Accumulation(workload.accumulate, trained, compute, lambda means: optimizer.apply(means, trained))
+        yield KerasTrainer(model, optimizer, workload, steps, shards=self.parts, count=self.parts)

@@ -33,6 +33,8 @@ class Workload(Protocol):
         empty_batch: a batch without examples, which shows the structure, shapes and types of all batches.
         first_step: that this process takes; later than 0 in a worker that was started again.
         total_steps: of the run.
+        optimizer_settings: ``name``, the optimizer's class in ``keras.optimizers``, and settings.
+        accumulate: steps whose gradients make one update: their mean is exchanged and applied after the last of them.
     """
 
     replicas: int
@@ -42,12 +44,13 @@ class Workload(Protocol):
     total_steps: int
     cores_per_replica: int
     optimizer_settings: Mapping[str, Any]
+    accumulate: int
 
     def model(self) -> keras.Model:
         """A new model; every call gives the same initial weights."""
 
     def optimizer(self) -> keras.optimizers.Optimizer:
-        """A new Keras optimizer, as `optimizer_settings` says: ``name`` is its class in ``keras.optimizers``."""
+        """A new Keras optimizer, as `optimizer_settings` says. It does not accumulate."""
 
     def scratch(self) -> Path:
         """A folder for the strategy's own files, removed after the run."""

@@ -20,6 +20,8 @@ DATA = {
     "own_loss": "x=wide,y=one",
     "binary": "x=wide,y=yes",
     "autoencoder": "x=wide,y=wide_again",
+    "scheduled": "x=wide,y=three",
+    "accumulated": "x=wide,y=three",
 }
 """Function here → options of its data set."""
 
@@ -146,4 +148,33 @@ def autoencoder() -> keras.Model:
     again = layers.Dense(6)(layers.Dense(3, activation="gelu")(x))
     model = keras.Model(x, Squared()(x, again))
     model.compile()
+    return model
+
+
+OWN = {
+    "scheduled": {
+        "optimizer": "adamw:weight_decay=0.02,global_clipnorm=0.05",
+        "compiled_schedule": "compiled CosineDecay",
+        "learning_rate": 0.001,
+    },
+    "accumulated": {"optimizer": "momentum:gradient_accumulation_steps=4,clipnorm=0.05", "learning_rate": 0.3},
+}
+"""Case → what its optimizer is on the command line. The others are trained by another one than they have."""
+
+
+def scheduled(clip: bool = True) -> keras.Model:
+    """AdamW with clipping and a cosine."""
+    model = _dense(3)
+    rate = keras.optimizers.schedules.CosineDecay(0.001, 15, alpha=0.1, warmup_target=0.01, warmup_steps=5)
+    limit = {"global_clipnorm": 0.05} if clip else {}
+    model.compile(keras.optimizers.AdamW(rate, weight_decay=0.02, **limit), loss="mse", metrics=["mae"])
+    return model
+
+
+def accumulated(clip: bool = True) -> keras.Model:
+    """An update by four steps, whose mean is clipped."""
+    model = _dense(3)
+    limit = {"clipnorm": 0.05} if clip else {}
+    optimizer = keras.optimizers.SGD(0.3, momentum=0.9, gradient_accumulation_steps=4, **limit)
+    model.compile(optimizer, loss="mse", metrics=["mae"])
     return model

@@ -75,9 +75,8 @@ def weights(strategy: str, replicas: int, model: str, optimizer: str, folder: Pa
         replicas,
         model=model,
         optimizer=optimizer,
-        **{"dataset": DATASET} | work,
+        **{"dataset": DATASET, "learning_rate": RATE.get(optimizer)} | work,
         steps=STEPS,
-        learning_rate=RATE[optimizer],
     )
     outcome = launch(spec, folder)
     assert outcome.status == "ok", outcome.reason

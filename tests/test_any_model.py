@@ -25,12 +25,28 @@ USUAL = {
     "own_loss": ("multiworker", "ps:sync=true", "fsdp"),
     "binary": ("ps:sync=true",),
     "autoencoder": ("allgather", "fsdp"),
+    "scheduled": ("mirrored", "multiworker", "horovod", "ps:sync=true", "fsdp"),
+    "accumulated": (
+        "mirrored",
+        "multiworker",
+        "horovod",
+        "allgather",
+        "master-worker",
+        "ps:sync=true",
+        "ps-tree",
+        "fsdp",
+    ),
 }
 """Strategies that each model meets in every commit's tests; the others are ``exhaustive``."""
 
 
+def tolerance(case: str) -> float:
+    return TOLERANCE["adam" if case == "scheduled" else "momentum"]
+
+
 def work(case: str, data: Path) -> dict[str, Any]:
-    return {"model": f"any_models:{case}", "optimizer": "momentum", "dataset": any_models.dataset(data, case)}
+    optimizer = any_models.OWN.get(case, {"optimizer": "momentum", "learning_rate": RATE["momentum"]})
+    return {"model": f"any_models:{case}", "dataset": any_models.dataset(data, case)} | optimizer
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,15 +75,16 @@ def single(data: Path, tmp_path_factory: pytest.TempPathFactory):
     return get
 
 
-def by_keras(case: str, data: Path) -> tuple[list[np.ndarray], dict[str, float]]:
+def by_keras(case: str, data: Path, **arguments: Any) -> tuple[list[np.ndarray], dict[str, float]]:
     """Weights after the same steps by ``train_on_batch``, and what ``evaluate`` says of the validation set."""
     import keras
     from stratbench.harness.worker.workload import SpecWorkload
 
-    workload = SpecWorkload(make_spec(**work(case, data), steps=STEPS, learning_rate=RATE["momentum"]))
+    workload = SpecWorkload(make_spec(**work(case, data), steps=STEPS))
     keras.utils.set_random_seed(workload.spec.seed)
-    model = getattr(any_models, case)()
-    model.optimizer = workload.optimizer()
+    model = getattr(any_models, case)(**arguments)
+    if case not in any_models.OWN:
+        model.optimizer = workload.optimizer()
     for _, batch in zip(range(STEPS), workload.batches(1, 0).epoch(0), strict=False):
         model.train_on_batch(*batch)
     (whole,) = workload.in_order(workload.rows["validation"], any_models.ROWS)
@@ -78,10 +95,17 @@ def by_keras(case: str, data: Path) -> tuple[list[np.ndarray], dict[str, float]]
 def test_single_trains_and_reports_as_keras_does(case: str, single, data: Path) -> None:
     folder, found = single(case)
     expected, metrics = by_keras(case, data)
-    assert_same(found, expected, TOLERANCE["momentum"])
+    assert_same(found, expected, tolerance(case))
     (evaluation,) = journal.read(folder / "worker-0.jsonl").evaluations
     assert evaluation["validation"] == pytest.approx(metrics, rel=1e-4), json.dumps(evaluation)
     assert evaluation["test"].keys() == metrics.keys()
+
+
+@pytest.mark.parametrize("case", any_models.OWN)
+def test_clipping_changes_these_models(case: str, single, data: Path) -> None:
+    """Otherwise they would not show whether it is done, and on what."""
+    with pytest.raises(AssertionError, match="differs by"):
+        assert_same(single(case)[1], by_keras(case, data, clip=False)[0], 0.01)
 
 
 def test_metrics_are_in_the_order_of_compile(single) -> None:
@@ -115,6 +139,8 @@ def cases() -> list[Any]:
         pytest.param(case, name, marks=[] if name in USUAL[case] else [pytest.mark.exhaustive])
         for case in any_models.DATA
         for name in SYNCHRONOUS
+        # Each process of local-sgd clips its own gradient.
+        if case not in any_models.OWN or not name.startswith("local-sgd")
     ]
 
 
@@ -123,4 +149,4 @@ def test_two_replicas_equal_one(case: str, strategy: str, single, data: Path, tm
     if (problem := available()[strategy.partition(":")[0]]().skip(2)) is not None:
         pytest.skip(problem)
     found = weights(strategy, 2, folder=tmp_path / "run", **work(case, data))
-    assert_same(found, single(case)[1], TOLERANCE["momentum"])
+    assert_same(found, single(case)[1], tolerance(case))

@@ -151,7 +151,7 @@ def keep_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ("local-sgd:period=end,average_momentum=true", 2, "momentum", lambda spec: local_sgd(spec, 50, 0.9, True)),
         ("local-sgd:period=7,average_momentum=true", 2, "momentum", lambda spec: local_sgd(spec, 7, 0.9, True)),
-        ("horovod:backward_passes_per_step=3", 2, "sgd", lambda spec: all_reduce(spec, 3)),
+        ("horovod", 2, "sgd:gradient_accumulation_steps=3", lambda spec: all_reduce(spec, 3)),
         pytest.param(
             *("horovod:bucket_mib=0", 2, "sgd", lambda spec: all_reduce(spec, 1)), marks=pytest.mark.exhaustive
         ),
@@ -167,7 +167,7 @@ def test_fifty_steps_are_those_of_the_algorithm(
     horovod: None,
     no_strays: None,
 ) -> None:
-    # 24 steps an epoch: an epoch ends between two averagings, and two steps are left over for three backward passes.
+    # 24 steps an epoch: an epoch ends between two averagings, and the last two steps make no update of three.
     spec = make_spec(
         strategy,
         replicas,
@@ -258,7 +258,6 @@ def test_period_is_a_number_of_steps_or_the_end(text: str | int, period: int | s
         ("local-sgd", {"period": "1.5"}),
         ("local-sgd", {"average_momentum": "maybe"}),
         ("horovod", {"op": "sum"}),
-        ("horovod", {"backward_passes_per_step": "0"}),
         ("master-worker", {"cycle_ms": "0"}),
         ("allgather", {"fusion_mib": "1"}),
     ],

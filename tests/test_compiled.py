@@ -10,6 +10,7 @@ import pytest
 from conftest import Write, make_spec
 from stratbench.errors import UsageError
 from stratbench.harness.worker import trial, wording
+from stratbench.harness.worker.workload import SpecWorkload
 
 # TensorFlow takes seconds to load, and the suite in which this is the first to do so says so.
 pytestmark = pytest.mark.slow
@@ -80,6 +81,11 @@ OWN = {
     "optimizers.AdamW(3e-4, weight_decay=0.02)": ("adamw:weight_decay=0.02", 3e-4),
     "optimizers.Adam(0.1, beta_1=0.8, amsgrad=True)": ("adam:amsgrad=true,beta_1=0.8", 0.1),
     "optimizers.Lion(weight_decay=None)": ("lion", 0.001),
+    "optimizers.AdamW(clipnorm=1.0)": ("adamw:clipnorm=1.0", 0.001),
+    "optimizers.SGD(global_clipnorm=2, gradient_accumulation_steps=4)": (
+        "sgd:global_clipnorm=2,gradient_accumulation_steps=4",
+        0.01,
+    ),
 }
 
 
@@ -100,12 +106,8 @@ def test_the_optimizer_of_a_model_in_the_words_of_the_command_line(arguments: st
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ("optimizers.AdamW(clipnorm=1.0)", "Received: AdamW with clipnorm=1.0, which is not supported yet."),
         ("optimizers.SGD(use_ema=True)", "Received: SGD with use_ema=true, which is not supported yet."),
-        (
-            "optimizers.SGD(optimizers.schedules.CosineDecay(0.1, 10))",
-            "SGD with the learning rate CosineDecay; --lr-sc",
-        ),
+        ("optimizers.SGD(lambda: 0.1)", "SGD with a function as its learning rate; use a number, or a Learn"),
         ("type('Mine', (optimizers.SGD,), {})(0.1)", "Received: Mine, which is not one of Adadelta, "),
     ],
 )
@@ -115,6 +117,68 @@ def test_an_optimizer_that_is_not_supported_is_named(arguments: str, problem: st
     assert (
         text.startswith(f"model {reference} must be compiled with an optimizer that can be used.") and problem in text
     )
+
+
+SCHEDULES = {
+    "optimizers.schedules.CosineDecay(0.1, 10)": (
+        "CosineDecay(initial_learning_rate=0.1, decay_steps=10)",
+        [0.1 * (1 + np.cos(np.pi * step / 10)) / 2 for step in range(10)] + [0.0] * 10,
+    ),
+    "optimizers.schedules.PiecewiseConstantDecay([3, 6], [0.3, 0.2, 0.1])": (
+        "PiecewiseConstantDecay(boundaries=[3, 6], values=[0.3, 0.2, 0.1])",
+        [0.3] * 4 + [0.2] * 3 + [0.1] * 13,
+    ),
+    "Mine()": ("Mine()", [0.1 * step for step in range(20)]),
+}
+MINE = """
+class Mine(optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return 0.1 * keras.ops.cast(step, "float32")
+
+"""
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_schedule_of_a_model_is_followed_step_by_step(schedule: str, write: Write) -> None:
+    words, rates = SCHEDULES[schedule]
+    reference = write(MINE + compiled(f"optimizers.SGD({schedule})"))
+    found = trial.attempt(make_spec(model=reference))
+    assert found["schedule"] == words and "schedule" not in found["unused"]
+    # The first rate, or the largest where that is 0.
+    assert found["learning_rate"] == pytest.approx(rates[0] or max(rates))
+    work = {"optimizer": "sgd", "learning_rate": found["learning_rate"], "compiled_schedule": f"compiled {words}"}
+    followed = make_spec(model=reference, **work)
+    assert trial.attempt(followed)["unused"] == ""
+    assert trial.attempt(make_spec(model=reference, optimizer="sgd"))["unused"].startswith("optimizer SGD(learning_r")
+    workload = SpecWorkload(followed)
+    workload.model()
+    assert [workload.schedule()(step) for step in range(20)] == pytest.approx(rates, abs=1e-7)
+    # Keras itself gives the same.
+    theirs = workload.model().optimizer
+    theirs.build([])
+    for step in (0, 4, 19):
+        theirs.iterations.assign(step)
+        assert float(theirs.learning_rate) == pytest.approx(rates[step], abs=1e-7)
+
+
+def test_a_schedule_is_scaled_and_warmed_up(write: Write) -> None:
+    reference = write(compiled("optimizers.SGD(optimizers.schedules.CosineDecay(0.1, 10))"))
+    work = {"lr_scaling": "linear", "reference_batch": 24, "warmup_epochs": 0.2, "compiled_schedule": "compiled Cosine"}
+    workload = SpecWorkload(make_spec(model=reference, learning_rate=0.1, **work))
+    workload.model()
+    plain = [0.1 * (1 + np.cos(np.pi * step / 10)) / 2 for step in range(10)]
+    factors = [1, 1.25, 1.5, 1.75, 2, 2, 2, 2, 2, 2]
+    assert round(0.2 * workload.steps_per_epoch) == 4
+    assert [workload.schedule()(step) for step in range(10)] == pytest.approx(np.multiply(plain, factors), abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [("raise ValueError('no rate')", "whose schedule fails: ValueError: no rate"), ("return 0.0", "is 0 in all steps")],
+)
+def test_a_schedule_that_gives_no_rate_is_named(body: str, problem: str, write: Write) -> None:
+    mine = MINE.replace('return 0.1 * keras.ops.cast(step, "float32")', body)
+    assert problem in trial.attempt(make_spec(model=write(mine + compiled("optimizers.SGD(Mine())"))))["problem"]
 
 
 def test_a_model_that_is_not_compiled_has_no_optimizer(write: Write) -> None:

@@ -72,18 +72,37 @@ REFERENCES = {
 }
 KEYS = {
     "--strategy": "sync ps mode lock backup staleness fetch push warm_start checkpoint_every port fanout period "
-    "fusion_mib cycle_ms min_replicas elastic op backward_passes_per_step cross_device_ops communication x",
+    "fusion_mib cycle_ms min_replicas elastic op cross_device_ops communication x",
     "--dataset": "shape classes examples seed x y path",
     "--model": "units x",
     "--inject": "worker ps step seconds factor probability x",
 }
-INTEGERS = ["--replicas", "--global-batch", "--per-replica-batch", "--epochs", "--steps", "--reference-batch", "--seed"]
+INTEGERS = [
+    "--replicas",
+    "--global-batch",
+    "--per-replica-batch",
+    "--epochs",
+    "--steps",
+    "--reference-batch",
+    "--seed",
+    "--accumulate",
+]
 INTEGERS += ["--cores-per-replica", "--repeats"]
-FLOATS = ["--learning-rate", "--warmup-epochs", "--timeout"]
+FLOATS = ["--learning-rate", "--warmup-epochs", "--timeout", "--clip-norm"]
 CHOICES = {
     "--sharding": ["batch", "static"],
     "--last-batch": ["drop", "keep"],
-    "--optimizer": ["sgd", "momentum", "adam", "adagrad", "adamw:weight_decay=0.1", "sgd:a=1,b=true", "lion:"],
+    "--optimizer": [
+        "sgd",
+        "momentum",
+        "adam",
+        "adagrad",
+        "adamw:weight_decay=0.1",
+        "sgd:a=1,b=true",
+        "lion:",
+        "adam:clipnorm=1",
+        "adam:gradient_accumulation_steps=2",
+    ],
     "--lr-schedule": ["constant", "cosine", "cosine:end=0.1", "step:every=2,factor=0.5", "exponential", "step:"],
     "--lr-scaling": ["none", "linear", "sqrt"],
 }

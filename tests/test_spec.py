@@ -84,11 +84,17 @@ def test_options_reach_the_strategies_that_have_them() -> None:
         (["mirrored"], {"warmup_epochs": -1}, "--warmup-epochs must be 0 or more"),
         (["mirrored"], {"optimizer": "addamw"}, "Received: 'addamw'. Did you mean 'adamw'?"),
         (["mirrored"], {"optimizer": "adam:learning_rate=1"}, "can't set learning_rate: give --learning-rate"),
-        (["mirrored"], {"optimizer": "adam:clipnorm=1"}, "can't set clipnorm: it is not supported yet"),
+        (["mirrored"], {"optimizer": "adam:use_ema=true"}, "can't set use_ema: it is not supported yet"),
         (["mirrored"], {"optimizer": "adam:"}, "NAME or NAME:key=value"),
         (["mirrored"], {"optimizer": "adam:epsilon=1,epsilon=2"}, "each key once"),
         (["mirrored"], {"optimizer": "adam:epsilon=small"}, "numbers below 1e30, true, false or null"),
         (["mirrored"], {"optimizer": "adam:epsilon=nan"}, "Received: 'adam:epsilon=nan'"),
+        (["mirrored"], {"clip_norm": 0.0}, "--clip-norm must be greater than 0"),
+        (["mirrored"], {"accumulate": 0}, "--accumulate must be greater than 0"),
+        (["mirrored"], {"accumulate": 2, "last_batch": "keep"}, "--accumulate needs batches of one size"),
+        (["mirrored"], {"optimizer": "adam:clipnorm=-1"}, "a number above 0 as clipnorm. Received: 'adam:clipnorm=-1'"),
+        (["mirrored"], {"optimizer": "adam:gradient_accumulation_steps=1"}, "from 2 to 2147483647 as gradient_acc"),
+        (["mirrored"], {"optimizer": "adam:gradient_accumulation_steps=2.5"}, "a whole number from 2 to"),
         (["mirrored"], {"lr_schedule": "cosin"}, "Received: 'cosin'. Did you mean 'cosine'?"),
         (["mirrored"], {"lr_schedule": "constant:end=1"}, "constant with nothing after it. Received: 'constant:end=1'"),
         (["mirrored"], {"lr_schedule": "cosine:end=2"}, "cosine[:end=E] with 0 ≤ E ≤ 1, the share"),
@@ -158,6 +164,30 @@ def test_a_schedule_is_another_run_and_none_is_the_run_that_it_was() -> None:
     assert cosine.lr_schedule == "cosine" and cosine.run_id != plain.run_id
     older = {name: value for name, value in plain.model_dump().items() if name != "lr_schedule"}
     assert RunSpec.model_validate(older).run_id == plain.run_id == run_id(older)
+
+
+def test_clipping_and_accumulation_are_settings_of_the_optimizer() -> None:
+    (spec,) = expand("mirrored", optimizer="adam:clipnorm=3", clip_norm=0.5, accumulate=4)
+    assert spec.optimizer == "adam:global_clipnorm=0.5,gradient_accumulation_steps=4"
+    assert optimizers.parse(spec.optimizer).accumulate == 4
+    (plain,) = expand("mirrored", optimizer="adam:gradient_accumulation_steps=4", accumulate=1)
+    assert plain.optimizer == "adam"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "reason"),
+    [
+        ("ps", "use sync=true, or mode=downpour,push=K"),
+        ("ps:mode=ssp,staleness=2", "weights change within the steps of --accumulate"),
+        ("ps:sync=true,backup=1", "backup workers may come late"),
+        ("horovod:elastic=true", "half-summed gradients"),
+    ],
+)
+def test_what_can_not_accumulate_says_why(strategy: str, reason: str) -> None:
+    (spec,) = expand(strategy, replicas=[2], accumulate=4)
+    assert reason in str(spec.skip())
+    (plain,) = expand(strategy, replicas=[2])
+    assert reason not in str(plain.skip())
 
 
 def test_optimizers_have_settings_and_rates() -> None:

@@ -10,6 +10,7 @@ import click
 from ...errors import UsageError
 from ..launch import trying
 from ..launch.starter import Starter
+from ..plan.learning_rate import COMPILED, CONSTANT
 from ..plan.pairs import parse_options
 from ..plan.spec import Experiment, RunSpec
 from ..plan.task import Job
@@ -73,7 +74,15 @@ class Grid:
             raise UsageError(f"{tried.problem} Choose another one by --optimizer.")
         rate = self._flags["learning_rate"] or tried.learning_rate
         before = self.specs[0]
-        self.specs = self._expand({"optimizer": tried.optimizer, "learning_rate": rate})
-        if (before.optimizer, before.learning_rate) == (tried.optimizer, rate):
+        scheduled = bool(tried.schedule) and self._flags["learning_rate"] is None and before.lr_schedule == CONSTANT
+        if tried.schedule and not scheduled and self._flags["learning_rate"] is None:
+            raise UsageError(
+                f"--lr-schedule replaces the schedule of model {before.model}, {tried.schedule}. "
+                "Give --learning-rate, too."
+            )
+        own = {"compiled_schedule": COMPILED + tried.schedule} if scheduled else {}
+        self.specs = self._expand({"optimizer": tried.optimizer, "learning_rate": rate} | own)
+        if (before.optimizer, before.learning_rate, scheduled) == (tried.optimizer, rate, False):
             return []
-        return [f"model {before.model} is trained by its own optimizer, {tried.optimizer}, learning rate {rate:g}"]
+        given = tried.schedule if scheduled else f"{rate:g}"
+        return [f"model {before.model} is trained by its own optimizer, {tried.optimizer}, learning rate {given}"]

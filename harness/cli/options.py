@@ -46,11 +46,9 @@ def spec_options(command: Command) -> Command:
             "--global-batch",
             type=int,
             metavar="EXAMPLES",
-            help="Per update over all replicas (strong scaling).",
+            help="Per step over all replicas (strong scaling).",
         ),
-        click.option(
-            "--per-replica-batch", type=int, metavar="EXAMPLES", help="Per update and replica (weak scaling)."
-        ),
+        click.option("--per-replica-batch", type=int, metavar="EXAMPLES", help="Per step and replica (weak scaling)."),
         click.option(
             "--last-batch",
             type=click.Choice(["drop", "keep"]),
@@ -65,6 +63,18 @@ def spec_options(command: Command) -> Command:
             metavar="NAME[:key=value,…]",
             help="An optimizer of Keras with its settings: sgd, adam, adamw:weight_decay=0.01, rmsprop, lion, …; "
             "momentum is sgd with momentum 0.9. [default: the one that the model is compiled with, else adam]",
+        ),
+        click.option(
+            "--clip-norm",
+            type=float,
+            metavar="NORM",
+            help="Scale the mean gradient down where the norm of all of it is larger.",
+        ),
+        click.option(
+            "--accumulate",
+            type=int,
+            metavar="STEPS",
+            help="One update by the mean gradient of so many steps, and one exchange. A step still has a global batch.",
         ),
         click.option(
             "--learning-rate",
@@ -153,8 +163,9 @@ def work(flags: dict[str, Any]) -> dict[str, Any]:
     If two flags exclude each other, the one on the command line replaces the one of the spec file.
     """
     names = (
-        "model dataset split sharding global_batch per_replica_batch last_batch epochs steps optimizer learning_rate "
-        "lr_scaling reference_batch warmup_epochs lr_schedule seed cores_per_replica inject timeout"
+        "model dataset split sharding global_batch per_replica_batch last_batch epochs steps optimizer clip_norm "
+        "accumulate learning_rate lr_scaling reference_batch warmup_epochs lr_schedule seed cores_per_replica inject "
+        "timeout"
     )
     chosen = {name: flags[name] for name in names.split()}
     source = click.get_current_context().get_parameter_source

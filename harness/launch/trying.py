@@ -38,6 +38,7 @@ class Tried:
         unused_by_own: the same for a run with the model's own optimizer.
         alone: why several replicas would not train what one does; empty if they would.
         optimizer, learning_rate: the model's own, as the flags of these names say it; empty and 0 if it has none.
+        schedule: of the model's own optimizer, in words; empty if its rate is a number.
         problem: why the model's own optimizer can't be used, in one sentence; empty if it can.
     """
 
@@ -46,6 +47,7 @@ class Tried:
     alone: str = ""
     optimizer: str = ""
     learning_rate: float = 0.0
+    schedule: str = ""
     problem: str = ""
 
 

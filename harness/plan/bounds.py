@@ -27,6 +27,8 @@ _POSITIVE: dict[str, float] = {
     "epochs": MOST_COUNT,
     "steps": MOST_COUNT,
     "learning_rate": MOST_RATE,
+    "clip_norm": MOST_RATE,
+    "accumulate": MOST_COUNT,
     "reference_batch": MOST_COUNT,
     "repeats": MOST_RUNS,
     "cores_per_replica": MOST_CORES,

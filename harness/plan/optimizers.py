@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import UsageError
+from .task import MOST_COUNT
 
 Settings = Mapping[str, bool | int | float | None]
 
@@ -33,6 +34,9 @@ CLASSES = {
 }
 """Name on the command line → class in ``keras.optimizers``. ``momentum`` is SGD with momentum 0.9."""
 
+ACCUMULATION = "gradient_accumulation_steps"
+"""The setting of ``--accumulate``, which the strategies honour, not the optimizer."""
+
 NOT_SUPPORTED = {"MultiOptimizer", "ScheduleFreeAdamW"}
 """Optimizers of Keras that train several optimizers' parts, or other weights than they evaluate."""
 
@@ -49,13 +53,11 @@ _REFUSED = {
     "name": "leave it out",
     "exclude_layers": "it is not supported yet",
     **dict.fromkeys(
-        (
-            *("clipnorm", "clipvalue", "global_clipnorm", "use_ema", "ema_momentum", "ema_overwrite_frequency"),
-            *("loss_scale_factor", "gradient_accumulation_steps"),
-        ),
-        "it is not supported yet",
+        ("use_ema", "ema_momentum", "ema_overwrite_frequency", "loss_scale_factor"), "it is not supported yet"
     ),
 }
+_CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
+"""Settings of Keras's optimizers, of which one at most can be set."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,24 @@ class Choice:
         """``name``, of the class in ``keras.optimizers``, and settings; without the learning rate."""
         return {"name": CLASSES[self.name], **_PRESETS.get(self.name, {}), **self.given}
 
+    @property
+    def accumulate(self) -> int:
+        """How many steps' gradients make one update."""
+        return int(self.given.get(ACCUMULATION) or 1)
+
+    def changed(self, clip_norm: float | None, accumulate: int | None) -> Choice:
+        """With what ``--clip-norm`` and ``--accumulate`` say, in place of its own settings."""
+        given = dict(self.given)
+        if clip_norm is not None:
+            given = {key: value for key, value in given.items() if key not in _CLIPPING} | {
+                "global_clipnorm": clip_norm
+            }
+        if accumulate is not None:
+            given.pop(ACCUMULATION, None)
+        if (accumulate or 1) > 1:
+            given[ACCUMULATION] = accumulate
+        return Choice(self.name, given)
+
     def __str__(self) -> str:
         """As on the command line."""
         words = [f"{key}={json.dumps(value)}" for key, value in sorted(self.given.items())]
@@ -101,7 +121,20 @@ def parse(text: str) -> Choice:
         if not key.isidentifier() or key in given:
             raise UsageError(f"--optimizer must be NAME or NAME:key=value,… with each key once. Received: '{text}'.")
         given[key] = _value(value, text)
+    _check(given, text)
     return Choice(name, given)
+
+
+def _check(given: Settings, whole: str) -> None:
+    steps = given.get(ACCUMULATION)
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or not 2 <= steps <= MOST_COUNT):
+        raise UsageError(
+            f"--optimizer must have a whole number from 2 to {MOST_COUNT} as {ACCUMULATION}. Received: '{whole}'."
+        )
+    for key in _CLIPPING:
+        limit = given.get(key)
+        if limit is not None and (isinstance(limit, bool) or not limit > 0):
+            raise UsageError(f"--optimizer must have a number above 0 as {key}. Received: '{whole}'.")
 
 
 def _value(text: str, whole: str) -> bool | int | float | None:

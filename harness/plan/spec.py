@@ -102,9 +102,10 @@ class RunSpec(BaseModel):
                 f"{self.strategy} needs shards of one size, and those of an incomplete last batch differ; "
                 f"use --last-batch drop, or a strategy that weighs them by examples: {exact}"
             )
+        optimizer = optimizers.parse(self.optimizer)
         return (
             strategy.skip_sharding(self.sharding)
-            or strategy.skip_optimizer(optimizers.parse(self.optimizer).settings["name"])
+            or strategy.skip_optimizer(optimizer.settings, optimizer.accumulate)
             or strategy.skip(self.replicas)
         )
 
@@ -140,11 +141,14 @@ class Experiment(BaseModel):
     epochs: int | None = None
     steps: int | None = None
     optimizer: str = "adam"
+    clip_norm: float | None = None
+    accumulate: int | None = None
     learning_rate: float | None = None
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     reference_batch: int | None = None
     warmup_epochs: float = 0.0
     lr_schedule: str = CONSTANT
+    compiled_schedule: str = ""
     seed: int = 1
     cores_per_replica: int | None = None
     inject: Sequence[str] = ()
@@ -224,6 +228,9 @@ class Experiment(BaseModel):
 
     def _common(self) -> dict[str, Any]:
         dataset = datasets.parse(self.dataset)
+        optimizer = optimizers.parse(self.optimizer).changed(self.clip_norm, self.accumulate)
+        if optimizer.accumulate > 1 and self.last_batch == "keep":
+            raise UsageError("--accumulate needs batches of one size: use --last-batch drop.")
         self._check_amount(self._examples)
         return {
             "model": self.model,
@@ -235,13 +242,13 @@ class Experiment(BaseModel):
             "last_batch": self.last_batch,
             "epochs": self.epochs or (None if self.steps else DEFAULT_EPOCHS),
             "steps": self.steps,
-            "optimizer": str(optimizers.parse(self.optimizer)),
-            "learning_rate": self.learning_rate or optimizers.parse(self.optimizer).default_rate,
+            "optimizer": str(optimizer),
+            "learning_rate": self.learning_rate or optimizer.default_rate,
             "lr_scaling": self.lr_scaling,
             "reference_batch": self.reference_batch or self.global_batch or self.per_replica_batch,
             # -0.0 equals 0.0, but would give the run another name.
             "warmup_epochs": self.warmup_epochs + 0.0,
-            "lr_schedule": str(parse_schedule(self.lr_schedule)),
+            "lr_schedule": self.compiled_schedule or str(parse_schedule(self.lr_schedule)),
             "seed": self.seed,
             "inject": tuple(sorted(str(parse(text)) for text in self.inject)),
             "timeout": self.timeout,

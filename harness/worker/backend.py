@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     from ...strategies.trainer import Tensor
+
+
+def rates(schedule: Callable[[Tensor], Tensor], steps: np.ndarray) -> np.ndarray:
+    """What a learning rate schedule gives for each of these steps. → float32"""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return np.asarray([float(schedule(step)) for step in steps], "float32")
+    import tensorflow as tf
+
+    def rate(step: Tensor) -> Tensor:
+        return tf.cast(schedule(step), tf.float32)
+
+    def compute() -> np.ndarray:
+        with tf.device("CPU"):
+            every = tf.function(lambda steps: tf.map_fn(rate, steps, fn_output_signature=tf.float32), autograph=False)
+            return every(tf.constant(steps)).numpy()
+
+    # A strategy may have made a graph of its own the default one, but only in its own thread.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(compute).result()
 
 
 def after(call: Callable[[], None], x: Tensor) -> Tensor:

@@ -60,16 +60,17 @@ def check(reference: str, model: keras.Model, scaled: bool) -> None:
             )
 
 
-def unused(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> str:
+def unused(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None, scheduled: bool = False) -> str:
     """What the model says, mostly by ``compile()``, and this run does not use, in words; empty if there is nothing.
 
     Args:
         optimizer: that the run trains with; by default the model's own.
+        scheduled: whether its rate follows the model's own schedule.
     """
     config = arguments(model)
     words = []
     theirs = getattr(model, "optimizer", None) if "optimizer" in config else None
-    if theirs is not None and optimizer is not None and _settings(theirs) != _settings(optimizer):
+    if theirs is not None and optimizer is not None and _differ(theirs, optimizer, scheduled):
         words.append(f"optimizer {_optimizer_words(theirs)}")
     if config.get("jit_compile") is True:
         words.append("jit_compile=True")
@@ -120,6 +121,13 @@ def recording() -> Iterator[None]:
 def arguments(model: keras.Model) -> Mapping[str, Any]:
     """What ``compile`` was given, by name; empty for a model that was not compiled."""
     return vars(model).get(_RECORD, {})
+
+
+def _differ(one: keras.optimizers.Optimizer, other: keras.optimizers.Optimizer, scheduled: bool) -> bool:
+    ours, theirs = _settings(one), _settings(other)
+    if scheduled:
+        theirs["learning_rate"] = ours["learning_rate"]
+    return ours != theirs
 
 
 def _settings(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:

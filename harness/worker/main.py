@@ -154,7 +154,7 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
             snapshots.remove_old(folder, trainer.rank)
         batches = workload.batches(trainer.shards, trainer.shard, trainer.count)
         batches.load()
-        expected = strategy.traffic_bytes(workload.trained_bytes, run.replicas)
+        expected = strategy.traffic_bytes(workload.trained_bytes, run.replicas, workload.accumulate)
         journal.event(
             "ready",
             parameters=workload.parameters,
@@ -169,7 +169,17 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
         injected = injector.around(trainer, first_step)
         reports = functools.partial(workload.reports, trainer.rank)
         schedule, steps = workload.schedule(), workload.total_steps
-        train(injected, batches, schedule, steps, journal, folder, first_step=first_step, reports=reports)
+        train(
+            injected,
+            batches,
+            schedule,
+            steps,
+            journal,
+            folder,
+            first_step=first_step,
+            accumulate=workload.accumulate,
+            reports=reports,
+        )
         journal.event("trained", involuntary_switches=usage.involuntary_switches() - switches)
         used = usage.totals()
         workload.delay = None

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import UsageError
 from ..plan import optimizers
+from . import own_schedule
+from .wording import one_line
 
 if TYPE_CHECKING:
     import keras
 
 
-def said(reference: str, model: keras.Model) -> dict[str, Any]:
-    """``{"optimizer": …, "learning_rate": …}``; empty for a model without one.
+def said(reference: str, model: keras.Model, total_steps: int) -> dict[str, Any]:
+    """``{"optimizer": …, "learning_rate": …}``, and ``"schedule"`` if it has one; empty for a model without optimizer.
+
+    Args:
+        total_steps: of the run.
 
     Returns:
         ``{"problem": …}``, one sentence, for an optimizer that ``--optimizer`` can't name.
@@ -22,13 +27,20 @@ def said(reference: str, model: keras.Model) -> dict[str, Any]:
     if optimizer is None:
         return {}
     try:
-        choice, rate = _choice(optimizer)
+        choice = _choice(optimizer)
+        schedule = own_schedule.of(optimizer)
+        rate = own_schedule.first_rate(schedule, total_steps) if schedule else float(optimizer.learning_rate)
     except UsageError as error:
         return {"problem": f"model {reference} must be compiled with an optimizer that can be used. Received: {error}"}
-    return {"optimizer": str(choice), "learning_rate": rate}
+    except Exception as error:
+        return {"problem": f"model {reference} has an optimizer whose schedule fails: {one_line(error)}."}
+    if not rate > 0:
+        return {"problem": f"model {reference} has an optimizer whose learning rate is {rate:g} in all steps."}
+    found = {"optimizer": str(choice), "learning_rate": float(f"{rate:.7g}")}
+    return found | ({"schedule": own_schedule.words(schedule)} if schedule else {})
 
 
-def _choice(optimizer: keras.optimizers.Optimizer) -> tuple[optimizers.Choice, float]:
+def _choice(optimizer: keras.optimizers.Optimizer) -> optimizers.Choice:
     """Raises UsageError with what is not supported."""
     import keras
 
@@ -38,16 +50,17 @@ def _choice(optimizer: keras.optimizers.Optimizer) -> tuple[optimizers.Choice, f
         raise UsageError(f"{kind.__name__}, which is not one of {', '.join(sorted(set(optimizers.CLASSES.values())))}.")
     config = optimizer.get_config()
     rate = config.pop("learning_rate")
-    if not isinstance(rate, int | float):
-        schedule = rate.get("class_name") if isinstance(rate, dict) else type(rate).__name__
-        raise UsageError(f"{kind.__name__} with the learning rate {schedule}; --lr-schedule has some.")
+    if not isinstance(rate, int | float) and not own_schedule.of(optimizer):
+        raise UsageError(
+            f"{kind.__name__} with a function as its learning rate; use a number, or a LearningRateSchedule."
+        )
     usual = kind.__name__.lower()
     name, differing = min(
         (_differing(name, config) for name in names), key=lambda each: (len(each[1]), each[0] != usual)
     )
     words = [f"{key}={json.dumps(value, default=str)}" for key, value in differing.items()]
     try:
-        return optimizers.parse(f"{name}:{','.join(words)}" if words else name), float(f"{rate:.7g}")
+        return optimizers.parse(f"{name}:{','.join(words)}" if words else name)
     except UsageError:
         raise UsageError(f"{kind.__name__} with {', '.join(words)}, which is not supported yet.") from None
 

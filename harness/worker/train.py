@@ -13,23 +13,23 @@ from ...datasets.batches import Batches
 from ...errors import RunError
 from ...results.raw.journal import Journal
 from ...strategies.trainer import Trainer, Update
-from ..plan.learning_rate import Schedule
 from .snapshots import save
 from .usage import tcp_bytes
 
 WARMUP_STEPS = 2
-"""Steps at the start of a run that trace, compile and fill caches: kept in the table, left out of rates."""
+"""Updates at the start of a run that trace, compile and fill caches: kept in the table, left out of rates."""
 
 
 def train(
     trainer: Trainer,
     batches: Batches,
-    schedule: Schedule,
+    schedule: Callable[[int], float],
     total_steps: int,
     journal: Journal,
     folder: Path,
     clock: Callable[[], float] = time.perf_counter,
     first_step: int = 0,
+    accumulate: int = 1,
     reports: Callable[[], bool] = lambda: True,
 ) -> None:
     """Train from ``first_step`` up to ``total_steps`` updates and journal each.
@@ -38,6 +38,7 @@ def train(
     epochs the clock rests while a copy of the weights is taken and saved in ``folder``: see `snapshots`.
 
     Args:
+        accumulate: steps of an update.
         reports: whether this process saves the weights that all processes hold.
 
     Raises:
@@ -54,7 +55,7 @@ def train(
             ready = clock()
             result = trainer.step(batch, schedule(step))
             now = clock()
-            warmup = step < first_step + WARMUP_STEPS
+            warmup = step < first_step + WARMUP_STEPS * accumulate
             journal.step(epoch, step, now - before, ready - before, result.examples, result.loss, warmup, now)
             whole &= not _restored(trainer, journal)
             if result.update:

@@ -82,7 +82,7 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
         measure(workload, model, rows)
     except Exception as error:
         raise UsageError(f"model {run.model} can't be evaluated: {one_line(error)}") from error
-    own = own_optimizer.said(run.model, model)
+    own = own_optimizer.said(run.model, model, workload.total_steps)
     return {"unused": workload.unused, "unused_by_own": compiled.unused(model), "alone": alone, **own}
 
 

@@ -20,7 +20,7 @@ from ..plan import learning_rate, optimizers
 from ..plan.models import own
 from ..plan.spec import RunSpec
 from ..plan.task import LOST_SUFFIX, SCRATCH
-from . import backend, compiled
+from . import backend, compiled, own_schedule
 from .building import build
 from .objective import Objective, compute_loss
 from .wording import one_line
@@ -58,8 +58,10 @@ class SpecWorkload:
         self.global_batch = spec.global_batch
         self.cores_per_replica = spec.cores_per_replica
         self.empty_batch = map_structure(lambda each: np.zeros((0, *each.shape), each.dtype), self.info.structure)
-        chosen = optimizers.parse(spec.optimizer).settings
-        self.optimizer_settings: Mapping[str, Any] = chosen | {"learning_rate": spec.learning_rate}
+        chosen = optimizers.parse(spec.optimizer)
+        self.accumulate = chosen.accumulate
+        settings = {key: value for key, value in chosen.settings.items() if key != optimizers.ACCUMULATION}
+        self.optimizer_settings: Mapping[str, Any] = settings | {"learning_rate": spec.learning_rate}
         self.steps_per_epoch = steps_per_epoch(len(self.rows["train"]), spec.global_batch, spec.last_batch)
         self.total_steps = spec.steps or (spec.epochs or 0) * self.steps_per_epoch
         self.parameters = 0
@@ -67,6 +69,8 @@ class SpecWorkload:
         self.activation_bytes: int | None = None
         self.unused = ""
         self._objective: Objective | None = None
+        self._scheduled = spec.lr_schedule.startswith(learning_rate.COMPILED)
+        self._own_schedule: Any = None
 
     def model(self) -> keras.Model:
         """See the protocol. The seed is set anew, so that every call draws the same initial weights."""
@@ -79,14 +83,21 @@ class SpecWorkload:
         self.parameters = model.count_params()
         self.trained_bytes = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in model.trainable_variables)
         self.activation_bytes = _activation_bytes(model, self.spec.per_replica_batch)
-        self.unused = compiled.unused(model, self.optimizer())
+        own_schedule.make_describable(model)
+        accumulation = {optimizers.ACCUMULATION: self.accumulate} if self.accumulate > 1 else {}
+        trained_by = self._new_optimizer({**self.optimizer_settings, **accumulation})
+        self.unused = compiled.unused(model, trained_by, self._scheduled)
+        self._own_schedule = own_schedule.of(model.optimizer) if self._scheduled else None
         return model
 
     def optimizer(self) -> keras.optimizers.Optimizer:
         """See the protocol. Raises UsageError for settings that the optimizer does not have."""
+        return self._new_optimizer(self.optimizer_settings)
+
+    def _new_optimizer(self, settings: Mapping[str, Any]) -> keras.optimizers.Optimizer:
         import keras
 
-        settings = dict(self.optimizer_settings)
+        settings = dict(settings)
         try:
             return getattr(keras.optimizers, settings.pop("name"))(**settings)
         except (TypeError, ValueError) as error:
@@ -173,18 +184,20 @@ class SpecWorkload:
         """The examples of these rows, in order, in batches of ``size`` and what is left over."""
         return sequential(self.dataset, rows, size)
 
-    def schedule(self) -> learning_rate.Schedule:
+    def schedule(self) -> Callable[[int], float]:
         """Learning rate of each update."""
         spec = self.spec
-        peak = spec.learning_rate * learning_rate.factor(spec.lr_scaling, spec.global_batch, spec.reference_batch)
-        return learning_rate.Schedule(
-            start=spec.learning_rate,
-            peak=peak,
+        factor = learning_rate.factor(spec.lr_scaling, spec.global_batch, spec.reference_batch)
+        rate = 1.0 if self._scheduled else spec.learning_rate
+        ours = learning_rate.Schedule(
+            start=rate,
+            peak=rate * factor,
             warmup_steps=round(spec.warmup_epochs * self.steps_per_epoch),
-            decay=learning_rate.parse(spec.lr_schedule),
+            decay=learning_rate.parse(learning_rate.CONSTANT if self._scheduled else spec.lr_schedule),
             total_steps=self.total_steps,
             steps_per_epoch=self.steps_per_epoch,
         )
+        return own_schedule.OwnSchedule(self._own_schedule, ours) if self._scheduled else ours
 
 
 def _activation_bytes(model: keras.Model, examples: int) -> int | None:

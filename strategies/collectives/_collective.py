@@ -181,6 +181,14 @@ def weighted_gradients(
     return loss, gradients, count
 
 
+def like_weighted(trained: Sequence[keras.Variable]) -> list[tf.Tensor | tf.Variable]:
+    """In the shapes and types of what `weighted_gradients` gives: the sums, and the count."""
+    import tensorflow as tf
+
+    variables = [variable.value for variable in trained]
+    return [*variables, tf.zeros((), variables[0].dtype)]
+
+
 def flat(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """The tensors as one vector, one after the other."""
     import tensorflow as tf

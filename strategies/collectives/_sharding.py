@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from ...errors import RunError
+from .._clip import Clip
 from .._replica import loss_with, release, size_bytes
 from ..trainer import Batch, Workload
 from ._collective import broadcast
@@ -51,7 +52,7 @@ class ShardedModel:
         # Before the weights are cut, so that all state starts from rank 0's values.
         rest = [v for v in model.variables if id(v) not in cut]
         broadcast(hvd, rest)
-        self._model, self._size = model, hvd.size()
+        self._model, self._hvd, self._size = model, hvd, hvd.size()
         self._units = [Unit(number, weights, hvd) for number, weights in enumerate(_packed(list(_layers(model))))]
         whole = [unit.size_bytes for unit in self._units]
         self._budget = 2 * max(whole, default=0) + sum(whole) // hvd.size() if release else math.inf
@@ -94,6 +95,15 @@ class ShardedModel:
         for variable, value in zip(self._model.non_trainable_variables, state, strict=True):
             variable.assign(value)
         return loss
+
+    def clipped(self, means: Sequence[tf.Tensor], clip: Clip) -> Sequence[tf.Tensor]:
+        """The shards' gradients, clipped by norms of whole weights: one all-reduce of a number for each weight."""
+        if not clip.by_norm:
+            return clip(means)
+        own = [unit.squares(mean) for unit, mean in zip(self._units, means, strict=True)]
+        squares = self._hvd.allreduce(tf.concat(own, 0), op=self._hvd.Sum, name="squares")
+        factors = tf.split(clip.factors(squares), [len(unit.weights) for unit in self._units])
+        return [unit.scaled(*each) for unit, each in zip(self._units, zip(means, factors, strict=True), strict=True)]
 
     def get_weights(self) -> list[np.ndarray]:
         """A whole copy in the order of ``model.weights``. Every process calls it."""
@@ -140,6 +150,22 @@ class Unit:
         """The gradient of the shard: the mean of all processes' gradients."""
         received = self._hvd.alltoall(self._flatten(gradients), name=f"scatter_{self._number}")
         return tf.reduce_mean(tf.reshape(received, (self._hvd.size(), *self.shard.shape)), axis=0)
+
+    def squares(self, mean: tf.Tensor) -> tf.Tensor:
+        """Of the shard's gradient, the sum of squares that belongs to each weight. → (weights,)"""
+        parts = tf.split(mean, self._elements())[:-1]
+        return tf.stack([tf.reduce_sum(tf.square(part)) for part in parts])
+
+    def scaled(self, mean: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+        """The shard's gradient, with what belongs to each weight multiplied by that weight's factor."""
+        return mean * tf.repeat(tf.concat([factors, [1]], 0), self._elements())
+
+    def _elements(self) -> list[int]:
+        """How many elements of the shard belong to each weight, and to none."""
+        begin = self._hvd.rank() * self.shard.shape[0]
+        ends = np.cumsum([0, *(math.prod(v.shape) for v in self.weights)])
+        inside = np.diff(np.clip(ends - begin, 0, self.shard.shape[0]))
+        return [*inside.tolist(), self.shard.shape[0] - int(inside.sum())]
 
     def _flatten(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
         elements = sum(math.prod(v.shape) for v in self.weights)

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
 from ..base import Task, Traits
-from ..trainer import Batch, Memory, Trainer, Workload
-from ._collective import Collective, bucket_option, flat, parts, replicate, weighted_gradients
+from ..trainer import Batch, Trainer, Workload
+from ._collective import Collective, bucket_option, flat, like_weighted, parts, replicate, weighted_gradients
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -38,9 +38,9 @@ class AllGather(Collective):
 
     bucket_mib: Annotated[float, Ge(0)] | Literal["all"] = bucket_option("gathered")
 
-    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
+    def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """Each worker's gradient reaches N−1 others; a ring passes it on, which adds up to the same."""
-        return 2.0 * replicas * (replicas - 1) * weights_bytes
+        return 2.0 * replicas * (replicas - 1) * weights_bytes / accumulate
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
@@ -48,15 +48,21 @@ class AllGather(Collective):
         with self.joined(workload, exchanges=True) as hvd:
             import tensorflow as tf
 
+            from .._accumulation import Accumulation
             from .._buckets import buckets, compute_in_order, exchange
             from .._replica import KerasTrainer, size_bytes
 
             model, optimizer = replicate(hvd, workload)
-            positions = buckets(model.trainable_variables, self.bucket_mib)
+            trained = model.trainable_variables
+            positions = buckets(trained, self.bucket_mib)
 
-            def body(batch: Batch) -> tf.Tensor:
+            def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
                 loss, sums, count = weighted_gradients(workload, model, batch)
                 compute_in_order(loss, sums, positions)
+                return loss, [*sums, count]
+
+            def apply(sums: Sequence[tf.Tensor]) -> None:
+                *sums, count = sums
                 # Explicit names, as the graphs of the ranks differ where one has fewer examples than the others.
                 names = (f"gradients_{number}" for number in itertools.count())
                 counts = hvd.allgather(count[tf.newaxis], name="examples", ignore_name_scope=True)
@@ -66,10 +72,10 @@ class AllGather(Collective):
                     rows = hvd.allgather(flat(bucket)[tf.newaxis], name=next(names), ignore_name_scope=True)
                     return parts(tf.reduce_sum(rows, axis=0) / total, bucket)
 
-                optimizer.apply(exchange(sums, positions, mean), model.trainable_variables)
-                return loss
+                optimizer.apply(exchange(sums, positions, mean), trained)
 
-            trainer = KerasTrainer(model, optimizer, body, rank=hvd.rank(), shards=hvd.size())
-            in_transit = hvd.size() * size_bytes(model.trainable_variables)
-            trainer.memory = Memory(size_bytes(model.variables), size_bytes(optimizer.variables), in_transit)
+            steps = Accumulation(workload.accumulate, like_weighted(trained), compute, apply)
+            trainer = KerasTrainer(model, optimizer, workload, steps, rank=hvd.rank(), shards=hvd.size())
+            in_transit = hvd.size() * size_bytes(trained)
+            trainer.memory = dataclasses.replace(trainer.memory, transient_bytes=in_transit)
             yield trainer

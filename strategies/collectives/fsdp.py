@@ -21,12 +21,12 @@ epochs, so its peak resident memory is that of a whole model.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..base import Task, Traits, option
-from ..trainer import Batch, Memory, Trainer, Workload
+from ..trainer import Batch, Trainer, Workload
 from ._collective import Collective
 
 if TYPE_CHECKING:
@@ -45,13 +45,14 @@ class Fsdp(Collective):
         True, "release weights after the forward pass; false holds all of them until the backward pass"
     )
 
-    def skip_optimizer(self, name: str) -> str | None:
+    def skip_optimizer(self, settings: Mapping[str, Any], accumulate: int) -> str | None:
         """Those that use a whole weight's norm, rows or columns."""
+        name = settings["name"]
         if name in ("Adafactor", "Lamb", "Muon"):
             return f"{name} updates whole weights and each process holds parts; use an optimizer such as adamw"
         return None
 
-    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
+    def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """The most: two all-gathers and a reduce-scatter, in each of which a worker sends (N−1)/N·W, and receives it.
 
         The trainer knows what need not be gathered again.
@@ -62,21 +63,25 @@ class Fsdp(Collective):
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """Shards the model. The shards take the place of the weights in the ``tf.function``."""
         with self.joined(workload, exchanges=True) as hvd:
-            from .._replica import KerasTrainer, size_bytes
+            from .._accumulation import Accumulation
+            from .._clip import Clip, unclipped
+            from .._replica import KerasTrainer
             from ._sharding import ShardedModel
 
             model = ShardedModel(workload.model(), hvd, self.reshard_after_forward)
-            optimizer = workload.optimizer()
-            optimizer.build(model.trainable_variables)
+            clip, optimizer = Clip.of(workload.optimizer_settings), unclipped(workload.optimizer())
+            shards = model.trainable_variables
+            optimizer.build(shards)
 
-            def body(batch: Batch) -> tf.Tensor:
-                loss, gradients = model.loss_and_gradients(workload, batch)
-                optimizer.apply(gradients, model.trainable_variables)
-                return loss
+            def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
+                return model.loss_and_gradients(workload, batch)
 
-            trainer = KerasTrainer(model, optimizer, body, rank=hvd.rank(), shards=hvd.size())
-            trainer.trace(workload)
-            held = size_bytes(model.variables), size_bytes(optimizer.variables)
-            trainer.memory = Memory(*held, model.transient_bytes)
+            def apply(means: Sequence[tf.Tensor]) -> None:
+                optimizer.apply(model.clipped(means, clip), shards)
+
+            steps = Accumulation(workload.accumulate, shards, compute, apply)
+            trainer = KerasTrainer(model, optimizer, workload, steps, rank=hvd.rank(), shards=hvd.size())
+            trainer.trace()
+            trainer.memory = dataclasses.replace(trainer.memory, transient_bytes=model.transient_bytes)
             trainer.traffic_bytes = model.traffic_bytes
             yield trainer

@@ -3,8 +3,6 @@
 g = (1/N) Σ g_i over Gloo, MPI or NCCL, as Horovod was built; rank 0's initial weights are broadcast.
 Gradients are reduced in buckets, while the backward pass goes on; with ``bucket_mib=all`` all together after it.
 ``op=adasum``: (1 − g₁·g₂/2‖g₁‖²) g₁ + (1 − g₁·g₂/2‖g₂‖²) g₂ up a tree of pairs, each weight's gradient by itself.
-``backward_passes_per_step=k`` adds up k steps' gradients locally and all-reduces their mean once: k steps of global
-batch B make one update of k·B.
 ``elastic=true``: when a process dies, the others form a new job, take the weights of the process with the most updates,
 repeat the step and continue as N − 1. Each keeps its share of the global batch; the mean leaves out the share of the
 dead process.
@@ -14,26 +12,25 @@ https://horovod.readthedocs.io/en/stable/tensorflow.html
 
 Limits: upstream has no release for TensorFlow ≥ 2.16, so Horovod comes by ``stratbench install-horovod``. From three
 replicas on, two runs of several buckets differ by rounding, as what Horovod fuses follows the timing. Adasum
-combines gradients, as its authors do for plain SGD; for other optimizers they combine updates. With k backward passes
-the steps left over at a run's end, up to k − 1, are not applied. An elastic job may need Gloo's time-out of 30 s to see
-a death.
+combines gradients, as its authors do for plain SGD; for other optimizers they combine updates. An elastic job may need
+Gloo's time-out of 30 s to see a death.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
 
 from ...errors import RunError
 from .._devices import gpus
 from ..base import Reaction, Task, Traits, option, ring_bytes
-from ..trainer import Batch, Memory, Trainer, Workload
+from ..trainer import Batch, Trainer, Workload
 from ._build import HorovodStatus, status
 from ._collective import Collective, bucket_option, replicate
 from ._elastic_hosts import MOST, elastic_hosts
@@ -48,7 +45,7 @@ class Horovod(Collective):
 
     name = "horovod"
     summary = "Horovod: N processes, ring all-reduce of fused gradients"
-    traits = Traits("yes", "yes", "2(N−1)/N·W/k each way", "W + S; k > 1: 2W + S", "ends; elastic: others go on")
+    traits = Traits("yes", "yes", "2(N−1)/N·W each way", "W + S", "ends; elastic: others go on")
 
     compression: Literal["none", "fp16"] = option("none", "fp16 sends gradients as half floats")
     fusion_mib: Annotated[float, Ge(0)] = option(128.0, "tensor fusion buffer in MiB; 0 turns fusion off")
@@ -59,7 +56,6 @@ class Horovod(Collective):
     hierarchical: bool = option(False, "all-reduce within hosts, then between: NCCL and MPI on several hosts")
     elastic: bool = option(False, "go on without processes that die (Gloo)")
     min_replicas: Annotated[int, Ge(1)] = option(1, "elastic: end when fewer are left")
-    backward_passes_per_step: Annotated[int, Ge(1)] = option(1, "steps k whose gradients are added up for one update")
 
     def skip(self, replicas: int) -> str | None:
         """Also options that Horovod would refuse during the run, or ignore silently."""
@@ -82,10 +78,16 @@ class Horovod(Collective):
         """Adasum is MPI's alone."""
         return "mpi" if self.op == "adasum" else super()._controller()
 
-    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
-        """One ring all-reduce every k steps, of half as many bytes with fp16. Adasum's tree moves as many."""
+    def skip_optimizer(self, settings: Mapping[str, Any], accumulate: int) -> str | None:
+        """An elastic job repeats a step that failed, and so would add its gradients twice."""
+        if self.elastic and accumulate > 1:
+            return "elastic=true can't give back half-summed gradients; leave --accumulate out"
+        return None
+
+    def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
+        """One ring all-reduce an update, of half as many bytes with fp16. Adasum's tree moves as many."""
         size = 0.5 if self.compression == "fp16" else 1.0
-        return ring_bytes(weights_bytes, replicas) * size / self.backward_passes_per_step
+        return ring_bytes(weights_bytes, replicas) * size / accumulate
 
     def environment(self) -> dict[str, str]:
         """The size of the fusion buffer and the hierarchy too."""
@@ -99,35 +101,29 @@ class Horovod(Collective):
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
-        """Combines gradients by one all-reduce every k steps, inside the ``tf.function``."""
+        """Combines gradients by all-reduce, inside the ``tf.function``."""
         with self.joined(workload, exchanges=True) as hvd:
+            from .._accumulation import Accumulation
             from .._buckets import buckets, compute_in_order, exchange
-            from .._replica import KerasTrainer, loss_and_gradients, size_bytes
-            from ._local_sums import every
+            from .._replica import KerasTrainer, loss_and_gradients
 
             if self.hierarchical and hvd.size() == hvd.local_size():
                 raise RunError(f"hierarchical=true needs several hosts. Received: {hvd.size()} processes on this one.")
             model, optimizer = replicate(hvd, workload)
-            passes = self.backward_passes_per_step
-            positions = buckets(model.trainable_variables, self.bucket_mib)
+            trained = model.trainable_variables
+            positions = buckets(trained, self.bucket_mib)
 
-            def update(gradients: Sequence[tf.Tensor]) -> None:
-                means = exchange(gradients, positions, lambda bucket: self._combine(hvd, bucket))
-                optimizer.apply(means, model.trainable_variables)
-
-            apply = every(passes, model, update) if passes > 1 else update
-
-            def body(batch: Batch) -> tf.Tensor:
-                loss, gradients = loss_and_gradients(workload, model, batch, scale=1 / passes)
+            def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
+                loss, gradients = loss_and_gradients(workload, model, batch)
                 compute_in_order(loss, gradients, positions)
-                apply(gradients)
-                return loss
+                return loss, gradients
 
-            trainer = KerasTrainer(model, optimizer, body, rank=hvd.rank(), shards=hvd.size())
-            if passes > 1:
-                # The sums are kept between steps, as the optimizer's state is.
-                state = size_bytes(optimizer.variables) + size_bytes(model.trainable_variables)
-                trainer.memory = Memory(size_bytes(model.variables), state)
+            def apply(gradients: Sequence[tf.Tensor]) -> None:
+                means = exchange(gradients, positions, lambda bucket: self._combine(hvd, bucket))
+                optimizer.apply(means, trained)
+
+            steps = Accumulation(workload.accumulate, trained, compute, apply)
+            trainer = KerasTrainer(model, optimizer, workload, steps, rank=hvd.rank(), shards=hvd.size())
             if not self.elastic:
                 yield trainer
                 return
@@ -157,8 +153,6 @@ def _not_elastic(options: Horovod, build: HorovodStatus, replicas: int) -> str |
         return "elastic=true needs Horovod built with Gloo, controller=gloo or auto, and op=average"
     if (options.fusion_mib, options.cycle_ms) != (128.0, 1.0):
         return "elastic=true crashes in Horovod with another fusion_mib or cycle_ms than the defaults; leave them out"
-    if options.backward_passes_per_step > 1:
-        return "elastic=true can't give back half-summed gradients; leave backward_passes_per_step out"
     if not options.min_replicas <= replicas <= MOST:
         return f"elastic=true needs from min_replicas={options.min_replicas} to {MOST} replicas, not {replicas}"
     return None

@@ -46,7 +46,7 @@ class LocalSgd(Collective):
     )
     average_momentum: bool = option(False, "average the optimizer's state too, such as momentum")
 
-    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
+    def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """One ring all-reduce every τ steps, on average; one-shot averaging is next to none in each step of a run."""
         return 0.0 if self.period == "end" else ring_bytes(weights_bytes, replicas) / self.period
 
@@ -56,6 +56,7 @@ class LocalSgd(Collective):
         with self.joined(workload) as hvd:
             import tensorflow as tf
 
+            from .._accumulation import Accumulation
             from .._replica import KerasTrainer, loss_and_gradients
 
             model, optimizer = replicate(hvd, workload)
@@ -63,16 +64,17 @@ class LocalSgd(Collective):
             if self.average_momentum:
                 averaged += [v.value for v in _state(optimizer)]
 
-            def step(batch: Batch) -> tf.Tensor:
-                loss, gradients = loss_and_gradients(workload, model, batch)
-                optimizer.apply(gradients, model.trainable_variables)
-                return loss
+            trained = model.trainable_variables
+
+            def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
+                return loss_and_gradients(workload, model, batch)
 
             @tf.function(autograph=False)
             def means() -> list[tf.Tensor]:
                 return hvd.grouped_allreduce(averaged, op=hvd.Average)
 
-            local = KerasTrainer(model, optimizer, step, rank=hvd.rank(), shards=hvd.size())
+            steps = Accumulation(workload.accumulate, trained, compute, lambda means: optimizer.apply(means, trained))
+            local = KerasTrainer(model, optimizer, workload, steps, rank=hvd.rank(), shards=hvd.size())
             period = workload.total_steps if self.period == "end" else self.period
             # Traced now: the first averaging comes after the warm-up steps, so its tracing would be measured.
             yield LocalTrainer(local, averaged, means.get_concrete_function(), period)

@@ -13,13 +13,13 @@ memory limit N. Horovod's gather over MPI counts elements in 32 bits.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..base import Task, Traits
-from ..trainer import Batch, Memory, Trainer, Workload
-from ._collective import Collective, broadcast, flat, parts, weighted_gradients
+from ..trainer import Batch, Trainer, Workload
+from ._collective import Collective, broadcast, flat, like_weighted, parts, weighted_gradients
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -34,9 +34,9 @@ class MasterWorker(Collective):
     traits = Traits("yes", "yes", "W each way; the master (N−1)·W each way", "W; the master W + S", "the run ends")
     uneven = True
 
-    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
+    def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """N−1 gradients sent to the master and received by it, and N−1 copies of the weights on their way back."""
-        return 4.0 * (replicas - 1) * weights_bytes
+        return 4.0 * (replicas - 1) * weights_bytes / accumulate
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
@@ -44,6 +44,7 @@ class MasterWorker(Collective):
         with self.joined(workload) as hvd:
             import tensorflow as tf
 
+            from .._accumulation import Accumulation
             from .._replica import KerasTrainer, size_bytes
 
             master = hvd.rank() == 0
@@ -51,16 +52,20 @@ class MasterWorker(Collective):
             broadcast(hvd, model.variables)
             if master:
                 optimizer.build(model.trainable_variables)
-            weights = [v.value for v in model.trainable_variables]
+            trained = model.trainable_variables
+            weights = [v.value for v in trained]
 
-            def body(batch: Batch) -> tf.Tensor:
+            def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
                 loss, sums, count = weighted_gradients(workload, model, batch)
-                row = flat([*sums, count])[tf.newaxis]
+                return loss, [*sums, count]
+
+            def apply(sums: Sequence[tf.Tensor]) -> None:
+                row = flat(sums)[tf.newaxis]
                 to_master = tf.one_hot(0, hvd.size(), dtype=tf.int32)
                 rows, _ = hvd.alltoall(row, to_master, name="gradients", ignore_name_scope=True)
                 if master:
                     total = tf.reduce_sum(rows, axis=0)
-                    optimizer.apply(parts(total[:-1] / total[-1], weights), model.trainable_variables)
+                    optimizer.apply(parts(total[:-1] / total[-1], weights), trained)
                     mine = flat(weights)
                 else:
                     # No row arrived, and only the shape matters. But TensorFlow removes a gather that nothing depends
@@ -70,9 +75,9 @@ class MasterWorker(Collective):
                 # On the master too, where it changes nothing: else TensorFlow removes its part of the broadcast.
                 for variable, value in zip(weights, parts(updated, weights), strict=True):
                     variable.assign(value)
-                return loss
 
-            trainer = KerasTrainer(model, optimizer, body, rank=hvd.rank(), shards=hvd.size())
-            in_transit = size_bytes(model.trainable_variables) * (hvd.size() if master else 1)
-            trainer.memory = Memory(size_bytes(model.variables), size_bytes(optimizer.variables), in_transit)
+            steps = Accumulation(workload.accumulate, like_weighted(trained), compute, apply)
+            trainer = KerasTrainer(model, optimizer, workload, steps, rank=hvd.rank(), shards=hvd.size())
+            in_transit = size_bytes(trained) * (hvd.size() if master else 1)
+            trainer.memory = dataclasses.replace(trainer.memory, transient_bytes=in_transit)
             yield trainer

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from .._clip import Clip, unclipped
 from .._replica import loss_with, size_bytes
 from ..trainer import Memory, Workload
 from ._keras_rule import KerasRule
@@ -59,7 +60,7 @@ class Source:
         model = workload.model()
         state = {id(v): v.numpy() for v in model.non_trainable_variables}
         trained = [] if has_kernel(workload.optimizer_settings) else model.trainable_variables
-        rules = {id(v): KerasRule(workload.optimizer(), v) for v in trained}
+        rules = {id(v): KerasRule(unclipped(workload.optimizer()), v) for v in trained}
         return cls(model, model.get_weights(), state, rules)
 
 
@@ -72,6 +73,7 @@ class Shared:
         trained: of these, the trained ones, in the order of ``model.trainable_variables``.
         places: where each of `trained` is in `weights`.
         updates: one a trained weight.
+        clip: of the gradients, before they are applied.
         learning_rate: placeholder of `set_learning_rate`. The ps tasks keep the rate, so a step does not send it.
     """
 
@@ -79,12 +81,13 @@ class Shared:
     trained: list[tf.Variable]
     places: list[int]
     updates: list[Update]
+    clip: Clip
     learning_rate: tf.Tensor
     set_learning_rate: tf.Operation
 
     def apply(self, gradients: Sequence[tf.Tensor]) -> list[tf.Operation]:
-        """Update every trained weight by its gradient."""
-        return [update(gradient) for update, gradient in zip(self.updates, gradients, strict=True)]
+        """Update every trained weight by its gradient, which is on the weight's ps task."""
+        return [update(gradient) for update, gradient in zip(self.updates, self.clip(gradients), strict=True)]
 
 
 def share(
@@ -121,6 +124,7 @@ def share(
             )
             for weight in trained
         ],
+        clip=Clip.of(workload.optimizer_settings),
         learning_rate=learning_rate,
         set_learning_rate=tf.group(*[each.assign(learning_rate, read_value=False) for each in rates.values()]),
     )

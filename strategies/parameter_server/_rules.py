@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from .._clip import SETTINGS
 from ._keras_rule import KerasRule
 
 Update = Callable[[tf.Tensor], tf.Operation]
@@ -20,9 +21,9 @@ Rule = Callable[[tf.Variable, tf.Variable, Mapping[str, Any], bool], Update]
 
 
 def has_kernel(settings: Mapping[str, Any]) -> bool:
-    """Whether an optimizer has a rule here."""
+    """Whether an optimizer has a rule here, clipping apart."""
     name = settings["name"]
-    return name in _RULES and set(settings) == {"name", "learning_rate", *_KNOWN[name]}
+    return name in _RULES and set(settings) - set(SETTINGS) == {"name", "learning_rate", *_KNOWN[name]}
 
 
 def update_of(

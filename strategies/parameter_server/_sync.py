@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from ..trainer import Batch, Update, Workload
-from ._graph import Shared, compute, server_of, shared_variable
+from .._replica import size_bytes
+from ..trainer import Batch, Memory, Update, Workload
+from ._graph import Shared, compute, own_variable, server_of, shared_variable
 from ._session import Node
 from ._trainer import PsTrainer
 
@@ -115,13 +116,16 @@ class SyncTrainer(PsTrainer):
     ):
         # One worker sets the rate and the statistics: those of the others are the same.
         super().__init__(node, workload, shared, sets_rate=node.task.index == 0)
+        self._accumulate = workload.accumulate
         next_token = barrier.wait(self.rank)
         clock = barrier.begin()
         with tf.control_dependencies([clock]):
             values = [weight.read_value() for weight in nearest]
         work = compute(workload, node.source, values)
-        with tf.control_dependencies(work.move(shared.weights) if self.rank == 0 else []):
-            now, push = barrier.push(self.rank, work.gradients, clock)
+        moved = work.move(shared.weights) if self.rank == 0 else []
+        add, gradients, clear = self._accumulated(work.gradients, shared)
+        with tf.control_dependencies(moved):
+            now, push = barrier.push(self.rank, gradients, clock)
         with tf.control_dependencies(push), tf.device(barrier.place):
             begin = tf.timestamp()
         with tf.control_dependencies([begin]):
@@ -131,18 +135,38 @@ class SyncTrainer(PsTrainer):
             update = [now, clock] if told is None else tf.unstack(told.read_value())[:2]
             counts = tf.stack([tf.cast(each, tf.float64) for each in (clock, token, counted, waited, *update)])
         self.connect(*copies)
-        self._run = self.session.make_callable([work.loss, counts, work.local], work.feeds)
+        with tf.control_dependencies(push):
+            done = tf.group(work.local, *clear())
+        self._run = self.session.make_callable([work.loss, counts, done], work.feeds)
+        self._add = self.session.make_callable([work.loss, tf.group(work.local, *moved, *add)], work.feeds)
         self._next_token = self.session.make_callable(next_token)
-        self._updates = workload.total_steps
+        self._updates = workload.total_steps // self._accumulate
 
-    def advance(self, batch: Batch) -> tuple[float, Update]:
+    def _accumulated(
+        self, gradients: Sequence[tf.Tensor], shared: Shared
+    ) -> tuple[list[tf.Operation], Sequence[tf.Tensor], Callable[[], list[tf.Operation]]]:
+        """Operations that add the gradients up; the mean that is pushed; those that begin the next sums."""
+        if self._accumulate == 1:
+            return [], gradients, list
+        sums = [own_variable("sum", weight) for weight in shared.trained]
+        self.memory = Memory(0, size_bytes(sums), size_bytes(shared.weights))
+        pairs = list(zip(sums, gradients, strict=True))
+        return (
+            [total.assign_add(gradient, read_value=False) for total, gradient in pairs],
+            [(total.read_value() + gradient) / self._accumulate for total, gradient in pairs],
+            lambda: [total.assign(tf.zeros_like(total), read_value=False) for total in sums],
+        )
+
+    def advance(self, batch: Batch) -> tuple[float, Update | None]:
         """See `PsTrainer`. A late worker skips the tokens of the steps that ended without it."""
+        if (self._done + 1) % self._accumulate:
+            return float(self._add(*tf.nest.flatten(batch))[0]), None
         loss, (clock, token, counted, waited, number, fetched), _ = self._run(*tf.nest.flatten(batch))
         begin = time.perf_counter()
         while token <= clock < self._updates:
             token, counted = self._next_token()
         waited += time.perf_counter() - begin
-        self.finished = bool(token >= self._updates)
+        self.finished = bool(token >= self._updates) and self._accumulate == 1
         return float(loss), Update(
             number=int(number),
             fetched=int(fetched),

@@ -23,9 +23,9 @@ global batch. The other modes apply one for each worker, at the same learning ra
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
@@ -97,9 +97,17 @@ class ParameterServer(Strategy):
         """The mode; sync where no worker may be ahead."""
         return "sync" if self.mode == "ssp" and not self.staleness else self._mode
 
-    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
+    def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """Each worker fetches the weights and pushes a gradient, or a sum of some."""
-        return replicas * weights_bytes * (1 / self.fetch + 1 / self.push)
+        return replicas * weights_bytes * (1 / self.fetch + 1 / self.push / accumulate)
+
+    def skip_optimizer(self, settings: Mapping[str, Any], accumulate: int) -> str | None:
+        """Accumulation needs weights that stay the same between two updates."""
+        if accumulate == 1 or (self._rule == "sync" and not self.backup):
+            return None
+        if self._rule == "sync":
+            return "backup workers may come late with gradients of an earlier update; leave --accumulate or backup out"
+        return "weights change within the steps of --accumulate; use sync=true, or mode=downpour,push=K without it"
 
     def skip(self, replicas: int) -> str | None:
         """Replicas need a GPU each where there are any; a step must wait for one gradient at least."""

@@ -49,9 +49,9 @@ class ParameterServerTree(Strategy):
         starts = range(0, replicas, self.fanout)
         return {leaf: list(workers[start : start + self.fanout]) for leaf, start in enumerate(starts, start=1)}
 
-    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
-        """Each worker fetches the weights from its leaf and pushes a gradient to it."""
-        return 2.0 * replicas * weights_bytes
+    def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
+        """Each worker fetches the weights from its leaf in each step, and pushes a gradient to it for each update."""
+        return replicas * weights_bytes * (1 + 1 / accumulate)
 
     def skip(self, replicas: int) -> str | None:
         """Replicas need a GPU each where there are any."""

@@ -49,28 +49,30 @@ class Mirrored(Strategy):
         """Reads the shards of all replicas, one after the other. Each replica takes its own slice."""
         import tensorflow as tf
 
+        from .._accumulation import Accumulation, Body
         from .._replica import KerasTrainer, loss_and_gradients, set_threads
+        from ._mean_first import clip_the_mean
 
         replicas = task.replicas
         set_threads(replicas, workload.cores_per_replica)
         strategy = tf.distribute.MirroredStrategy(_devices(replicas), self._cross_device_ops())
-        with strategy.scope():
-            model, optimizer = workload.model(), workload.optimizer()
-            optimizer.build(model.trainable_variables)
         share = workload.global_batch // replicas
 
-        def replica_step(batch: Batch) -> tf.Tensor:
+        def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
             start = tf.distribute.get_replica_context().replica_id_in_sync_group * share
             batch = tf.nest.map_structure(lambda each: each[start : start + share], batch)
             # Keras's optimizer sums gradients over the replicas; 1/N makes that the mean.
-            loss, gradients = loss_and_gradients(workload, model, batch, scale=1 / replicas)
-            optimizer.apply(gradients, model.trainable_variables)
-            return loss
+            return loss_and_gradients(workload, model, batch, scale=1 / replicas)
 
-        def body(batch: Batch) -> tf.Tensor:
-            return strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(replica_step, (batch,)), axis=None)
+        def around(step: Body) -> Body:
+            return lambda batch: strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(step, (batch,)), axis=None)
 
-        yield KerasTrainer(model, optimizer, body, shards=replicas, copies=replicas, count=replicas)
+        with strategy.scope():
+            model, optimizer = workload.model(), clip_the_mean(workload.optimizer())
+            trained = model.trainable_variables
+            optimizer.build(trained)
+            steps = Accumulation(workload.accumulate, trained, compute, lambda sums: optimizer.apply(sums, trained))
+        yield KerasTrainer(model, optimizer, workload, steps, around, shards=replicas, copies=replicas, count=replicas)
 
     def _cross_device_ops(self) -> tf.distribute.CrossDeviceOps | None:
         import tensorflow as tf

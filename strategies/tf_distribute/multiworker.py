@@ -45,9 +45,9 @@ class MultiWorker(Strategy):
             return "communication=nccl needs GPUs and there are none; use auto or ring"
         return skip_for_gpus(replicas)
 
-    def traffic_bytes(self, weights_bytes: int, replicas: int) -> float:
-        """One ring all-reduce."""
-        return ring_bytes(weights_bytes, replicas)
+    def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
+        """One ring all-reduce an update."""
+        return ring_bytes(weights_bytes, replicas) / accumulate
 
     def tasks(self, replicas: int, place: Place) -> list[Task]:
         """N workers. ``TF_CONFIG`` gives each one the addresses of all."""
@@ -72,8 +72,10 @@ class MultiWorker(Strategy):
         """Keras 3's ``fit`` fails here, a ``strategy.run`` step in a ``tf.function`` does not."""
         import tensorflow as tf
 
+        from .._accumulation import Accumulation, Body
         from .._buckets import buckets, compute_in_order
         from .._replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
+        from ._mean_first import clip_the_mean
 
         set_threads(1, workload.cores_per_replica, exchanges=self.pack_mib > 0)
         use_gpu(task.index)
@@ -83,19 +85,20 @@ class MultiWorker(Strategy):
                 bytes_per_pack=int(self.pack_mib * 2**20), implementation=communication
             )
         )
-        with strategy.scope():
-            model, optimizer = workload.model(), workload.optimizer()
-            optimizer.build(model.trainable_variables)
 
-        def replica_step(batch: Batch) -> tf.Tensor:
+        def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
             # Keras's optimizer sums gradients over the replicas; 1/N makes that the mean.
             loss, gradients = loss_and_gradients(workload, model, batch, scale=1 / workload.replicas)
             if self.pack_mib:
-                compute_in_order(loss, gradients, buckets(model.trainable_variables, self.pack_mib))
-            optimizer.apply(gradients, model.trainable_variables)
-            return loss
+                compute_in_order(loss, gradients, buckets(trained, self.pack_mib))
+            return loss, gradients
 
-        def body(batch: Batch) -> tf.Tensor:
-            return strategy.experimental_local_results(strategy.run(replica_step, (batch,)))[0]
+        def around(step: Body) -> Body:
+            return lambda batch: strategy.experimental_local_results(strategy.run(step, (batch,)))[0]
 
-        yield KerasTrainer(model, optimizer, body, rank=task.index, shards=workload.replicas)
+        with strategy.scope():
+            model, optimizer = workload.model(), clip_the_mean(workload.optimizer())
+            trained = model.trainable_variables
+            optimizer.build(trained)
+            steps = Accumulation(workload.accumulate, trained, compute, lambda sums: optimizer.apply(sums, trained))
+        yield KerasTrainer(model, optimizer, workload, steps, around, rank=task.index, shards=workload.replicas)
