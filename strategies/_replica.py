@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 
 from ._accumulation import Accumulation, Body
-from .trainer import Batch, Memory, StepResult, Trainer, Workload, examples_of
+from .trainer import Batch, Mean, Memory, StepResult, Trainer, Workload, examples_of
 
 if TYPE_CHECKING:
     import keras
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def loss_and_gradients(
-    workload: Workload, model: keras.Model, batch: Batch, scale: float = 1.0
+    workload: Workload, model: keras.Model, batch: Batch, scale: float = 1.0, mean: Mean | None = None
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """The workload's total loss over a batch of tensors, and its gradients.
 
@@ -27,18 +27,24 @@ def loss_and_gradients(
 
     Args:
         scale: factor on the gradients only; 1/N if they are then summed over N replicas.
+        mean: see `Workload.total_loss`.
     """
     variables = [variable.value for variable in model.trainable_variables]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(variables)
-        loss = workload.total_loss(model, batch)
+        loss = workload.total_loss(model, batch, mean)
         scaled = loss * scale if scale != 1.0 else loss
     gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
 
 
 def loss_with(
-    workload: Workload, model: keras.Model, trained: Sequence[tf.Tensor], fixed: Sequence[tf.Tensor], batch: Batch
+    workload: Workload,
+    model: keras.Model,
+    trained: Sequence[tf.Tensor],
+    fixed: Sequence[tf.Tensor],
+    batch: Batch,
+    mean: Mean | None = None,
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """The workload's total loss with these weights, and new values of the variables that are not trained.
 
@@ -48,6 +54,7 @@ def loss_with(
     Args:
         trained: values in the order of ``model.trainable_variables``.
         fixed: values in the order of ``model.non_trainable_variables``.
+        mean: see `Workload.total_loss`.
     """
     import keras
 
@@ -56,7 +63,7 @@ def loss_with(
     # Of metrics that the loss updates, as that of several outputs does. Nobody reads them.
     metrics = [(variable, tf.zeros(variable.shape, variable.dtype)) for variable in model.metrics_variables]
     with keras.StatelessScope([*trainable, *others, *metrics], collect_losses=True) as scope:
-        loss = workload.total_loss(model, batch)
+        loss = workload.total_loss(model, batch, mean)
     return loss, [scope.get_current_value(variable) for variable in model.non_trainable_variables]
 
 

@@ -175,6 +175,13 @@ class Strategy(ABC):
         """
         return None
 
+    def skip_normaliser(self) -> str | None:
+        """Why it can't train a loss for which `Workload.total_loss` needs the mean over all replicas; None if it can.
+
+        By options where each replica's update is its own anyway, it can.
+        """
+        return None
+
     def skip(self, replicas: int) -> str | None:
         """Why it can't run here with so many replicas, in one sentence that names the fix; None if it can."""
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +24,9 @@ Batch = Structure
 
 Tensor = Any
 """Of the Keras backend that is loaded."""
+
+Mean = Callable[[Tensor], Tensor]
+"""Scalar → its mean over all replicas. Within a step, every replica calls it as often and in the same order."""
 
 
 class Workload(Protocol):
@@ -61,9 +64,13 @@ class Workload(Protocol):
     def inputs(self, batch: Batch) -> Structure:
         """What the model is called with, of a batch of arrays or tensors: examples as stored, or scaled, in float32."""
 
-    def total_loss(self, model: keras.Model, batch: Batch) -> Tensor:
+    def total_loss(self, model: keras.Model, batch: Batch, mean: Mean | None = None) -> Tensor:
         """Call the model in training. → scalar: its loss over the batch, with regularisers and ``add_loss``, as Keras
-        computes it. The mean of several replicas' losses is that of their batches together.
+        computes it. The mean of several replicas' losses is that of their batches together, if these are of one size.
+
+        Args:
+            mean: for losses that are means over what a mask leaves, or over the sum of sample weights. Without it, a
+                replica's loss is that of its own batch.
         """
 
     def loss(self, batch: Batch, outputs: Structure) -> Tensor:

@@ -20,6 +20,8 @@ DATA = {
     "own_loss": "x=wide,y=one",
     "binary": "x=wide,y=yes",
     "autoencoder": "x=wide,y=wide_again",
+    "masked": "x=words,y=tags",
+    "normalised": "x=words,y=both,sample_weight=worth",
     "scheduled": "x=wide,y=three",
     "accumulated": "x=wide,y=three",
 }
@@ -43,6 +45,12 @@ def write(path: Path) -> None:
         file["yes"] = (three[:, 0] > 0).astype("int64")
         file["importance"] = random.uniform(0.1, 3, size=ROWS).astype("float32")
         file["pictures"], file["masks"] = pictures, (pictures[..., 0] > 0).astype("uint8") + (pictures[..., 0] > 1)
+        lengths = random.integers(1, 9, size=ROWS)
+        words = random.integers(1, 20, size=(ROWS, 8)) * (np.arange(8) < lengths[:, None])
+        file["words"], file["tags"] = words.astype("uint8"), (words % 5).astype("int64")
+        file["both/tag"], file["both/length"] = np.where(words % 3 == 0, -1, words % 5), lengths.astype("float32")
+        file["worth/tag"] = random.uniform(0.1, 3, size=(ROWS, 8)).astype("float32")
+        file["worth/length"] = random.uniform(0.1, 3, size=ROWS).astype("float32")
         file["pairs/x/ids"], file["pairs/x/wide"] = ids, wide
         file["pairs/y/kind"], file["pairs/y/score"] = ids[:, 0].astype("int64") % 4, three
 
@@ -177,4 +185,34 @@ def accumulated(clip: bool = True) -> keras.Model:
     limit = {"clipnorm": 0.05} if clip else {}
     optimizer = keras.optimizers.SGD(0.3, momentum=0.9, gradient_accumulation_steps=4, **limit)
     model.compile(optimizer, loss="mse", metrics=["mae"])
+    return model
+
+
+def masked() -> keras.Model:
+    """A tag for each word of a sequence. What is padded has no part in the loss, and sequences differ in length."""
+    model = keras.Sequential(
+        [
+            keras.Input((8,), dtype="uint8"),
+            layers.Embedding(20, 6, mask_zero=True),
+            layers.SimpleRNN(6, return_sequences=True),
+            layers.Dense(5, kernel_regularizer="l2"),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(loss=loss, weighted_metrics=["accuracy"])
+    return model
+
+
+def normalised() -> keras.Model:
+    """Two losses with normalisers of their own: a class that is left out, and the sum of the sample weights."""
+    words = keras.Input((8,), dtype="uint8")
+    vectors = layers.Embedding(20, 6)(words)
+    tag = layers.Dense(5, name="tag")(vectors)
+    length = layers.Dense(1, name="length")(layers.Flatten()(vectors))
+    model = keras.Model(words, {"tag": tag, "length": length})
+    loss = {
+        "tag": keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1),
+        "length": keras.losses.Huber(reduction="mean_with_sample_weight"),
+    }
+    model.compile(loss=loss, loss_weights={"tag": 1.0, "length": 0.2}, metrics={"length": ["mae"]})
     return model

@@ -161,6 +161,17 @@ def test_an_embedding_of_token_ids_equals_single(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ps", "ps:mode=downpour,fetch=2,push=2"])
+def test_an_embedding_on_servers_that_do_not_wait(
+    strategy: str, tokens: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_strays: None
+) -> None:
+    """Where the values of a lookup are read on a server, its gradient must still be computed by the worker."""
+    monkeypatch.chdir(Path(__file__).parent)
+    found = weights(strategy, 2, folder=tmp_path / "run", **tokens["work"])
+    assert all(np.isfinite(each).all() for each in found)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["multiworker", "ps:sync=true", "fsdp"])
 def test_a_schedule_is_the_same_for_all(strategy: str, single, tmp_path: Path, no_strays: None) -> None:
     """The rates of 20 updates, in each worker and on the ps task."""

@@ -249,17 +249,33 @@ def test_what_would_change_the_work_is_refused_by_name(case: str, write: Write) 
     assert len(str(caught.value).splitlines()) == 1
 
 
-ALONE = {
+NORMALISED = {
     "a mask": (
         "class Masked(layers.Layer):\n    supports_masking = True\n    def compute_mask(self, x, mask=None):\n"
         "        return keras.ops.any(x != 0, axis=-1)\n    def call(self, x):\n        return x\n"
-        "def make(shape, classes): return keras.Sequential([layered(shape, classes), Masked()])",
-        "outputs have a mask",
+        "def make(shape, classes): return keras.Sequential([layered(shape, classes), Masked()])"
     ),
-    "a class that is ignored": (
-        compiled("loss=losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=3)"),
-        "leaves out the class 3",
-    ),
+    "a class that is ignored": compiled("loss=losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=3)"),
+}
+
+
+@pytest.mark.parametrize("case", NORMALISED)
+def test_means_over_what_a_mask_leaves_are_combined(case: str, write: Write) -> None:
+    found = trial.attempt(make_spec(model=write(NORMALISED[case])))
+    assert (found["alone"], found["normalised"]) == ("", True)
+
+
+def test_a_mask_of_the_users_own_is_not_known(write: Write) -> None:
+    reference = write(
+        "def own(y, predictions):\n    some = keras.ops.cast(y < 3, 'float32')\n"
+        "    loss = losses.sparse_categorical_crossentropy(y, predictions, from_logits=True)\n"
+        "    return keras.ops.sum(loss * some) / (1e-3 + keras.ops.sum(some))\n" + compiled("loss=own")
+    )
+    found = trial.attempt(make_spec(model=reference))
+    assert "not a mean over examples" in found["alone"] and not found["normalised"]
+
+
+ALONE = {
     "a sum": (compiled("loss=losses.SparseCategoricalCrossentropy(reduction='sum')"), "not a mean over examples"),
     "add_loss by the sum": (
         "class Add(layers.Layer):\n    def call(self, x):\n        self.add_loss(keras.ops.sum(keras.ops.abs(x)))\n"
@@ -283,11 +299,11 @@ def test_a_loss_that_several_replicas_would_change_is_named(case: str, write: Wr
 
 
 @pytest.mark.parametrize(
-    ("reduction", "alone"), [("sum_over_batch_size", ""), ("mean_with_sample_weight", "sample weights")]
+    ("reduction", "normalised"), [("sum_over_batch_size", False), ("mean_with_sample_weight", True)]
 )
 @pytest.mark.parametrize("rows", [4, 7, 100])
 def test_sample_weights_that_are_alike_at_first(
-    rows: int, reduction: str, alone: str, write: Write, tmp_path: Path
+    rows: int, reduction: str, normalised: bool, write: Write, tmp_path: Path
 ) -> None:
     with h5py.File(tmp_path / "data.h5", "w") as file:
         file["x"], file["y"] = np.random.default_rng(0).random((rows, 4)), np.arange(rows) % 2
@@ -295,8 +311,8 @@ def test_sample_weights_that_are_alike_at_first(
     loss = f"losses.SparseCategoricalCrossentropy(from_logits=True, reduction={reduction!r})"
     reference = write(compiled(f"loss={loss}"))
     dataset = f"hdf5:{tmp_path / 'data.h5'},sample_weight=w"
-    found = trial.attempt(make_spec(model=reference, dataset=dataset, split="50/25/25", global_batch=1))["alone"]
-    assert found == "" if not alone else alone in found
+    found = trial.attempt(make_spec(model=reference, dataset=dataset, split="50/25/25", global_batch=1))
+    assert (found["alone"], found["normalised"]) == ("", normalised)
 
 
 def test_a_loss_that_is_no_number_is_left_to_the_run(write: Write) -> None:
@@ -348,4 +364,9 @@ def test_random_numbers_in_evaluation_are_no_difference(write: Write) -> None:
     ],
 )
 def test_regularisers_losses_that_are_means_and_other_float_types_are_taken(text: str, write: Write) -> None:
-    assert trial.attempt(make_spec(model=write(text))) == {"unused": "", "unused_by_own": "", "alone": ""}
+    assert trial.attempt(make_spec(model=write(text))) == {
+        "unused": "",
+        "unused_by_own": "",
+        "alone": "",
+        "normalised": False,
+    }

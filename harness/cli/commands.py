@@ -89,7 +89,7 @@ def run(strategy: str, replicas: int | None, as_json: bool, **flags: Any) -> int
     with Starter() as starter:
         grid.try_model(starter)
         spec = free_repeat(grid.specs[0], statuses(flags["output"]))
-        records, code = run_specs([spec], flags["output"], starter, grid.alone)
+        records, code = run_specs([spec], flags["output"], starter, grid.why_not)
     for record in records:
         _print_run(record, as_json)
     return code
@@ -140,7 +140,7 @@ def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats:
         left = [spec for spec in grid.specs if known.get(spec.run_id) != "ok"]
         if done := len(grid.specs) - len(left):
             click.echo(f"{done} of {len(grid.specs)} runs are ok already in {flags['output']}: not run again", err=True)
-        _, code = run_specs(left, flags["output"], starter, grid.alone)
+        _, code = run_specs(left, flags["output"], starter, grid.why_not)
     _print_folder(flags["output"], {spec.run_id for spec in grid.specs})
     return code
 

@@ -22,12 +22,11 @@ class Grid:
 
     Attributes:
         specs: in order. They may change in `try_model`.
-        alone: why several replicas would not train what one does; empty if they would.
     """
 
     def __init__(self, strategies: Sequence[str], replicas: Sequence[int], repeats: int, flags: dict[str, Any]):
         self._strategies, self._replicas, self._repeats, self._flags = strategies, replicas, repeats, flags
-        self.alone = ""
+        self._tried = trying.Tried()
         self.specs = self._expand({})
 
     def _expand(self, changes: dict[str, Any]) -> list[RunSpec]:
@@ -64,9 +63,22 @@ class Grid:
             words.append(f"not used of model {spec.model}: {unused}")
         for line in words if not (job and job.rank) else ():
             click.echo(f"stratbench: {line}", err=True)
-        self.alone = tried.alone
-        if self.alone and job and job.size > 1:
-            raise UsageError(f"model {spec.model} can't have several replicas: {self.alone}")
+        self._tried = tried
+        if job and (reason := self.why_not(self.specs[0])):
+            raise UsageError(f"model {spec.model} can't have several replicas: {reason}")
+
+    def why_not(self, spec: RunSpec) -> str:
+        """Why this run would not train what one replica does, by what the trial found; empty if it would."""
+        if spec.replicas == 1:
+            return ""
+        if self._tried.alone or not self._tried.normalised:
+            return self._tried.alone
+        if spec.last_batch == "keep":
+            return (
+                "its loss is a mean over what a mask leaves, or over sample weights, which needs batches of one size; "
+                "use --last-batch drop"
+            )
+        return spec.create_strategy().skip_normaliser() or ""
 
     def _take_own(self, tried: trying.Tried) -> list[str]:
         """Train with the model's own optimizer, and say which it is, unless it is the default one anyway."""

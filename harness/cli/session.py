@@ -12,7 +12,7 @@ from types import FrameType
 from rich.console import Console
 
 from ...results.raw.record import Record
-from ..launch.run import open_store, run_all
+from ..launch.run import WhyNot, open_store, run_all
 from ..launch.starter import Starter
 from ..plan.spec import RunSpec
 from .progress import RunProgress
@@ -21,11 +21,11 @@ INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 """Exit codes, as in shells."""
 
 
-def run_specs(specs: list[RunSpec], output: Path, starter: Starter, alone: str) -> tuple[list[Record], int]:
+def run_specs(specs: list[RunSpec], output: Path, starter: Starter, why_not: WhyNot) -> tuple[list[Record], int]:
     """Records and exit code: 1 if any run failed or none could run, 130 or 143 after Ctrl-C or SIGTERM.
 
     Args:
-        alone: why runs of several replicas are skipped; empty if they are not.
+        why_not: a run is skipped, beside the reasons of its spec; empty if it is not.
     """
     records: list[Record] = []
     console = Console(stderr=True)
@@ -39,7 +39,7 @@ def run_specs(specs: list[RunSpec], output: Path, starter: Starter, alone: str) 
         RunProgress(console, len(specs)) as progress,
     ):
         store.recover(warn)
-        for spec, record in run_all(specs, store, stop.event, progress.begin, warn, starter, alone):
+        for spec, record in run_all(specs, store, stop.event, progress.begin, warn, starter, why_not):
             progress.end(spec, record)
             records.append(record)
     if stop.signal is not None:

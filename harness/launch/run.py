@@ -22,6 +22,9 @@ from .ports import Ports
 from .starter import BACKEND_VARIABLE, Starter
 from .watch import Listener
 
+WhyNot = Callable[[RunSpec], str]
+"""A spec → why it is not run, in one sentence; empty if it is."""
+
 
 def tell(line: str) -> None:
     """Print a message to the user on standard error, in addition to the results of runs."""
@@ -84,13 +87,13 @@ def run_one(
     listen: Listener,
     warn: Callable[[str], None] = tell,
     starter: Starter | None = None,
-    alone: str = "",
+    why_not: WhyNot = lambda spec: "",
 ) -> record.Record:
     """Run the spec and record the result, also if it failed.
 
     Args:
         warn: called with one line if an old folder of the run was put aside.
-        alone: why the run is skipped if it has several replicas; empty if it is not.
+        why_not: the run is skipped, beside the reasons of its spec; empty if it is not.
 
     Raises:
         RunError: the run's folder can't be written.
@@ -103,10 +106,9 @@ def run_one(
         raise RunError(f"the run's folder {shown(folder)} can't be written: {why(error)}") from None
     if said:
         warn(said)
-    why_not = spec.skip() or (alone if spec.replicas > 1 else "")
-    if why_not:
+    if reason := spec.skip() or why_not(spec):
         now = time.time()
-        outcome = Outcome("skipped", why_not, {}, now, now)
+        outcome = Outcome("skipped", reason, {}, now, now)
     else:
         outcome = _outcome(spec, folder, stop, listen, starter or Starter(forks=False))
     made = collect(spec, folder, outcome)
@@ -163,10 +165,10 @@ def run_all(
     begin: Callable[[RunSpec], Listener],
     warn: Callable[[str], None],
     starter: Starter,
-    alone: str,
+    why_not: WhyNot,
 ) -> Iterator[tuple[RunSpec, record.Record]]:
     """Run each spec until ``stop`` is set, and yield its record after its row is written."""
     for spec in specs:
         if stop.is_set():
             return
-        yield spec, run_one(spec, store, stop, begin(spec), warn, starter, alone)
+        yield spec, run_one(spec, store, stop, begin(spec), warn, starter, why_not)

@@ -37,6 +37,7 @@ class Tried:
         unused: what the model was compiled with and the run does not use, in words; empty if there is nothing.
         unused_by_own: the same for a run with the model's own optimizer.
         alone: why several replicas would not train what one does; empty if they would.
+        normalised: whether its loss is a mean over what a mask leaves, or over the sum of sample weights.
         optimizer, learning_rate: the model's own, as the flags of these names say it; empty and 0 if it has none.
         schedule: of the model's own optimizer, in words; empty if its rate is a number.
         problem: why the model's own optimizer can't be used, in one sentence; empty if it can.
@@ -45,6 +46,7 @@ class Tried:
     unused: str = ""
     unused_by_own: str = ""
     alone: str = ""
+    normalised: bool = False
     optimizer: str = ""
     learning_rate: float = 0.0
     schedule: str = ""

@@ -15,6 +15,7 @@ from ...datasets.base import described
 from ...datasets.structure import map_structure
 from ...errors import UsageError
 from ...results.raw.quality import ACCURACY
+from . import normalisers
 from .compiled import arguments, has_own
 from .wording import one_line
 
@@ -34,9 +35,6 @@ class Objective:
     Args:
         tries: whether to call the model, which may be of any kind, rather than to read its shapes.
 
-    Attributes:
-        masked: whether an output has a mask, which the loss then uses.
-
     Raises:
         UsageError: the model does not take the examples, nothing says which loss it is trained with, or that loss does
             not take the outputs and targets.
@@ -45,9 +43,9 @@ class Objective:
     def __init__(self, reference: str, model: keras.Model, info: Info, tries: bool = True):
         self._reference, self._model, self._info = reference, model, info
         _leave_mean_to_strategies()
+        normalisers.install()
         outputs = self._call() if tries else None
         shapes = _shapes(outputs) if tries else [_without_examples(model.output_shape)]
-        self.masked = any(getattr(each, "_keras_mask", None) is not None for each in _leaves(outputs))
         scores = info.classes is not None and shapes == [(None, info.classes)]
         self._classifies = scores and not has_own(model, "compute_loss")
         self._complete(shapes)

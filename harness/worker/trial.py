@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +23,11 @@ from .main import no_collection, watch_parent
 if TYPE_CHECKING:
     import keras
 
-    from ...strategies.trainer import Batch
+    from ...strategies.trainer import Batch, Mean, Tensor
     from .workload import SpecWorkload
 
 ANSWER = "trial.json"
 _EXAMPLES = 8
-_BY_WEIGHT = "mean_with_sample_weight"
 _DRAWS = 32
 """Losses that are averaged if the model draws random numbers in evaluation, as a variational autoencoder does."""
 
@@ -75,6 +75,7 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
     try:
         _, gradients = loss_and_gradients(workload, model, batch)
         alone = _why_alone(workload, model, batch)
+        normalised = bool(_counts(workload, model, batch))
         optimizer.apply(gradients, model.trainable_variables)
     except Exception as error:
         raise UsageError(f"model {run.model} can't be trained: {one_line(error)}") from error
@@ -83,7 +84,13 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
     except Exception as error:
         raise UsageError(f"model {run.model} can't be evaluated: {one_line(error)}") from error
     own = own_optimizer.said(run.model, model, workload.total_steps)
-    return {"unused": workload.unused, "unused_by_own": compiled.unused(model), "alone": alone, **own}
+    return {
+        "unused": workload.unused,
+        "unused_by_own": compiled.unused(model),
+        "alone": alone,
+        "normalised": normalised,
+        **own,
+    }
 
 
 def _why_alone(workload: SpecWorkload, model: keras.Model, batch: Batch) -> str:
@@ -92,14 +99,6 @@ def _why_alone(workload: SpecWorkload, model: keras.Model, batch: Batch) -> str:
     import numpy as np
 
     from .compiled import layers
-
-    if workload.objective.masked:
-        return "the model's outputs have a mask, so its loss is a mean over as many values as the mask leaves"
-    if ignoring := [each for each in workload.objective.losses if getattr(each, "ignore_class", None) is not None]:
-        return f"its loss leaves out the class {ignoring[0].ignore_class}, so it is a mean over the other targets"
-
-    if len(batch) > 2 and any(getattr(each, "reduction", "") == _BY_WEIGHT for each in workload.objective.losses):
-        return f"its loss has the reduction {_BY_WEIGHT}, so it is a mean over the sum of the sample weights"
 
     half = examples_of(batch) // 2
     if not half:
@@ -111,10 +110,10 @@ def _why_alone(workload: SpecWorkload, model: keras.Model, batch: Batch) -> str:
     wholes = [_loss(workload, model, batch) for _ in range(2)]
     if not np.ptp(wholes):
         error, wholes = 0.0, wholes[:1]
-        halves = [np.mean([_loss(workload, model, part) for part in parts])]
+        halves = [_mean_loss(workload, model, parts)]
     else:
         wholes = [_loss(workload, model, batch) for _ in range(_DRAWS)]
-        halves = [np.mean([_loss(workload, model, part) for part in parts]) for _ in range(_DRAWS)]
+        halves = [_mean_loss(workload, model, parts) for _ in range(_DRAWS)]
         error = 5 * float(np.std(wholes) + np.std(halves)) / np.sqrt(_DRAWS)
     whole, mean = float(np.mean(wholes)), float(np.mean(halves))
     exact = all(layer.compute_dtype in ("float32", "float64") for layer in [model, *layers(model)])
@@ -126,12 +125,38 @@ def _why_alone(workload: SpecWorkload, model: keras.Model, batch: Batch) -> str:
     )
 
 
-def _loss(workload: SpecWorkload, model: keras.Model, batch: Batch) -> float:
+def _mean_loss(workload: SpecWorkload, model: keras.Model, parts: Sequence[Batch]) -> float:
+    """Of replicas, each with one of the parts, whose losses are combined."""
+    counts = [_counts(workload, model, part) for part in parts]
+    means = [sum(each) / len(each) for each in zip(*counts, strict=True)]
+    return sum(_loss(workload, model, part, _in_turn(means)) for part in parts) / len(parts)
+
+
+def _counts(workload: SpecWorkload, model: keras.Model, batch: Batch) -> list[Tensor]:
+    """The counts by which the losses of a batch are divided, where that is not the number of values."""
+    counts: list[Tensor] = []
+
+    def note(count: Tensor) -> Tensor:
+        counts.append(count)
+        return count
+
+    _loss(workload, model, batch, note)
+    return counts
+
+
+def _in_turn(means: Sequence[Tensor]) -> Mean:
+    following = iter(means)
+    return lambda count: next(following)
+
+
+def _loss(workload: SpecWorkload, model: keras.Model, batch: Batch, mean: Mean | None = None) -> float:
     """In evaluation, in which each example's outputs depend on no other example."""
+    from . import normalisers
     from .objective import compute_loss
 
     x, y, weights = workload.unpack(batch)
-    return float(compute_loss(model, x, y, model(x, training=False), weights, training=False))
+    with normalisers.combined_by(mean):
+        return float(compute_loss(model, x, y, model(x, training=False), weights, training=False))
 
 
 if __name__ == "__main__":

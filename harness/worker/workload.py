@@ -20,7 +20,7 @@ from ..plan import learning_rate, optimizers
 from ..plan.models import own
 from ..plan.spec import RunSpec
 from ..plan.task import LOST_SUFFIX, SCRATCH
-from . import backend, compiled, own_schedule
+from . import backend, compiled, normalisers, own_schedule
 from .building import build
 from .objective import Objective, compute_loss
 from .wording import one_line
@@ -28,7 +28,7 @@ from .wording import one_line
 if TYPE_CHECKING:
     import keras
 
-    from ...strategies.trainer import Batch, Structure, Tensor
+    from ...strategies.trainer import Batch, Mean, Structure, Tensor
 
 
 class SpecWorkload:
@@ -155,11 +155,12 @@ class SpecWorkload:
             raise RuntimeError("model() comes before what is computed for a model")
         return self._objective
 
-    def total_loss(self, model: keras.Model, batch: Batch) -> Tensor:
+    def total_loss(self, model: keras.Model, batch: Batch, mean: Mean | None = None) -> Tensor:
         """See the protocol."""
         x, y, weights = self.unpack(batch)
         x = self._delayed(x)
-        return compute_loss(model, x, y, model(x, training=True), weights, training=True)
+        with normalisers.combined_by(mean):
+            return compute_loss(model, x, y, model(x, training=True), weights, training=True)
 
     def loss(self, batch: Batch, outputs: Tensor) -> Tensor:
         """See the protocol."""

@@ -9,6 +9,7 @@ Limits: upstream has no release for TensorFlow ≥ 2.16, so Horovod comes by ``s
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 import shutil
@@ -24,7 +25,7 @@ from annotated_types import Gt
 from ...errors import RunError
 from .._devices import skip_for_gpus
 from ..base import Place, Strategy, Task, option
-from ..trainer import Batch, Workload
+from ..trainer import Batch, Mean, Workload
 from ._build import status
 from ._ranks import meeting, variables
 
@@ -154,8 +155,18 @@ def broadcast(hvd: ModuleType, variables: Sequence[keras.Variable], root: int = 
         variable.assign(hvd.broadcast(variable.value.read_value(), root_rank=root))
 
 
+def mean_over_ranks(hvd: ModuleType) -> Mean:
+    """For one step. Its names are those of the other ranks, whose graphs may be different ones after the loss."""
+    numbers = itertools.count()
+
+    def mean(value: tf.Tensor) -> tf.Tensor:
+        return hvd.allreduce(value, op=hvd.Average, name=f"mean_{next(numbers)}", ignore_name_scope=True)
+
+    return mean
+
+
 def weighted_gradients(
-    workload: Workload, model: keras.Model, batch: Batch
+    hvd: ModuleType, workload: Workload, model: keras.Model, batch: Batch
 ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
     """Mean loss, and this process's part of the mean over all: n_i·g_i for each trained weight, and n_i.
 
@@ -170,7 +181,7 @@ def weighted_gradients(
     count = tf.cast(tf.shape(examples)[0], variables[0].dtype)
 
     def some() -> tuple[tf.Tensor, list[tf.Tensor]]:
-        loss, gradients = loss_and_gradients(workload, model, batch)
+        loss, gradients = loss_and_gradients(workload, model, batch, mean=mean_over_ranks(hvd))
         return loss, [gradient * count for gradient in gradients]
 
     def none() -> tuple[tf.Tensor, list[tf.Tensor]]:

@@ -22,7 +22,7 @@ from ...errors import RunError
 from .._clip import Clip
 from .._replica import loss_with, release, size_bytes
 from ..trainer import Batch, Workload
-from ._collective import broadcast
+from ._collective import broadcast, mean_over_ranks
 from ._reshard import plan
 from ._step_order import StepOrder, UnitInStep
 
@@ -91,7 +91,7 @@ class ShardedModel:
         whole = self._by_variable(weights)
         trained = [whole[id(v)] for v in self._model.trainable_variables]
         fixed = [v.value for v in self._model.non_trainable_variables]
-        loss, state = loss_with(workload, self._model, trained, fixed, batch)
+        loss, state = loss_with(workload, self._model, trained, fixed, batch, mean_over_ranks(self._hvd))
         for variable, value in zip(self._model.non_trainable_variables, state, strict=True):
             variable.assign(value)
         return loss

@@ -57,7 +57,7 @@ class AllGather(Collective):
             positions = buckets(trained, self.bucket_mib)
 
             def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
-                loss, sums, count = weighted_gradients(workload, model, batch)
+                loss, sums, count = weighted_gradients(hvd, workload, model, batch)
                 compute_in_order(loss, sums, positions)
                 return loss, [*sums, count]
 

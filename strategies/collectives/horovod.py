@@ -32,7 +32,7 @@ from .._devices import gpus
 from ..base import Reaction, Task, Traits, option, ring_bytes
 from ..trainer import Batch, Trainer, Workload
 from ._build import HorovodStatus, status
-from ._collective import Collective, bucket_option, replicate
+from ._collective import Collective, bucket_option, mean_over_ranks, replicate
 from ._elastic_hosts import MOST, elastic_hosts
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Horovod(Collective):
             positions = buckets(trained, self.bucket_mib)
 
             def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
-                loss, gradients = loss_and_gradients(workload, model, batch)
+                loss, gradients = loss_and_gradients(workload, model, batch, mean=mean_over_ranks(hvd))
                 compute_in_order(loss, gradients, positions)
                 return loss, gradients
 

@@ -56,7 +56,7 @@ class MasterWorker(Collective):
             weights = [v.value for v in trained]
 
             def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
-                loss, sums, count = weighted_gradients(workload, model, batch)
+                loss, sums, count = weighted_gradients(hvd, workload, model, batch)
                 return loss, [*sums, count]
 
             def apply(sums: Sequence[tf.Tensor]) -> None:

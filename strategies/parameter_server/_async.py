@@ -35,7 +35,8 @@ class AsyncTrainer(PsTrainer):
             super().__init__(node, workload, shared, checkpoint_every=checkpoint_every)
             counter = Counter(lock)
             fetched, values, fetch = counter.fetch(shared.weights)
-            work = compute(workload, node.source, values)
+            # On this task, as the gradient of a lookup is computed where the values are.
+            work = compute(workload, node.source, [tf.identity(value) for value in values])
             gradients = at_servers(work.gradients, shared.trained)
             number, push = counter.push(gradients, lambda: [*shared.apply(gradients), *work.move(shared.weights)])
             counts = [fetched, number]

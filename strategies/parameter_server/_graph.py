@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from .._clip import Clip, unclipped
 from .._replica import loss_with, size_bytes
-from ..trainer import Memory, Workload
+from ..trainer import Mean, Memory, Workload
 from ._keras_rule import KerasRule
 from ._rules import Update, has_kernel, update_of
 
@@ -153,8 +153,12 @@ class Pass:
         return [weights[place].assign(value, read_value=False) for place, value in self.moved.items()]
 
 
-def compute(workload: Workload, source: Source, values: Sequence[tf.Tensor]) -> Pass:
-    """Loss and gradients of the model with the weights ``values``, in the order of ``model.weights``."""
+def compute(workload: Workload, source: Source, values: Sequence[tf.Tensor], mean: Mean | None = None) -> Pass:
+    """Loss and gradients of the model with the weights ``values``, in the order of ``model.weights``.
+
+    Args:
+        mean: see `Workload.total_loss`.
+    """
     model = source.model
     by_id = {id(weight): value for weight, value in zip(model.weights, values, strict=True)}
     places = {id(weight): place for place, weight in enumerate(model.weights)}
@@ -166,7 +170,7 @@ def compute(workload: Workload, source: Source, values: Sequence[tf.Tensor]) -> 
     fixed = [
         own[id(state)].read_value() if id(state) in own else by_id[id(state)] for state in model.non_trainable_variables
     ]
-    loss, moved = loss_with(workload, model, trained, fixed, batch)
+    loss, moved = loss_with(workload, model, trained, fixed, batch, mean)
     states = list(zip(model.non_trainable_variables, moved, strict=True))
     return Pass(
         feeds=tf.nest.flatten(batch),

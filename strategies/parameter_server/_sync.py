@@ -10,6 +10,7 @@ import tensorflow as tf
 from .._replica import size_bytes
 from ..trainer import Batch, Memory, Update, Workload
 from ._graph import Shared, compute, own_variable, server_of, shared_variable
+from ._mean import MeanOverWorkers
 from ._session import Node
 from ._trainer import PsTrainer
 
@@ -121,7 +122,7 @@ class SyncTrainer(PsTrainer):
         clock = barrier.begin()
         with tf.control_dependencies([clock]):
             values = [weight.read_value() for weight in nearest]
-        work = compute(workload, node.source, values)
+        work = compute(workload, node.source, values, MeanOverWorkers(self.rank, self.shards))
         moved = work.move(shared.weights) if self.rank == 0 else []
         add, gradients, clear = self._accumulated(work.gradients, shared)
         with tf.control_dependencies(moved):

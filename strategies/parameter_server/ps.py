@@ -109,6 +109,12 @@ class ParameterServer(Strategy):
             return "backup workers may come late with gradients of an earlier update; leave --accumulate or backup out"
         return "weights change within the steps of --accumulate; use sync=true, or mode=downpour,push=K without it"
 
+    def skip_normaliser(self) -> str | None:
+        """A step that does not wait for all workers has no mean of all."""
+        if self.backup:
+            return "backup workers leave no mean over all; leave backup out"
+        return None
+
     def skip(self, replicas: int) -> str | None:
         """Replicas need a GPU each where there are any; a step must wait for one gradient at least."""
         if self.backup >= replicas:

@@ -51,7 +51,7 @@ class Mirrored(Strategy):
 
         from .._accumulation import Accumulation, Body
         from .._replica import KerasTrainer, loss_and_gradients, set_threads
-        from ._mean_first import clip_the_mean
+        from ._all_reduce import clip_the_mean, mean_over_replicas
 
         replicas = task.replicas
         set_threads(replicas, workload.cores_per_replica)
@@ -62,7 +62,7 @@ class Mirrored(Strategy):
             start = tf.distribute.get_replica_context().replica_id_in_sync_group * share
             batch = tf.nest.map_structure(lambda each: each[start : start + share], batch)
             # Keras's optimizer sums gradients over the replicas; 1/N makes that the mean.
-            return loss_and_gradients(workload, model, batch, scale=1 / replicas)
+            return loss_and_gradients(workload, model, batch, scale=1 / replicas, mean=mean_over_replicas)
 
         def around(step: Body) -> Body:
             return lambda batch: strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(step, (batch,)), axis=None)

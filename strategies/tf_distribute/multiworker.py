@@ -75,7 +75,7 @@ class MultiWorker(Strategy):
         from .._accumulation import Accumulation, Body
         from .._buckets import buckets, compute_in_order
         from .._replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
-        from ._mean_first import clip_the_mean
+        from ._all_reduce import clip_the_mean, mean_over_replicas
 
         set_threads(1, workload.cores_per_replica, exchanges=self.pack_mib > 0)
         use_gpu(task.index)
@@ -88,7 +88,9 @@ class MultiWorker(Strategy):
 
         def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
             # Keras's optimizer sums gradients over the replicas; 1/N makes that the mean.
-            loss, gradients = loss_and_gradients(workload, model, batch, scale=1 / workload.replicas)
+            loss, gradients = loss_and_gradients(
+                workload, model, batch, scale=1 / workload.replicas, mean=mean_over_replicas
+            )
             if self.pack_mib:
                 compute_in_order(loss, gradients, buckets(trained, self.pack_mib))
             return loss, gradients

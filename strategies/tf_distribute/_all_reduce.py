@@ -1,8 +1,4 @@
-"""Clipping under tf.distribute: of the mean gradient, as without it.
-
-Keras's optimizers clip each replica's own gradient and sum the results, so that N replicas would not train what one
-does.
-"""
+"""What replicas of tf.distribute compute together, beside the sum of gradients in Keras's optimizers."""
 
 from __future__ import annotations
 
@@ -15,11 +11,19 @@ from .._clip import Clip
 
 
 def clip_the_mean(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """The optimizer, which now sums the replicas' gradients before it clips them, if it clips."""
+    """The optimizer, which now sums the replicas' gradients before it clips them, if it clips.
+
+    Keras's optimizers clip each replica's own gradient and sum the results: N replicas would not train what one does.
+    """
     if Clip.of(vars(optimizer)):
         kind = type(optimizer)
         optimizer.__class__ = type(kind.__name__, (_SumFirst, kind), {})
     return optimizer
+
+
+def mean_over_replicas(value: tf.Tensor) -> tf.Tensor:
+    """See `stratbench.strategies.trainer.Mean`."""
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, value)
 
 
 class _SumFirst:
