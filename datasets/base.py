@@ -144,8 +144,10 @@ def available() -> dict[str, type[Dataset]]:
     return dict(sorted(found.items()))
 
 
-def parse(reference: str) -> Dataset:
+def parse(reference: str, file: str = "") -> Dataset:
     """Turn a reference into its data set. No file is opened here: ``info()`` does this.
+
+    ``file`` is where the examples of a function are kept, if the reference names one.
 
     Raises UsageError for unknown names and keys, for malformed values, for a missing argument, and for text that a
     table can't hold: with control characters, such as a newline, or not in UTF-8.
@@ -154,6 +156,8 @@ def parse(reference: str) -> Dataset:
         raise UsageError(f"data set must be at most {_MAX_LENGTH} characters long. Received: {len(reference)}")
     name, separator, rest = _REFERENCE.fullmatch(reference).groups()  # type: ignore[union-attr]
     known = available()
+    if name not in known and _FUNCTION.fullmatch(reference):
+        return known[_OF_FUNCTIONS](reference, file)  # type: ignore[call-arg]
     if name not in known:
         raise UsageError(_choice("data set", known, name))
     if _UNPRINTABLE.search(reference):
@@ -180,8 +184,8 @@ def parse(reference: str) -> Dataset:
 def describe(cls: type[Dataset]) -> dict[str, Any]:
     """What ``stratbench list datasets NAME`` shows: name, summary, licence and options.
 
-    Each option has ``name``, ``type``, ``default`` (as the user would write it, "required" if there is none, None if
-    it depends on the data) and ``help``.
+    Each option of the user's has ``name``, ``type``, ``default`` (as the user would write it, "required" if there is
+    none, None if it depends on the data) and ``help``.
     """
     options = [
         {
@@ -191,6 +195,7 @@ def describe(cls: type[Dataset]) -> dict[str, Any]:
             "help": option.metadata["help"],
         }
         for option in fields(cls)
+        if not option.metadata.get("internal")
     ]
     return {"name": cls.name, "summary": cls.summary, "licence": cls.licence, "options": options}
 
@@ -230,6 +235,8 @@ _INTEGER = re.compile(r"[+-]?[0-9]+")
 # Numbers of the second form can be written in the first, which references use.
 _FACTOR = re.compile(r"[0-9]{1,18}(/[1-9][0-9]{0,17})?|[0-9]{1,9}\.[0-9]{1,9}")
 _REFERENCE = re.compile(r"([^:,]*)([:,]?)(.*)", re.DOTALL)
+_FUNCTION = re.compile(r"[A-Za-z_][A-Za-z_0-9.]*:[A-Za-z_][A-Za-z_0-9]*")
+_OF_FUNCTIONS = "package.module:function"
 _KEY = re.compile(r"[a-z_]+=")
 # Type of an option → its name in messages, and the converter of its text, which raises ValueError.
 _TYPES: dict[Any, tuple[str, Callable[[str], Any]]] = {

@@ -73,7 +73,7 @@ class TestOwnOptimizer:
     def tried(self, monkeypatch: pytest.MonkeyPatch) -> None:
         own = {"optimizer": "adamw:weight_decay=0.02", "learning_rate": 0.25}
         self.answer = {"unused": "optimizer AdamW; jit", "unused_by_own": "jit", **own}
-        monkeypatch.setattr(trying, "_try", lambda *_: self.answer)
+        monkeypatch.setattr(trying, "ask", lambda *_: self.answer)
 
     def test_by_default(self, planned: list[RunSpec], capsys: pytest.CaptureFixture[str]) -> None:
         assert call("compare", "-s", "mirrored", "-s", "ps", "-n", "1,2", *self.WORK) == 0
@@ -110,8 +110,9 @@ class TestOwnOptimizer:
         job = current_job()
         work = {"model": "users:model", "dataset": "synthetic", "steps": 3, "global_batch": 8, "optimizer": None}
         monkeypatch.setattr(grid, "work", lambda flags: work)
-        made = grid.Grid(["horovod"], [2], 1, {"optimizer": None, "learning_rate": None, "option": ()})
-        made.try_model(Starter(forks=False), job)
+        flags = work | {"learning_rate": None, "option": (), "output": Path("out"), "timeout": 300.0}
+        made = grid.Grid(["horovod"], [2], 1, flags, Starter(forks=False), job)
+        made.try_model()
         assert made.specs[0].optimizer == "adamw:weight_decay=0.02"
         assert len(capsys.readouterr().err.splitlines()) == lines
 

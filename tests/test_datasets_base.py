@@ -14,9 +14,11 @@ from stratbench.datasets.hdf5 import Hdf5
 from stratbench.datasets.split import split_rows
 from stratbench.datasets.synthetic import Synthetic
 
+NAMES = "hdf5, mnist, mnist-12k, npz, package.module:function, synthetic"
+
 
 def test_modules_are_discovered():
-    assert list(available()) == ["hdf5", "mnist", "mnist-12k", "npz", "synthetic"]
+    assert ", ".join(available()) == NAMES
     folder = Path(base.__file__).parent
     assert not (folder / "__init__.py").exists()
     for cls in available().values():
@@ -61,10 +63,13 @@ def test_shortest_reference():
     [
         (
             "mnits",
-            "data set must be one of hdf5, mnist, mnist-12k, npz, synthetic. Received: 'mnits'. Did you mean 'mnist'?",
+            f"data set must be one of {NAMES}. Received: 'mnits'. Did you mean 'mnist'?",
         ),
-        ("", "data set must be one of hdf5, mnist, mnist-12k, npz, synthetic. Received: ''"),
-        ("cifar10", "data set must be one of hdf5, mnist, mnist-12k, npz, synthetic. Received: 'cifar10'"),
+        ("", f"data set must be one of {NAMES}. Received: ''"),
+        (
+            "cifar10",
+            f"data set must be one of {NAMES}. Received: 'cifar10'",
+        ),
         (
             "synthetic:shpe=3",
             "option of synthetic must be one of shape, classes, examples, seed. "

@@ -6,10 +6,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import h5py
+import make_mnist_12k
 import numpy as np
 import pytest
 from dataset_helpers import message, write
-from stratbench.datasets import _make_mnist_12k, base, mnist, mnist_12k
+from stratbench.datasets import base, mnist, mnist_12k
 from stratbench.datasets.base import Array, Info, parse
 from stratbench.datasets.split import split_rows
 from stratbench.errors import DataError
@@ -206,7 +207,7 @@ def test_real_mnist(real_mnist):
 def test_mnist_12k_comes_from_mnist(real_mnist, tmp_path):
     shipped = Path(mnist_12k.__file__).with_name("mnist-12k.h5")
     made = tmp_path / "again.h5"
-    _make_mnist_12k.make(real_mnist, made)
+    make_mnist_12k.make(real_mnist, made)
     with h5py.File(shipped) as ours, h5py.File(made) as again:
         for name in ("x", "y", "mnist_row"):
             assert np.array_equal(ours[name][()], again[name][()])

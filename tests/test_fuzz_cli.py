@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from stratbench.errors import StratbenchError, UsageError
 from stratbench.harness.cli import commands, session
-from stratbench.harness.launch import trying
+from stratbench.harness.launch import preparing, trying
 from stratbench.harness.plan.faults import parse as parse_fault
 from stratbench.harness.plan.task import current_job, current_task, launcher_pid
 
@@ -191,7 +191,8 @@ def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(session, "run_specs", lambda *_: ([], 0))
         patch.setattr(commands, "_print_folder", lambda *_: None)
         patch.setattr(commands, "fail_unforeseen", reraise)
-        patch.setattr(trying, "_try", lambda *_: {"unused": ""})
+        patch.setattr(trying, "ask", lambda *_: {"unused": ""})
+        patch.setattr(preparing, "ask", lambda *_: {"refused": "data set must be imported"})
         yield folder
 
 

@@ -300,7 +300,7 @@ class TestTrial:
         assert trying.check(make_spec(model=good), starter) == trying.Tried()
 
     def test_a_built_in_model_needs_no_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(trying, "_try", None)
+        monkeypatch.setattr(trying, "ask", None)
         trying.check(make_spec(model="cnn"), STARTER)
 
     @pytest.mark.parametrize("code", [0, 2])

@@ -80,14 +80,16 @@ def run(strategy: str, replicas: int | None, as_json: bool, **flags: Any) -> int
     from .session import run_specs
 
     job = current_job()
-    grid = Grid([strategy], [replicas if replicas is not None else job.size if job else 1], 1, flags)
-    if job and joins(grid.specs[0], job):
-        grid.try_model(Starter(forks=False), job)
+    sizes = [replicas if replicas is not None else job.size if job else 1]
+    if job and joins(strategy, sizes[0], job):
+        grid = Grid([strategy], sizes, 1, flags, Starter(forks=False), job)
+        grid.try_model()
         record = run_in_job(free_repeat(grid.specs[0], statuses(flags["output"])), job, flags["output"])
         _print_run(record, as_json)
         return 0 if record.run["status"] == "ok" else 1
     with Starter() as starter:
-        grid.try_model(starter)
+        grid = Grid([strategy], sizes, 1, flags, starter)
+        grid.try_model()
         spec = free_repeat(grid.specs[0], statuses(flags["output"]))
         records, code = run_specs([spec], flags["output"], starter, grid.why_not)
     for record in records:
@@ -133,9 +135,9 @@ def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats:
     if job and job.size > 1:
         raise UsageError(f"compare starts its own jobs and can't run inside one of {job.size} processes; use run.")
     sizes = [count for counts in replicas for count in counts]
-    grid = Grid(list(strategy), sizes, repeats, flags)
     with Starter() as starter:
-        grid.try_model(starter)
+        grid = Grid(list(strategy), sizes, repeats, flags, starter)
+        grid.try_model()
         known = statuses(flags["output"])
         left = [spec for spec in grid.specs if known.get(spec.run_id) != "ok"]
         if done := len(grid.specs) - len(left):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ...errors import UsageError
-from ..launch import trying
+from ..launch import preparing, trying
 from ..launch.starter import Starter
 from ..plan.learning_rate import COMPILED, CONSTANT
 from ..plan.pairs import parse_options
@@ -22,15 +22,31 @@ class Grid:
 
     Attributes:
         specs: in order. They may change in `try_model`.
+
+    Args:
+        job: in which this process is a worker.
+
+    Raises UsageError for flags that are not possible, and for a data function that can't be used.
     """
 
-    def __init__(self, strategies: Sequence[str], replicas: Sequence[int], repeats: int, flags: dict[str, Any]):
+    def __init__(
+        self,
+        strategies: Sequence[str],
+        replicas: Sequence[int],
+        repeats: int,
+        flags: dict[str, Any],
+        starter: Starter,
+        job: Job | None = None,
+    ):
         self._strategies, self._replicas, self._repeats, self._flags = strategies, replicas, repeats, flags
+        self._starter, self._job = starter, job
         self._tried = trying.Tried()
+        output, timeout = flags["output"], flags["timeout"]
+        self._data_file = preparing.prepare(flags["dataset"], output, starter, timeout, self._tell)
         self.specs = self._expand({})
 
     def _expand(self, changes: dict[str, Any]) -> list[RunSpec]:
-        chosen = work(self._flags) | changes
+        chosen = work(self._flags) | {"data_file": self._data_file} | changes
         if chosen["optimizer"] is None:
             del chosen["optimizer"]
         return Experiment(
@@ -41,28 +57,32 @@ class Grid:
             **chosen,
         ).expand()
 
-    def try_model(self, starter: Starter, job: Job | None = None) -> None:
+    def _tell(self, line: str) -> None:
+        """Once for all processes of a job."""
+        if not (self._job and self._job.rank):
+            click.echo(f"stratbench: {line}", err=True)
+
+    def try_model(self) -> None:
         """Check the model as far as possible before anything runs, and say what of it is not used.
 
-        Args:
-            job: in which this process is a worker. If the flags name an optimizer, only rank 0 tries a model. Otherwise
-                every rank must know which one the model has.
+        If the flags name an optimizer, only rank 0 of a job tries a model. Otherwise every rank must know which one the
+        model has.
 
         Raises:
             UsageError: the model can't be trained as the flags say.
         """
-        spec = self.specs[0]
+        spec, job = self.specs[0], self._job
         if job and job.rank and trying.needs_trial(spec) and self._flags["optimizer"] is not None:
             return
-        tried = trying.check(spec, starter)
+        tried = trying.check(spec, self._starter)
         own = self._flags["optimizer"] is None and bool(tried.optimizer or tried.problem)
         words = []
         if own:
             words += self._take_own(tried)
         if unused := tried.unused_by_own if own else tried.unused:
             words.append(f"not used of model {spec.model}: {unused}")
-        for line in words if not (job and job.rank) else ():
-            click.echo(f"stratbench: {line}", err=True)
+        for line in words:
+            self._tell(line)
         self._tried = tried
         if job and (reason := self.why_not(self.specs[0])):
             raise UsageError(f"model {spec.model} can't have several replicas: {reason}")

@@ -16,6 +16,7 @@ from ...errors import ResultsError, RunError, UsageError
 from ...results.raw import run_folder
 from ...results.raw.files import shown, why
 from ...results.raw.record import NAME, Record
+from ...strategies import registry as strategies
 from ...strategies.base import Task
 from ..launch.run import open_store
 from ..launch.starter import BACKEND_VARIABLE
@@ -25,20 +26,24 @@ from ..worker.main import redirect, run_task
 from . import recorder
 
 
-def joins(spec: RunSpec, job: Job) -> bool:
+def joins(strategy: str, replicas: int, job: Job) -> bool:
     """Whether this process is a worker of ``job``, rather than a launcher that happens to run in one.
+
+    Args:
+        strategy: its reference.
 
     Raises UsageError for a strategy that starts its own processes, in a job of several, and for a wrong size.
     """
-    if not spec.create_strategy().joins_jobs:
+    name = strategy.partition(":")[0]
+    if not strategies.find(name).joins_jobs:
         if job.size == 1:
             return False
         raise UsageError(
             f"inside a job of {job.size} processes only a strategy like horovod, whose workers a job starts, can run. "
-            f"Received: {spec.strategy}."
+            f"Received: {name}."
         )
-    if spec.replicas != job.size:
-        raise UsageError(f"--replicas must be the job's size, {job.size}, or left out. Received: {spec.replicas}.")
+    if replicas != job.size:
+        raise UsageError(f"--replicas must be the job's size, {job.size}, or left out. Received: {replicas}.")
     return True
 
 

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import subprocess
 import tempfile
-import threading
 from pathlib import Path
-from typing import Any
 
 from ...datasets import base as datasets
 from ...errors import RunError, UsageError
 from ...results.raw.files import why
-from ...strategies.base import Task
-from ..plan import models, optimizers, variables
+from ..plan import models, optimizers
 from ..plan.spec import RunSpec
-from .processes import end_all
-from .starter import BACKEND_VARIABLE, Starter, common_environment
+from .asking import ask
+from .starter import Starter
 
 _MODULE = "stratbench.harness.worker.trial"
-_ANSWER = "trial.json"
 
 
 def needs_trial(spec: RunSpec) -> bool:
@@ -57,34 +50,15 @@ def check(spec: RunSpec, starter: Starter) -> Tried:
     """Refuse a model that can't be trained and evaluated as ``spec`` says. Raises UsageError."""
     models.check_reference(spec.model)
     if (known := models.own(spec.model)) is not None:
-        models.check_fit(known[0], datasets.parse(spec.dataset).info())
+        models.check_fit(known[0], datasets.parse(spec.dataset, spec.data_file).info())
     if not needs_trial(spec):
         return Tried()
     try:
         with tempfile.TemporaryDirectory(prefix="stratbench-") as folder:
-            answer = _try(spec, Path(folder), starter)
+            what = f"model {spec.model} can't be tried"
+            answer = ask(_MODULE, spec.model_dump_json(), Path(folder), starter, spec.timeout, what)
     except OSError as error:
         raise RunError(f"model {spec.model} can't be tried: a temporary folder is needed: {why(error)}") from None
     if "refused" in answer:
         raise UsageError(answer["refused"])
     return Tried(**answer)
-
-
-def _try(spec: RunSpec, folder: Path, starter: Starter) -> dict[str, Any]:
-    """The answer of the trial, which runs in a process of its own."""
-    (folder / "spec.json").write_text(spec.model_dump_json())
-    log = folder / "trial.log"
-    # The trial is TensorFlow's, whatever backend the user's environment asks for.
-    env = variables.for_task(os.environ) | {BACKEND_VARIABLE: "tensorflow"} | common_environment()
-    process = starter.start(Task(), folder, env, log, threading.Event(), _MODULE)
-    assert process is not None
-    try:
-        process.wait(spec.timeout)
-    except subprocess.TimeoutExpired:
-        return {"refused": f"model {spec.model} can't be tried: it took more than {spec.timeout:g} s (--timeout)."}
-    finally:
-        end_all([process], [])
-    if (folder / _ANSWER).exists():
-        return json.loads((folder / _ANSWER).read_text())
-    last = (log.read_text(errors="replace").strip().splitlines() or ["no message"])[-1]
-    return {"refused": f"model {spec.model} can't be tried: {last}"}

@@ -35,6 +35,8 @@ DEFAULT_TIMEOUT_SECONDS = 300.0
 class RunSpec(BaseModel):
     """One training of one model by one strategy. Two specs that differ only in ``timeout`` measure the same.
 
+    ``data_file`` is where the examples of a user's function are kept; empty for other data sets.
+
     Batches are in examples: ``global_batch`` per update over all replicas, ``per_replica_batch`` for one replica.
     Exactly one of ``epochs`` and ``steps`` is set. ``options`` holds the options that differ from the defaults.
     """
@@ -65,6 +67,7 @@ class RunSpec(BaseModel):
     cores_per_replica: int
     inject: tuple[str, ...] = ()
     repeat: int = 0
+    data_file: str = ""
     timeout: float = DEFAULT_TIMEOUT_SECONDS
 
     @property
@@ -75,7 +78,7 @@ class RunSpec(BaseModel):
     @property
     def input(self) -> str:
         """Type and scale of the examples that the model sees: ``uint8 × 1/255``, or ``float32`` as stored."""
-        return _input(self.dataset)
+        return _input(self.dataset, self.data_file)
 
     @property
     def title(self) -> str:
@@ -152,6 +155,7 @@ class Experiment(BaseModel):
     seed: int = 1
     cores_per_replica: int | None = None
     inject: Sequence[str] = ()
+    data_file: str = ""
     timeout: float = DEFAULT_TIMEOUT_SECONDS
 
     @model_validator(mode="after")
@@ -224,10 +228,10 @@ class Experiment(BaseModel):
     @cached_property
     def _examples(self) -> int:
         """Number of training examples."""
-        return len(split_rows(datasets.parse(self.dataset).info(), self.split)["train"])
+        return len(split_rows(datasets.parse(self.dataset, self.data_file).info(), self.split)["train"])
 
     def _common(self) -> dict[str, Any]:
-        dataset = datasets.parse(self.dataset)
+        dataset = datasets.parse(self.dataset, self.data_file)
         optimizer = optimizers.parse(self.optimizer).changed(self.clip_norm, self.accumulate)
         if optimizer.accumulate > 1 and self.last_batch == "keep":
             raise UsageError("--accumulate needs batches of one size: use --last-batch drop.")
@@ -237,6 +241,7 @@ class Experiment(BaseModel):
             "model_digest": sources.digest(self.model),
             "dataset": self.dataset,
             "data_digest": dataset.digest(),
+            "data_file": self.data_file,
             "split": parse_split(self.split),
             "sharding": self.sharding or dataset.sharding,
             "last_batch": self.last_batch,
@@ -291,9 +296,9 @@ class Experiment(BaseModel):
 
 
 @cache
-def _input(dataset: str) -> str:
+def _input(dataset: str, file: str) -> str:
     # Cached, because info() may read all labels of a file.
-    info = datasets.parse(dataset).info()
+    info = datasets.parse(dataset, file).info()
     types = ", ".join(f"{name} {each.dtype}".strip() for name, each in named(info.x))
     return types if info.scale == 1 else f"{types} × {info.scale}"
 

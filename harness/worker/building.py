@@ -5,17 +5,14 @@ A model's function takes no arguments or (shape, classes), and returns a Keras m
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import inspect
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...datasets.base import Array, described
 from ...errors import UsageError
 from ..plan.models import BUILDERS, check_fit, own
+from . import importing
 from .compiled import recording
 from .wording import one_line
 
@@ -47,7 +44,7 @@ def build(reference: str, info: Info) -> keras.Model:
 
 def _make(reference: str, info: Info) -> Any:
     """Whatever the user's function returns."""
-    function = _import(reference)
+    function = importing.function(reference, "model")
     required = len(_required(function))
     if required not in (0, 2):
         raise UsageError(
@@ -70,32 +67,6 @@ def _width(reference: str, info: Info) -> int:
         f"model {reference} must take no arguments, as the data has no classes. Received: a function of 2, and "
         f"targets of {described(info.y)}."
     )
-
-
-def _import(reference: str) -> Callable[..., Any]:
-    module_name, _, name = reference.partition(":")
-    try:
-        module = _import_from_here(module_name)
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"model {reference}: {module_name} does not import: {one_line(error)}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        near = difflib.get_close_matches(name, dir(module), n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise UsageError(f"model {reference}: {module_name} has no function '{name}'.{hint}")
-    return function
-
-
-def _import_from_here(name: str) -> Any:
-    """The user's module, from the current folder first. All else that is imported later comes from there last."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(here)
-        if here not in sys.path:
-            sys.path.append(here)
 
 
 def _required(function: Callable[..., Any]) -> list[inspect.Parameter]:

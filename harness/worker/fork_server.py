@@ -31,7 +31,7 @@ from . import main as worker
 from . import usage
 
 _MODULES = ("keras", "numpy", "h5py", "setproctitle")
-_OWN = ("evaluate", "inject", "serve", "train", "trial", "workload")
+_OWN = ("evaluate", "inject", "prepare", "serve", "train", "trial", "workload")
 
 
 class Server:
@@ -124,9 +124,9 @@ class Server:
 
 def _mains() -> dict[str, Callable[[], None]]:
     """What a task may run, by the name of the module that ``python -m`` would run."""
-    from . import trial
+    from . import prepare, trial
 
-    return {__package__ or "": worker.main, trial.__name__: trial.main}
+    return {__package__ or "": worker.main, trial.__name__: trial.main, prepare.__name__: prepare.main}
 
 
 def _be_another(module: str, folder: str) -> None:

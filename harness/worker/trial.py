@@ -1,24 +1,18 @@
 """Tries a user's model before anything runs: ``python -P -m stratbench.harness.worker.trial FOLDER``.
 
 One training step and one evaluation on a few training examples, in a process of its own, as the command line does not
-load TensorFlow. The folder has the ``spec.json``. The answer is written to ``trial.json`` there:
-``{"refused": reason}``, or what `attempt` returns.
+load TensorFlow. The question is a spec, the answer what `attempt` returns.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import StratbenchError, UsageError
+from ...errors import UsageError
 from ...strategies.trainer import examples_of
 from ..plan import spec
-from .main import no_collection, watch_parent
+from .answering import answer
 
 if TYPE_CHECKING:
     import keras
@@ -26,29 +20,14 @@ if TYPE_CHECKING:
     from ...strategies.trainer import Batch, Mean, Tensor
     from .workload import SpecWorkload
 
-ANSWER = "trial.json"
 _EXAMPLES = 8
 _DRAWS = 32
 """Losses that are averaged if the model draws random numbers in evaluation, as a variational autoencoder does."""
 
 
 def main() -> None:
-    """Write the answer and end the process. Without an answer, the last line of the output says why."""
-    folder = Path(sys.argv[1])
-    # The folder is temporary, and the launcher would have removed it.
-    watch_parent(lambda: shutil.rmtree(folder, ignore_errors=True))
-    # A trial is small, and the GPUs' memory may be in use.
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    try:
-        with no_collection():
-            import keras  # noqa: F401
-        answer = attempt(spec.read(folder / "spec.json"))
-    except StratbenchError as error:
-        answer = {"refused": " ".join(str(error).split())}
-    (folder / ANSWER).write_text(json.dumps(answer))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    """Answer the launcher's question."""
+    answer(lambda question: attempt(spec.RunSpec.model_validate_json(question)))
 
 
 def attempt(run: spec.RunSpec) -> dict[str, Any]:

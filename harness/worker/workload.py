@@ -51,7 +51,7 @@ class SpecWorkload:
         self.first_step = first_step
         self._folder = folder
         self.delay: Callable[[], None] | None = None
-        self.dataset = datasets.parse(spec.dataset)
+        self.dataset = datasets.parse(spec.dataset, spec.data_file)
         self.info = self.dataset.info()
         self.rows = split_rows(self.info, spec.split)
         self.replicas = spec.replicas

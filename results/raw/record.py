@@ -171,13 +171,14 @@ def run_id(spec: Mapping[str, Any]) -> str:
     """The name of a run, the same for the same spec on any machine and in any version.
 
     It is ``<strategy>-n<replicas>-<digest>-r<repeat>``. The digest is the first ten hexadecimal digits of the SHA-256
-    of the spec without ``repeat`` and ``timeout``, as JSON with sorted keys, no spaces and ASCII only. So the names of
-    a spec's repeats differ only in their ending. Fields that are newer than a run (`_NEWER`) don't change its name.
+    of the spec without ``repeat``, ``timeout`` and ``data_file``, as JSON with sorted keys, no spaces and ASCII only.
+    So the names of a spec's repeats differ only in their ending. Fields that are newer than a run (`_NEWER`) don't
+    change its name.
     """
     content = {
         name: value
         for name, value in spec.items()
-        if name not in ("repeat", "timeout") and _NEWER.get(name, spec) != value
+        if name not in ("repeat", "timeout", "data_file") and _NEWER.get(name, spec) != value
     }
     digest = hashlib.sha256(_canonical(content).encode()).hexdigest()[:10]
     return f"{spec['strategy']}-n{spec['replicas']}-{digest}-r{spec['repeat']}"

@@ -1,7 +1,7 @@
 """Make mnist-12k.h5, the sample of MNIST that is shipped with this package.
 
-Usage: ``python -m stratbench.datasets._make_mnist_12k mnist.npz [mnist-12k.h5]``, where mnist.npz is Keras's
-file. The same input gives the same bytes with the same HDF5 library.
+Usage: ``python tests/make_mnist_12k.py mnist.npz [mnist-12k.h5]``, where mnist.npz is Keras's file. The same input
+gives the same bytes with the same HDF5 library. The file names this script by the place that it had then.
 """
 
 import sys

@@ -1,0 +1,85 @@
+"""What a function of the user's returns: arrays, or examples one after the other."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError
+from ._arrays import prepared
+from ._arrays.checks import UnfitError
+from ._arrays.hdf5_file import opened
+from ._arrays.parts import SETS
+from ._arrays.prepared import NAMES, Examples, check
+from .base import Dataset, Info
+from .hdf5 import Hdf5
+
+__all__ = ["NAMES", "Examples", "Function", "UnfitError", "check", "keep"]
+
+
+def keep(folder: Path, sets: Mapping[str, Examples]) -> Path:
+    """Write the examples to a file in this folder, named by their content. Raises OSError."""
+    unnamed = folder / "unnamed.h5"
+    return unnamed.rename(folder / prepared.named_by(prepared.write(unnamed, sets)))
+
+
+@dataclass(frozen=True)
+class Function(Dataset):
+    """Examples of a function, which is called once for each command, with no arguments.
+
+    It returns what ``model.fit`` takes: ``(x, y)`` or ``(x, y, sample_weight)``, structures of arrays; a
+    ``keras.utils.PyDataset``; a ``tf.data.Dataset`` of batches; or a sequence with an ``(x, y)`` for each index.
+    ``(train, test)`` and ``(train, validation, test)`` of these, and a dictionary with these keys, have sets of their
+    own. The examples are kept in a file of the output folder, so that all processes read the same ones, and each is
+    used once in an epoch, in an order that stratbench chooses: what the function shuffles or batches makes no
+    difference. So it must give the same examples each time. Types reach the model as they are.
+    """
+
+    name = "package.module:function"
+    summary = "Your own function: returns arrays, a PyDataset, a tf.data.Dataset, or a sequence of examples"
+    licence = "that of your data"
+
+    function: str = field(metadata={"help": "package.module:function", "positional": True})
+    file: str = field(default="", metadata={"help": "where the examples are kept", "internal": True})
+
+    def info(self) -> Info:
+        """See :meth:`Dataset.info`. Raises UsageError before the examples were prepared."""
+        kept = self._kept.info()
+        parts = [prepared.restored(each, form) for each, form in zip(kept.structure, self._forms, strict=True)]
+        return replace(kept, **dict(zip(SETS[0], parts, strict=False)))
+
+    def read(self, rows: np.ndarray) -> tuple[Any, ...]:
+        """See :meth:`Dataset.read`."""
+        found = self._kept.read(rows)
+        return tuple(prepared.restored(each, form) for each, form in zip(found, self._forms, strict=True))
+
+    def digest(self) -> str:
+        """See :meth:`Dataset.digest`: of all examples."""
+        return prepared.digest_of(Path(self.file)) if self.file else ""
+
+    @property
+    def reference(self) -> str:
+        """See :attr:`Dataset.reference`."""
+        return self.function
+
+    @cached_property
+    def _attributes(self) -> Mapping[str, Any]:
+        if not self.file:
+            raise UsageError(f"data set {self.function} must be prepared by the command line first")
+        with opened(self.file, UsageError) as file:
+            return {name: json.loads(file.attrs[name]) for name in ("forms", "sets")}
+
+    @property
+    def _forms(self) -> list[Any]:
+        return self._attributes["forms"]
+
+    @cached_property
+    def _kept(self) -> Hdf5:
+        weighted = len(self._forms) > 2
+        names: list[Any] = [option for name in self._attributes["sets"] for option in SETS[NAMES.index(name)]]
+        options: dict[str, Any] = {name: name for name in names if weighted or "sample_weight" not in name}
+        return Hdf5(self.file, **options)

@@ -1,0 +1,199 @@
+"""From what a user's data function returns to arrays.
+
+A source that yields examples is read twice. If the second time gives others, such as by random augmentation, one pass
+would not be what ``fit`` trains on, so it is refused. If it gives the same ones in another order, as after a shuffle,
+they are put into an order of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from types import GeneratorType
+from typing import Any
+
+import numpy as np
+
+from ...datasets.function import NAMES, Examples, UnfitError
+from ...datasets.structure import leaves, map_structure
+
+_FORMS = (
+    "it must return (x, y), (x, y, sample_weight), a keras.utils.PyDataset, a tf.data.Dataset, a sequence of (x, y), "
+    "or a dictionary or tuple of these for train and test"
+)
+_PARTS = (2, 3)
+
+
+def sets(returned: Any) -> dict[str, Examples]:
+    """Set → its arrays. Raises UnfitError, whose rule is a sentence, for what is not understood."""
+    found = {name: _arrays(name, each) for name, each in _by_name(returned).items()}
+    for name, each in found.items():
+        if not count(each):
+            raise UnfitError(f"the {name} set must have examples", "none")
+    return found
+
+
+def count(each: Examples) -> int:
+    """How many examples a set has, by its first array."""
+    first = leaves(each)[0]
+    return len(first) if getattr(first, "shape", ()) else 0
+
+
+def _by_name(returned: Any) -> dict[str, Any]:
+    if isinstance(returned, Mapping):
+        if NAMES[0] not in returned or not set(returned) <= set(NAMES):
+            raise UnfitError(
+                f"a dictionary must have the key train, and may have {NAMES[1]} and {NAMES[2]}", _keys(returned)
+            )
+        return {name: returned[name] for name in NAMES if name in returned}
+    if _source(returned) is not None:
+        return {NAMES[0]: returned}
+    if isinstance(returned, tuple | list) and len(returned) in _PARTS:
+        if not all(map(_is_set, returned)):
+            return {NAMES[0]: returned}
+        rows = {_rows(each) for each in returned}
+        if len(rows) == 1 and None not in rows:
+            raise UnfitError(
+                "return a dictionary such as {'train': (x, y), 'test': (x, y)}, as (train, test) sets of one size look "
+                "like (x, y) of several arrays",
+                f"a tuple of {len(returned)} tuples",
+            )
+        names = NAMES if len(returned) == len(NAMES) else (NAMES[0], NAMES[-1])
+        return dict(zip(names, returned, strict=True))
+    raise UnfitError(_FORMS, _type(returned))
+
+
+def _is_set(value: Any) -> bool:
+    """Whether it looks like (x, y) or (x, y, sample_weight), or yields these."""
+    if _source(value) is not None:
+        return True
+    if not isinstance(value, tuple | list) or len(value) not in _PARTS or not all(map(_is_structure, value)):
+        return False
+    return _rows(value) is not None
+
+
+def _rows(value: Any) -> int | None:
+    """How many rows all arrays have; None where they differ, or for a source."""
+    if _source(value) is not None:
+        return None
+    counts = {len(each) if getattr(each, "shape", ()) else -1 for each in leaves(_structure(value))}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _is_structure(value: Any) -> bool:
+    """Whether it is an array, or a list, tuple or dictionary of these."""
+    if isinstance(value, Mapping):
+        return bool(value) and all(map(_is_structure, value.values()))
+    if isinstance(value, list | tuple):
+        return bool(value) and all(map(_is_structure, value))
+    return hasattr(value, "shape")
+
+
+def _structure(value: Any) -> Any:
+    """Lists as tuples, other mappings as dictionaries. A list of numbers is one array."""
+    if isinstance(value, Mapping):
+        return {key: _structure(each) for key, each in value.items()}
+    if isinstance(value, tuple) or (isinstance(value, list) and _is_structure(value)):
+        return tuple(map(_structure, value))
+    return value
+
+
+def _arrays(name: str, value: Any) -> Examples:
+    if (batches := _source(value)) is not None:
+        return _twice(name, batches)
+    if not isinstance(value, tuple | list) or len(value) not in _PARTS:
+        raise UnfitError(f"the {name} set must be (x, y) or (x, y, sample_weight)", _type(value))
+    return tuple(map_structure(_array, _structure(each)) for each in value)
+
+
+def _array(value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except Exception as error:
+        raise UnfitError("arrays must be convertible by np.asarray", f"{_type(value)} ({error})") from error
+    if array.dtype == object:
+        raise UnfitError("arrays must be of numbers, and each of one shape", f"{_type(value)} of Python objects")
+    return array
+
+
+def _source(value: Any) -> Callable[[], Iterator[Any]] | None:
+    """Batches (x, y) or (x, y, sample_weight), from the start each time that it is called; None for other values."""
+    import keras
+    import tensorflow as tf
+
+    if isinstance(value, GeneratorType):
+        raise UnfitError("a generator has no known end; return arrays, a PyDataset or a tf.data.Dataset", "a generator")
+    if isinstance(value, tf.data.Dataset):
+        if value.cardinality().numpy() == tf.data.INFINITE_CARDINALITY:
+            raise UnfitError("a tf.data.Dataset must end: leave out repeat(), or add take(n)", "an infinite one")
+        return lambda: iter(value.as_numpy_iterator())
+    if isinstance(value, keras.utils.PyDataset):
+        if value.num_batches is None:
+            raise UnfitError("a PyDataset must have a length", "one without __len__")
+        return lambda: _by_index(value, value.num_batches)
+    plain = isinstance(value, tuple | list | Mapping | str | bytes) or hasattr(value, "shape")
+    if not plain and hasattr(value, "__getitem__") and hasattr(value, "__len__"):
+        return lambda: map(_one, _by_index(value, len(value)))
+    return None
+
+
+def _by_index(value: Any, length: int) -> Iterator[Any]:
+    for place in range(length):
+        yield value[place]
+    if hasattr(value, "on_epoch_end"):
+        value.on_epoch_end()
+
+
+def _one(example: Any) -> Any:
+    """A batch of one example."""
+    return map_structure(lambda each: np.asarray(each)[np.newaxis], _structure(example))
+
+
+def _twice(name: str, batches: Callable[[], Iterator[Any]]) -> Examples:
+    first, second = (_all(name, batches()) for _ in range(2))
+    orders = [_digests(each) for each in (first, second)]
+    if orders[0] == orders[1]:
+        return first
+    if sorted(orders[0]) != sorted(orders[1]):
+        raise UnfitError(
+            f"the {name} set must give the same examples each time; leave random changes to layers of the model",
+            "others when it was read again",
+        )
+    order = np.array(sorted(range(len(orders[0])), key=orders[0].__getitem__))
+    return tuple(map_structure(lambda each: each[order], part) for part in first)
+
+
+def _all(name: str, batches: Iterator[Any]) -> Examples:
+    """All batches as one."""
+    parts: list[Examples] = []
+    for batch in batches:
+        if not isinstance(batch, tuple | list) or len(batch) not in _PARTS:
+            raise UnfitError(f"the {name} set must give (x, y) or (x, y, sample_weight)", _type(batch))
+        parts.append(tuple(map_structure(_array, _structure(each)) for each in batch))
+    if not parts:
+        raise UnfitError(f"the {name} set must have examples", "none")
+    if any(not array.shape for array in leaves(parts[0])):
+        raise UnfitError(f"the {name} set must give batches; a tf.data.Dataset needs batch(n)", "single values")
+    try:
+        return tuple(map_structure(lambda *arrays: np.concatenate(arrays), *same) for same in zip(*parts, strict=True))
+    except (ValueError, KeyError) as error:
+        raise UnfitError(f"batches of the {name} set must have examples of one shape", error) from error
+
+
+def _digests(each: Examples) -> list[bytes]:
+    """Of every example."""
+    arrays = [np.ascontiguousarray(array) for array in leaves(each)]
+    return [
+        hashlib.blake2b(b"".join(array[row].tobytes() for array in arrays), digest_size=16).digest()
+        for row in range(min(map(len, arrays)))
+    ]
+
+
+def _keys(value: Mapping[Any, Any]) -> str:
+    return ", ".join(map(str, list(value)[:10])) or "an empty one"
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return type(value).__name__

@@ -1,0 +1,40 @@
+"""A function of the user's, by its reference ``package.module:function``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ...errors import UsageError
+from .wording import one_line
+
+
+def function(reference: str, what: str) -> Callable[..., Any]:
+    """Import it. ``what`` it is for begins the message, as in ``model``. Raises UsageError in one line."""
+    module_name, _, name = reference.partition(":")
+    try:
+        module = _import_from_here(module_name)
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{what} {reference}: {module_name} does not import: {one_line(error)}") from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        near = difflib.get_close_matches(name, dir(module), n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise UsageError(f"{what} {reference}: {module_name} has no function '{name}'.{hint}")
+    return found
+
+
+def _import_from_here(name: str) -> Any:
+    """The user's module, from the current folder first. All else that is imported later comes from there last."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(here)
+        if here not in sys.path:
+            sys.path.append(here)
