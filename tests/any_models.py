@@ -22,6 +22,8 @@ DATA = {
     "autoencoder": "x=wide,y=wide_again",
     "masked": "x=words,y=tags",
     "normalised": "x=words,y=both,sample_weight=worth",
+    "rare": "x=wide,y=yes",
+    "half": "x=wide,y=three",
     "scheduled": "x=wide,y=three",
     "accumulated": "x=wide,y=three",
 }
@@ -165,9 +167,11 @@ OWN = {
         "compiled_schedule": "compiled CosineDecay",
         "learning_rate": 0.001,
     },
+    "rare": {"optimizer": "momentum", "learning_rate": 0.05, "class_weight": "0=0.5,1=4"},
+    "half": {"optimizer": "momentum", "learning_rate": 0.05, "precision": "mixed_bfloat16"},
     "accumulated": {"optimizer": "momentum:gradient_accumulation_steps=4,clipnorm=0.05", "learning_rate": 0.3},
 }
-"""Case → what its optimizer is on the command line. The others are trained by another one than they have."""
+"""Case → settings on the command line. The others are trained by another optimizer than they have."""
 
 
 def scheduled(clip: bool = True) -> keras.Model:
@@ -215,4 +219,19 @@ def normalised() -> keras.Model:
         "length": keras.losses.Huber(reduction="mean_with_sample_weight"),
     }
     model.compile(loss=loss, loss_weights={"tag": 1.0, "length": 0.2}, metrics={"length": ["mae"]})
+    return model
+
+
+def rare() -> keras.Model:
+    """Two classes, which the command line weighs."""
+    model = _dense(2)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss=loss, metrics=["accuracy"])
+    return model
+
+
+def half() -> keras.Model:
+    """Computed in 16 bits, as the command line says, with weights of 32."""
+    model = _dense(3)
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss="mse", metrics=["mae"])
     return model

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import any_models
+import keras
 import numpy as np
 import pytest
 from conformance import RATE, STEPS, SYNCHRONOUS, TOLERANCE, assert_same, keep_weights, weights  # noqa: F401
 from conftest import make_spec
+from stratbench.harness.plan import class_weights
+from stratbench.harness.worker.building import policy
+from stratbench.harness.worker.workload import SpecWorkload
 from stratbench.results.raw import journal
 from stratbench.strategies.registry import available
 
@@ -25,6 +29,8 @@ USUAL = {
     "own_loss": ("multiworker", "ps:sync=true", "fsdp"),
     "binary": ("ps:sync=true",),
     "autoencoder": ("allgather", "fsdp"),
+    "rare": ("mirrored", "ps:sync=true"),
+    "half": ("multiworker", "horovod", "ps:sync=true", "fsdp"),
     "masked": ("mirrored", "multiworker", "horovod", "master-worker", "ps:sync=true", "fsdp"),
     "normalised": ("mirrored", "allgather", "ps:sync=true", "ps-tree", "fsdp"),
     "scheduled": ("mirrored", "multiworker", "horovod", "ps:sync=true", "fsdp"),
@@ -42,8 +48,12 @@ USUAL = {
 """Strategies that each model meets in every commit's tests; the others are ``exhaustive``."""
 
 
+HALF = 0.05
+"""Tolerance of weights and metrics that are computed with bfloat16: sums of numbers that are rounded by up to 0.004."""
+
+
 def tolerance(case: str) -> float:
-    return TOLERANCE["adam" if case == "scheduled" else "momentum"]
+    return HALF if case == "half" else TOLERANCE["adam" if case == "scheduled" else "momentum"]
 
 
 def work(case: str, data: Path) -> dict[str, Any]:
@@ -80,15 +90,16 @@ def single(data: Path, tmp_path_factory: pytest.TempPathFactory):
 def by_keras(case: str, data: Path, **arguments: Any) -> tuple[list[np.ndarray], dict[str, float]]:
     """Weights after the same steps by ``train_on_batch``, and what ``evaluate`` says of the validation set."""
     import keras
-    from stratbench.harness.worker.workload import SpecWorkload
 
     workload = SpecWorkload(make_spec(**work(case, data), steps=STEPS))
     keras.utils.set_random_seed(workload.spec.seed)
-    model = getattr(any_models, case)(**arguments)
+    with policy(workload.spec.precision, case):
+        model = getattr(any_models, case)(**arguments)
+    weights = class_weights.parse(workload.spec.class_weight) or None
     if case not in any_models.OWN:
         model.optimizer = workload.optimizer()
     for _, batch in zip(range(STEPS), workload.batches(1, 0).epoch(0), strict=False):
-        model.train_on_batch(*batch)
+        model.train_on_batch(*batch, class_weight=weights)
     (whole,) = workload.in_order(workload.rows["validation"], any_models.ROWS)
     return model.get_weights(), model.evaluate(*whole[:2], any_models.ROWS, 0, *whole[2:], return_dict=True)
 
@@ -99,15 +110,30 @@ def test_single_trains_and_reports_as_keras_does(case: str, single, data: Path) 
     expected, metrics = by_keras(case, data)
     assert_same(found, expected, tolerance(case))
     (evaluation,) = journal.read(folder / "worker-0.jsonl").evaluations
-    assert evaluation["validation"] == pytest.approx(metrics, rel=1e-4), json.dumps(evaluation)
+    assert evaluation["validation"] == pytest.approx(metrics, rel=HALF if case == "half" else 1e-4), json.dumps(
+        evaluation
+    )
     assert evaluation["test"].keys() == metrics.keys()
 
 
-@pytest.mark.parametrize("case", any_models.OWN)
+@pytest.mark.parametrize("case", ["scheduled", "accumulated"])
 def test_clipping_changes_these_models(case: str, single, data: Path) -> None:
     """Otherwise they would not show whether it is done, and on what."""
     with pytest.raises(AssertionError, match="differs by"):
         assert_same(single(case)[1], by_keras(case, data, clip=False)[0], 0.01)
+
+
+def test_16_bits_and_class_weights_change_these_models(single, data: Path) -> None:
+    """Otherwise they would not show that they are used."""
+    for case, flag in (("half", "precision"), ("rare", "class_weight")):
+        without = {key: value for key, value in work(case, data).items() if key != flag}
+        plain = SpecWorkload(make_spec(**without, steps=STEPS))
+        keras.utils.set_random_seed(plain.spec.seed)
+        model = getattr(any_models, case)()
+        for _, batch in zip(range(STEPS), plain.batches(1, 0).epoch(0), strict=False):
+            model.train_on_batch(*batch)
+        with pytest.raises(AssertionError, match="differs by"):
+            assert_same(single(case)[1], model.get_weights(), TOLERANCE["momentum"])
 
 
 def test_metrics_are_in_the_order_of_compile(single) -> None:
@@ -131,8 +157,6 @@ COMPILE = {
 
 
 def test_every_argument_of_compile_is_used_or_named() -> None:
-    import keras
-
     assert set(inspect.signature(keras.Model.compile).parameters) - {"self"} == set(COMPILE)
 
 
@@ -142,7 +166,7 @@ def cases() -> list[Any]:
         for case in any_models.DATA
         for name in SYNCHRONOUS
         # Each process of local-sgd clips its own gradient, and takes the mean over what its own masks leave.
-        if case not in (*any_models.OWN, "masked", "normalised") or not name.startswith("local-sgd")
+        if case not in ("scheduled", "accumulated", "masked", "normalised") or not name.startswith("local-sgd")
     ]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from conftest import make_spec
 from dataset_helpers import message, windows_of
 from stratbench.datasets.base import Array, Info, described, parse
 from stratbench.datasets.batches import Batches, sequential
@@ -135,3 +136,19 @@ def test_a_structure_in_words() -> None:
     assert described(both) == "a of shape () and type int32; b/c of shape (4,) and type float32"
     with pytest.raises(UsageError, match=r"must have one array of examples\. Received: a of shape"):
         print(Info(None, None, 10, both).shape)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("x=x,y=three", "needs class labels. Received: hdf5:"),
+        ("x=x,y=y,sample_weight=w", "can't be given for data with sample weights. Received: hdf5:"),
+    ],
+)
+def test_class_weights_need_labels_and_no_sample_weights(options: str, message: str, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        file["x"], file["y"], file["w"] = np.zeros((200, 2)), np.arange(200) % 2, np.ones(200)
+        file["three"] = np.random.default_rng(0).normal(size=(200, 3))
+    with pytest.raises(UsageError) as caught:
+        make_spec(dataset=f"hdf5:{tmp_path / 'data.h5'},{options}", class_weight="0=1")
+    assert message in str(caught.value)

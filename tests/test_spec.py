@@ -204,3 +204,29 @@ def test_optimizers_have_settings_and_rates() -> None:
 
 def test_fsdp_skips_optimizers_that_need_whole_weights() -> None:
     assert "Lamb updates whole weights" in str(expand("fsdp", replicas=[2], optimizer="lamb")[0].skip())
+
+
+@pytest.mark.parametrize(
+    ("text", "dataset", "message"),
+    [
+        ("0", "synthetic", "must be CLASS=WEIGHT,… with weights from 0 to 1e30, each class once. Received: '0'"),
+        ("0=1,0=2", "synthetic", "each class once"),
+        ("0=nan", "synthetic", "Received: '0=nan'"),
+        ("-1=2", "synthetic", "Received: '-1=2'"),
+        ("0=1,10=2", "synthetic:classes=10", "classes from 0 to 9. Received: 10"),
+    ],
+)
+def test_class_weights_that_can_not_be(text: str, dataset: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        expand("mirrored", class_weight=text, dataset=dataset)
+    assert message in str(caught.value)
+
+
+def test_precision_and_class_weights_are_other_runs() -> None:
+    plain, *others = (
+        expand("mirrored", **changes)[0]
+        for changes in ({}, {"precision": "mixed_bfloat16"}, {"class_weight": "3=2, 1=0.50"})
+    )
+    assert others[1].class_weight == "1=0.5,3=2" and len({each.run_id for each in (plain, *others)}) == 3
+    older = {key: value for key, value in plain.model_dump().items() if key not in ("precision", "class_weight")}
+    assert run_id(older) == plain.run_id

@@ -17,7 +17,7 @@ def main() -> None:
     strategy = Mirrored()
     if mistake == "sum":
         right = _replica.loss_and_gradients
-        _replica.loss_and_gradients = lambda *arguments, scale: right(*arguments, scale=1.0)
+        _replica.loss_and_gradients = lambda *arguments, scale, mean: right(*arguments, scale=1.0, mean=mean)
     with strategy.trainer(strategy.tasks(2, NoPlace())[0], workload) as trainer:
         schedule = workload.schedule()
         for step, batch in enumerate(workload.batches(1, 0).epoch(0)):

@@ -107,6 +107,16 @@ def spec_options(command: Command) -> Command:
             "[every: a third of the run].",
         ),
         click.option(
+            "--precision",
+            type=click.Choice(["float32", "mixed_bfloat16"]),
+            help="Keras's dtype policy for layers that don't set one. [default: the model's own]",
+        ),
+        click.option(
+            "--class-weight",
+            metavar="CLASS=WEIGHT,…",
+            help="Factors on the training loss of examples of a class, as class_weight of fit: 0=1,1=20.",
+        ),
+        click.option(
             "--seed", type=int, default=1, show_default=True, help="Seed of initial weights and order of examples."
         ),
         click.option(
@@ -164,8 +174,8 @@ def work(flags: dict[str, Any]) -> dict[str, Any]:
     """
     names = (
         "model dataset split sharding global_batch per_replica_batch last_batch epochs steps optimizer clip_norm "
-        "accumulate learning_rate lr_scaling reference_batch warmup_epochs lr_schedule seed cores_per_replica inject "
-        "timeout"
+        "accumulate learning_rate lr_scaling reference_batch warmup_epochs lr_schedule precision class_weight seed "
+        "cores_per_replica inject timeout"
     )
     chosen = {name: flags[name] for name in names.split()}
     source = click.get_current_context().get_parameter_source

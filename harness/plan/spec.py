@@ -21,7 +21,7 @@ from ...errors import UsageError
 from ...results.raw.record import run_id
 from ...strategies import registry as strategies
 from ...strategies.base import Strategy
-from . import bounds, cores, optimizers, sources
+from . import bounds, class_weights, cores, optimizers, sources
 from .faults import Fault, parse
 from .learning_rate import CONSTANT
 from .learning_rate import parse as parse_schedule
@@ -61,6 +61,8 @@ class RunSpec(BaseModel):
     reference_batch: int
     warmup_epochs: float
     lr_schedule: str = CONSTANT
+    precision: str = ""
+    class_weight: str = ""
     seed: int
     model_digest: str = ""
     data_digest: str = ""
@@ -152,6 +154,8 @@ class Experiment(BaseModel):
     warmup_epochs: float = 0.0
     lr_schedule: str = CONSTANT
     compiled_schedule: str = ""
+    precision: Literal["float32", "mixed_bfloat16"] | None = None
+    class_weight: str | None = None
     seed: int = 1
     cores_per_replica: int | None = None
     inject: Sequence[str] = ()
@@ -233,6 +237,8 @@ class Experiment(BaseModel):
     def _common(self) -> dict[str, Any]:
         dataset = datasets.parse(self.dataset, self.data_file)
         optimizer = optimizers.parse(self.optimizer).changed(self.clip_norm, self.accumulate)
+        weights = class_weights.parse(self.class_weight or "")
+        class_weights.check(weights, dataset.info(), self.dataset)
         if optimizer.accumulate > 1 and self.last_batch == "keep":
             raise UsageError("--accumulate needs batches of one size: use --last-batch drop.")
         self._check_amount(self._examples)
@@ -254,6 +260,8 @@ class Experiment(BaseModel):
             # -0.0 equals 0.0, but would give the run another name.
             "warmup_epochs": self.warmup_epochs + 0.0,
             "lr_schedule": self.compiled_schedule or str(parse_schedule(self.lr_schedule)),
+            "precision": self.precision or "",
+            "class_weight": class_weights.said(weights),
             "seed": self.seed,
             "inject": tuple(sorted(str(parse(text)) for text in self.inject)),
             "timeout": self.timeout,

@@ -6,7 +6,8 @@ A model's function takes no arguments or (shape, classes), and returns a Keras m
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ...datasets.base import Array, described
@@ -40,6 +41,30 @@ def build(reference: str, info: Info) -> keras.Model:
     if not isinstance(model, keras.Model):
         raise UsageError(f"model {reference} must return a Keras model. Received: {type(model).__name__}.")
     return model
+
+
+@contextmanager
+def policy(precision: str, reference: str) -> Iterator[None]:
+    """Layers that are made meanwhile have this dtype policy, unless they or the user's module set another.
+
+    Args:
+        precision: empty to leave it as it is.
+    """
+    import keras
+
+    before = keras.config.dtype_policy()
+    try:
+        if precision:
+            keras.config.set_dtype_policy(precision)
+        yield
+        if precision and keras.config.dtype_policy().name != precision:
+            raise UsageError(
+                f"--precision {precision} has no effect: model {reference} sets the dtype policy by itself. "
+                f"Received: {keras.config.dtype_policy().name}."
+            )
+    finally:
+        if precision:
+            keras.config.set_dtype_policy(before)
 
 
 def _make(reference: str, info: Info) -> Any:

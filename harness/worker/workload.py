@@ -16,12 +16,12 @@ from ...datasets.batches import Batches, sequential, steps_per_epoch
 from ...datasets.split import split_rows
 from ...datasets.structure import map_structure
 from ...errors import UsageError
-from ..plan import learning_rate, optimizers
+from ..plan import class_weights, learning_rate, optimizers
 from ..plan.models import own
 from ..plan.spec import RunSpec
 from ..plan.task import LOST_SUFFIX, SCRATCH
 from . import backend, compiled, normalisers, own_schedule
-from .building import build
+from .building import build, policy
 from .objective import Objective, compute_loss
 from .wording import one_line
 
@@ -69,6 +69,7 @@ class SpecWorkload:
         self.activation_bytes: int | None = None
         self.unused = ""
         self._objective: Objective | None = None
+        self._class_weights = _table(class_weights.parse(spec.class_weight), self.info.classes)
         self._scheduled = spec.lr_schedule.startswith(learning_rate.COMPILED)
         self._own_schedule: Any = None
 
@@ -77,8 +78,9 @@ class SpecWorkload:
         import keras
 
         keras.utils.set_random_seed(self.spec.seed)
-        model = build(self.spec.model, self.info)
-        self._objective = Objective(self.spec.model, model, self.info, tries=own(self.spec.model) is None)
+        with policy(self.spec.precision, self.spec.model):
+            model = build(self.spec.model, self.info)
+            self._objective = Objective(self.spec.model, model, self.info, tries=own(self.spec.model) is None)
         compiled.check(self.spec.model, model, scaled=self.info.scale != 1)
         self.parameters = model.count_params()
         self.trained_bytes = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in model.trainable_variables)
@@ -157,8 +159,12 @@ class SpecWorkload:
 
     def total_loss(self, model: keras.Model, batch: Batch, mean: Mean | None = None) -> Tensor:
         """See the protocol."""
+        import keras
+
         x, y, weights = self.unpack(batch)
         x = self._delayed(x)
+        if self._class_weights is not None:
+            weights = keras.ops.take(self._class_weights, batch[1])
         with normalisers.combined_by(mean):
             return compute_loss(model, x, y, model(x, training=True), weights, training=True)
 
@@ -199,6 +205,13 @@ class SpecWorkload:
             steps_per_epoch=self.steps_per_epoch,
         )
         return own_schedule.OwnSchedule(self._own_schedule, ours) if self._scheduled else ours
+
+
+def _table(weights: Mapping[int, float], classes: int | None) -> np.ndarray | None:
+    """The weight of each class; None if there are none."""
+    if not weights or classes is None:
+        return None
+    return np.array([weights.get(index, 1.0) for index in range(classes)], "float32")
 
 
 def _activation_bytes(model: keras.Model, examples: int) -> int | None:

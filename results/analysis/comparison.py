@@ -48,6 +48,8 @@ _SPEC = (
     "reference_batch",
     "warmup_epochs",
     "lr_schedule",
+    "precision",
+    "class_weight",
     "seed",
     "cores_per_replica",
     "inject",

@@ -163,7 +163,7 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-_NEWER = {"lr_schedule": "constant", "model_digest": "", "data_digest": ""}
+_NEWER = {"lr_schedule": "constant", "model_digest": "", "data_digest": "", "precision": "", "class_weight": ""}
 """Fields that earlier specs don't have, with the value that they had by default."""
 
 

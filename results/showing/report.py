@@ -106,6 +106,8 @@ def _title(row: Row) -> str:
         f"sharding {row['sharding']}" + (f", {_count(row['parts'], 'part')}" if row["sharding"] == "static" else ""),
         amount,
         rate,
+        *((row["precision"],) if row["precision"] else ()),
+        *((f"class weights {row['class_weight']}",) if row["class_weight"] else ()),
         f"seed {row['seed']}",
         f"{_count(row['cores_per_replica'], 'core')} per replica",
         *(("last batch kept",) if row["last_batch"] == "keep" else ()),
