@@ -23,7 +23,7 @@ COST = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 class Work:
     """As much of a workload as a step needs."""
 
-    def total_loss(self, model: keras.Model, batch: Any) -> tf.Tensor:
+    def total_loss(self, model: keras.Model, batch: Any, mean: Any = None) -> tf.Tensor:
         loss = COST(batch[1], model(batch[0], training=True))
         return loss + tf.add_n(model.losses) if model.losses else loss
 

@@ -14,6 +14,7 @@ import pytest
 from conformance import RATE, STEPS, SYNCHRONOUS, TOLERANCE, assert_same, keep_weights, weights  # noqa: F401
 from conftest import make_spec
 from stratbench.harness.plan import class_weights
+from stratbench.harness.worker import evaluate
 from stratbench.harness.worker.building import policy
 from stratbench.harness.worker.workload import SpecWorkload
 from stratbench.results.raw import journal
@@ -114,6 +115,21 @@ def test_single_trains_and_reports_as_keras_does(case: str, single, data: Path) 
         evaluation
     )
     assert evaluation["test"].keys() == metrics.keys()
+
+
+@pytest.mark.parametrize("case", any_models.DATA)
+def test_measures_in_several_batches_are_those_of_evaluate(
+    case: str, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "EVALUATION_BATCH", 50)
+    workload = SpecWorkload(make_spec(**work(case, data), steps=1))
+    model, rows = workload.model(), workload.rows["validation"]
+    assert len(rows) == 120
+    (whole,) = workload.in_order(rows, any_models.ROWS)
+    x, y, weights = workload.unpack(whole)
+    for _ in range(2):
+        expected = model.evaluate(x, y, 50, 0, weights, return_dict=True)
+        assert evaluate.measure(workload, model, rows) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("case", ["scheduled", "accumulated"])

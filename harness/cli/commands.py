@@ -126,23 +126,9 @@ def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats:
     Example:
       stratbench compare -s single -s mirrored -s ps -s ps:sync=true -n 1,2,4 --repeats 3 --global-batch 256
     """
-    from ..launch.run import statuses
-    from ..launch.starter import Starter
-    from .grid import Grid
-    from .session import run_specs
+    from .comparing import run_grid
 
-    job = current_job()
-    if job and job.size > 1:
-        raise UsageError(f"compare starts its own jobs and can't run inside one of {job.size} processes; use run.")
-    sizes = [count for counts in replicas for count in counts]
-    with Starter() as starter:
-        grid = Grid(list(strategy), sizes, repeats, flags, starter)
-        grid.try_model()
-        known = statuses(flags["output"])
-        left = [spec for spec in grid.specs if known.get(spec.run_id) != "ok"]
-        if done := len(grid.specs) - len(left):
-            click.echo(f"{done} of {len(grid.specs)} runs are ok already in {flags['output']}: not run again", err=True)
-        _, code = run_specs(left, flags["output"], starter, grid.why_not)
+    grid, code = run_grid(strategy, replicas, repeats, **flags)
     _print_folder(flags["output"], {spec.run_id for spec in grid.specs})
     return code
 

@@ -41,11 +41,14 @@ class Grid:
         self._strategies, self._replicas, self._repeats, self._flags = strategies, replicas, repeats, flags
         self._starter, self._job = starter, job
         self._tried = trying.Tried()
+        self._data_file = ""
+        # Before the user's function is called, which may take a while.
+        self._experiment({})
         output, timeout = flags["output"], flags["timeout"]
         self._data_file = preparing.prepare(flags["dataset"], output, starter, timeout, self._tell)
-        self.specs = self._expand({})
+        self.specs = self._experiment({}).expand()
 
-    def _expand(self, changes: dict[str, Any]) -> list[RunSpec]:
+    def _experiment(self, changes: dict[str, Any]) -> Experiment:
         chosen = work(self._flags) | {"data_file": self._data_file} | changes
         if chosen["optimizer"] is None:
             del chosen["optimizer"]
@@ -55,7 +58,7 @@ class Grid:
             repeats=self._repeats,
             options=parse_options(self._flags["option"]),
             **chosen,
-        ).expand()
+        )
 
     def _tell(self, line: str) -> None:
         """Once for all processes of a job."""
@@ -113,7 +116,7 @@ class Grid:
                 "Give --learning-rate, too."
             )
         own = {"compiled_schedule": COMPILED + tried.schedule} if scheduled else {}
-        self.specs = self._expand({"optimizer": tried.optimizer, "learning_rate": rate} | own)
+        self.specs = self._experiment({"optimizer": tried.optimizer, "learning_rate": rate} | own).expand()
         if (before.optimizer, before.learning_rate, scheduled) == (tried.optimizer, rate, False):
             return []
         given = tried.schedule if scheduled else f"{rate:g}"

@@ -1,7 +1,8 @@
-"""The progress of runs: a bar on a terminal, else one line per run."""
+"""The progress of runs: a bar on a terminal or in a notebook, else one line per run."""
 
 from __future__ import annotations
 
+import importlib.util
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,6 +23,11 @@ from ..launch.watch import Listener
 from ..plan.spec import RunSpec
 
 
+def _has_widgets(console: Console) -> bool:
+    """Whether it is a notebook's that can draw a bar: with ipywidgets, by which rich does it."""
+    return console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+
+
 class RunProgress:
     """Shows the current run. All output goes to ``console``, which should be standard error."""
 
@@ -39,7 +45,7 @@ class RunProgress:
             console=console,
             transient=True,
             refresh_per_second=2,
-            disable=not console.is_terminal,
+            disable=not (console.is_terminal or _has_widgets(console)),
         )
         self._task: TaskID | None = None
 

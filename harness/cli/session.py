@@ -61,8 +61,14 @@ class _Stop:
 
 @contextmanager
 def _stopping() -> Iterator[_Stop]:
-    """Ctrl-C and SIGTERM end the run, and its row is written before the program ends."""
+    """Ctrl-C and SIGTERM end the run, and its row is written before the program ends.
+
+    Only a program's main thread gets signals: in another one, as a notebook may have, nothing changes.
+    """
     stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
     previous = {number: signal.signal(number, stop) for number in INTERRUPTED}
     try:
         yield stop

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from ...strategies.trainer import Tensor
+    from ...strategies.trainer import Structure, Tensor
 
 
 def rates(schedule: Callable[[Tensor], Tensor], steps: np.ndarray) -> np.ndarray:
@@ -31,6 +31,17 @@ def rates(schedule: Callable[[Tensor], Tensor], steps: np.ndarray) -> np.ndarray
     # A strategy may have made a graph of its own the default one, but only in its own thread.
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(compute).result()
+
+
+def one_batch(batch: Structure) -> Any:
+    """What ``model.evaluate`` takes as this one batch. It takes a generator, too, but 0.05 s longer to begin."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return iter([batch])
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensors(batch)
 
 
 def after(call: Callable[[], None], x: Tensor) -> Tensor:

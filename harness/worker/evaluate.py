@@ -10,7 +10,7 @@ import numpy as np
 
 from ...results.raw.journal import Journal
 from ...strategies.trainer import Structure
-from . import snapshots
+from . import backend, snapshots
 from .workload import SpecWorkload
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def measure(workload: SpecWorkload, model: keras.Model, rows: np.ndarray) -> dic
             x, y, weights = workload.unpack(batch)
             yield keras.tree.map_structure(np.asarray, (x, y) if weights is None else (x, y, weights))
 
-    results = model.evaluate(batches(), steps=-(-len(rows) // EVALUATION_BATCH), verbose=0, return_dict=True)
+    steps = -(-len(rows) // EVALUATION_BATCH)
+    source = backend.one_batch(next(batches())) if steps == 1 else batches()
+    results = model.evaluate(source, steps=steps, verbose=0, return_dict=True)
     # In the order of compile(): evaluate sorts the names.
     ordered = {name: results[name] for name in model.get_metrics_result() if name in results} | results
     return {name: float(value) for name, value in ordered.items()}
