@@ -110,7 +110,13 @@ class TestOwnOptimizer:
         job = current_job()
         work = {"model": "users:model", "dataset": "synthetic", "steps": 3, "global_batch": 8, "optimizer": None}
         monkeypatch.setattr(grid, "work", lambda flags: work)
-        flags = work | {"learning_rate": None, "option": (), "output": Path("out"), "timeout": 300.0}
+        flags = work | {
+            "learning_rate": None,
+            "option": (),
+            "output": Path("out"),
+            "timeout": 300.0,
+            "save_model": None,
+        }
         made = grid.Grid(["horovod"], [2], 1, flags, Starter(forks=False), job)
         made.try_model()
         assert made.specs[0].optimizer == "adamw:weight_decay=0.02"

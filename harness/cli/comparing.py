@@ -30,6 +30,8 @@ def run_grid(strategy: Sequence[str], replicas: Sequence[list[int]], repeats: in
         known = statuses(flags["output"])
         left = [spec for spec in grid.specs if known.get(spec.run_id) != "ok"]
         if done := len(grid.specs) - len(left):
-            click.echo(f"{done} of {len(grid.specs)} runs are ok already in {flags['output']}: not run again", err=True)
+            unsaved = ", nor are their models saved" if flags["save_model"] else ""
+            said = f"{done} of {len(grid.specs)} runs are ok already in {flags['output']}: not run again{unsaved}"
+            click.echo(said, err=True)
         _, code = session.run_specs(left, flags["output"], starter, grid.why_not)
     return grid, code

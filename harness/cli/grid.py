@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 from ...errors import UsageError
+from ...results.raw.files import shown, why
 from ..launch import preparing, trying
 from ..launch.starter import Starter
 from ..plan.learning_rate import COMPILED, CONSTANT
@@ -15,6 +18,18 @@ from ..plan.pairs import parse_options
 from ..plan.spec import Experiment, RunSpec
 from ..plan.task import Job
 from .options import work
+
+
+def _make(folder: Path) -> None:
+    """Before anything runs. Raises UsageError if there can't be files in the folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"--save-model must be a folder for new files: {why(error)}. Received: {shown(folder)}."
+        ) from None
 
 
 class Grid:
@@ -41,6 +56,8 @@ class Grid:
         self._strategies, self._replicas, self._repeats, self._flags = strategies, replicas, repeats, flags
         self._starter, self._job = starter, job
         self._tried = trying.Tried()
+        if flags["save_model"]:
+            _make(flags["save_model"])
         self._data_file = ""
         # Before the user's function is called, which may take a while.
         self._experiment({})
@@ -50,6 +67,9 @@ class Grid:
 
     def _experiment(self, changes: dict[str, Any]) -> Experiment:
         chosen = work(self._flags) | {"data_file": self._data_file} | changes
+        if self._flags["save_model"]:
+            # The workers' current folder is this one, but the table's readers may be elsewhere.
+            chosen["save_model"] = str(self._flags["save_model"].absolute())
         if chosen["optimizer"] is None:
             del chosen["optimizer"]
         return Experiment(

@@ -147,6 +147,11 @@ def spec_options(command: Command) -> Command:
             help="Folder for tables, logs and records.",
         ),
         click.option(
+            "--save-model",
+            type=Folder(),
+            help="Folder for the trained models, each as RUN.keras. They have no optimizer state.",
+        ),
+        click.option(
             "--timeout",
             type=float,
             default=300.0,

@@ -33,9 +33,10 @@ DEFAULT_TIMEOUT_SECONDS = 300.0
 
 
 class RunSpec(BaseModel):
-    """One training of one model by one strategy. Two specs that differ only in ``timeout`` measure the same.
+    """One training of one model by one strategy.
 
-    ``data_file`` is where the examples of a user's function are kept; empty for other data sets.
+    ``data_file`` is where the examples of a user's function are kept; empty for other data sets. Two specs that differ
+    only in it, in ``timeout`` or in ``save_model`` measure the same.
 
     Batches are in examples: ``global_batch`` per update over all replicas, ``per_replica_batch`` for one replica.
     Exactly one of ``epochs`` and ``steps`` is set. ``options`` holds the options that differ from the defaults.
@@ -70,6 +71,7 @@ class RunSpec(BaseModel):
     inject: tuple[str, ...] = ()
     repeat: int = 0
     data_file: str = ""
+    save_model: str = ""
     timeout: float = DEFAULT_TIMEOUT_SECONDS
 
     @property
@@ -160,6 +162,7 @@ class Experiment(BaseModel):
     cores_per_replica: int | None = None
     inject: Sequence[str] = ()
     data_file: str = ""
+    save_model: str = ""
     timeout: float = DEFAULT_TIMEOUT_SECONDS
 
     @model_validator(mode="after")
@@ -248,6 +251,7 @@ class Experiment(BaseModel):
             "dataset": self.dataset,
             "data_digest": dataset.digest(),
             "data_file": self.data_file,
+            "save_model": self.save_model,
             "split": parse_split(self.split),
             "sharding": self.sharding or dataset.sharding,
             "last_batch": self.last_batch,

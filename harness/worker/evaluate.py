@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...errors import RunError
 from ...results.raw.journal import Journal
 from ...strategies.trainer import Structure
 from . import backend, snapshots
+from .wording import one_line
 from .workload import SpecWorkload
 
 if TYPE_CHECKING:
@@ -29,6 +31,21 @@ def evaluate(workload: SpecWorkload, folder: Path, journal: Journal) -> None:
         if epoch == epochs[-1]:
             results["test"] = measure(workload, model, workload.rows["test"])
         journal.event("evaluation", epoch=epoch, **results)
+    if workload.spec.save_model:
+        save(model, Path(workload.spec.save_model) / f"{workload.spec.run_id}.keras")
+
+
+def save(model: keras.Model, path: Path) -> None:
+    """Save the model, without the state of an optimizer. Raises RunError, in one line, if it can't be."""
+    model.optimizer = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not under its name before it is whole.
+        unfinished = path.with_name(f".{path.name}")
+        model.save(unfinished)
+        unfinished.replace(path)
+    except Exception as error:
+        raise RunError(f"the trained model can't be saved as {path}: {one_line(error)}") from error
 
 
 def measure(workload: SpecWorkload, model: keras.Model, rows: np.ndarray) -> dict[str, float]:

@@ -6,13 +6,16 @@ load TensorFlow. The question is a spec, the answer what `attempt` returns.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import UsageError
+from ...errors import RunError, UsageError
 from ...strategies.trainer import examples_of
 from ..plan import spec
 from .answering import answer
+from .wording import one_line
 
 if TYPE_CHECKING:
     import keras
@@ -43,7 +46,6 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
     from ...strategies._replica import loss_and_gradients
     from . import compiled, own_optimizer
     from .evaluate import measure
-    from .wording import one_line
     from .workload import SpecWorkload
 
     workload = SpecWorkload(run)
@@ -63,13 +65,26 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
     except Exception as error:
         raise UsageError(f"model {run.model} can't be evaluated: {one_line(error)}") from error
     own = own_optimizer.said(run.model, model, workload.total_steps)
-    return {
+    found = {
         "unused": workload.unused,
         "unused_by_own": compiled.unused(model),
         "alone": alone,
         "normalised": normalised,
-        **own,
     }
+    if run.save_model:
+        _try_to_save(run, model)
+    return found | own
+
+
+def _try_to_save(run: spec.RunSpec, model: keras.Model) -> None:
+    """The model can't be used afterwards. Raises UsageError."""
+    from .evaluate import save
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="stratbench-") as folder:
+            save(model, Path(folder) / "model.keras")
+    except RunError as error:
+        raise UsageError(f"--save-model can't save model {run.model}: {one_line(error.__cause__ or error)}") from error
 
 
 def _why_alone(workload: SpecWorkload, model: keras.Model, batch: Batch) -> str:

@@ -163,6 +163,8 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+_NO_WORK = ("repeat", "timeout", "data_file", "save_model")
+"""Fields that don't change what is measured."""
 _NEWER = {"lr_schedule": "constant", "model_digest": "", "data_digest": "", "precision": "", "class_weight": ""}
 """Fields that earlier specs don't have, with the value that they had by default."""
 
@@ -171,15 +173,11 @@ def run_id(spec: Mapping[str, Any]) -> str:
     """The name of a run, the same for the same spec on any machine and in any version.
 
     It is ``<strategy>-n<replicas>-<digest>-r<repeat>``. The digest is the first ten hexadecimal digits of the SHA-256
-    of the spec without ``repeat``, ``timeout`` and ``data_file``, as JSON with sorted keys, no spaces and ASCII only.
+    of the spec without what does not change the work (`_NO_WORK`), as JSON with sorted keys, no spaces, ASCII only.
     So the names of a spec's repeats differ only in their ending. Fields that are newer than a run (`_NEWER`) don't
     change its name.
     """
-    content = {
-        name: value
-        for name, value in spec.items()
-        if name not in ("repeat", "timeout", "data_file") and _NEWER.get(name, spec) != value
-    }
+    content = {name: value for name, value in spec.items() if name not in _NO_WORK and _NEWER.get(name, spec) != value}
     digest = hashlib.sha256(_canonical(content).encode()).hexdigest()[:10]
     return f"{spec['strategy']}-n{spec['replicas']}-{digest}-r{spec['repeat']}"
 
