@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from . import errors as errors
+from . import results as results
+
 if TYPE_CHECKING:
     from .results.tables.reading import Tables
 
