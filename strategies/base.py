@@ -140,6 +140,7 @@ class Strategy(ABC):
         synchronous: whether it gives one replica's weights up to rounding, by default options.
         uneven: whether that holds for shards of different sizes too, as those of an incomplete last batch are.
         backend: of Keras, that its tasks load.
+        own_loop: whether its trainer is an `OwnLoop`. Faults can't be injected into its steps.
         joins_jobs: whether its workers may be the processes of a job that ``horovodrun`` or ``mpirun`` started.
     """
 
@@ -151,6 +152,7 @@ class Strategy(ABC):
     uneven: ClassVar[bool] = False
     max_replicas: ClassVar[int | None] = None
     backend: ClassVar[Literal["tensorflow", "jax"]] = "tensorflow"
+    own_loop: ClassVar[bool] = False
     joins_jobs: ClassVar[bool] = False
 
     def global_batch(self, asked: int, examples: int) -> int:

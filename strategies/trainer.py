@@ -73,6 +73,9 @@ class Workload(Protocol):
                 replica's loss is that of its own batch.
         """
 
+    def fit_arguments(self, batch: Batch) -> tuple[Structure, Structure, Structure | None]:
+        """What ``model.fit`` takes for this batch of arrays: x, y, sample_weight."""
+
     def loss(self, batch: Batch, outputs: Structure) -> Tensor:
         """Scalar: of that loss, only what compares outputs with targets, for who calls a model part by part."""
 
@@ -188,6 +191,25 @@ class Trainer(ABC):
         None stands for a weight that this task does not hold. The tasks together give every weight, and the first
         worker gives at least one.
         """
+
+
+class OwnLoop(Trainer):
+    """A trainer whose steps another library's loop runs. The harness takes its word for their times."""
+
+    @abstractmethod
+    def epoch(
+        self, batches: Sequence[Batch], learning_rates: Sequence[float], note: Callable[[StepResult, float], None]
+    ) -> None:
+        """Train on these batches, in order.
+
+        Args:
+            learning_rates: one a batch.
+            note: called after each step, with its result and its seconds.
+        """
+
+    def step(self, batch: Batch, learning_rate: float) -> StepResult:
+        """Not by itself."""
+        raise NotImplementedError
 
 
 class Server:

@@ -152,6 +152,21 @@ def test_16_bits_and_class_weights_change_these_models(single, data: Path) -> No
             assert_same(single(case)[1], model.get_weights(), TOLERANCE["momentum"])
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[] if case in ("two_by_two", "accumulated", "rare") else [pytest.mark.exhaustive])
+        for case in any_models.DATA
+    ],
+)
+def test_fit_trains_what_single_does(case: str, single, data: Path, tmp_path: Path, no_strays: None) -> None:
+    found = weights("fit", 1, folder=tmp_path / "run", **work(case, data))
+    assert_same(found, single(case)[1], tolerance(case))
+    ours, theirs = (journal.read(folder / "worker-0.jsonl").steps for folder in (tmp_path / "run", single(case)[0]))
+    assert ours["loss"] == pytest.approx(theirs["loss"], rel=HALF if case == "half" else 1e-4)
+    assert np.isnan(ours["input_seconds"]).all() and (ours["step_seconds"] > 0).all()
+
+
 def test_metrics_are_in_the_order_of_compile(single) -> None:
     folder, _ = single("regression")
     (evaluation,) = journal.read(folder / "worker-0.jsonl").evaluations

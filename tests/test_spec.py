@@ -230,3 +230,9 @@ def test_precision_and_class_weights_are_other_runs() -> None:
     assert others[1].class_weight == "1=0.5,3=2" and len({each.run_id for each in (plain, *others)}) == 3
     older = {key: value for key, value in plain.model_dump().items() if key not in ("precision", "class_weight")}
     assert run_id(older) == plain.run_id
+
+
+def test_a_loop_of_its_own_takes_no_faults() -> None:
+    (spec,) = expand("fit", inject=["kill:worker=0,step=1"])
+    assert "fit has a loop of its own" in str(spec.skip())
+    assert expand("fit")[0].skip() is None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from stratbench.errors import RunError
 from stratbench.harness.plan.learning_rate import Schedule
 from stratbench.harness.worker.train import WARMUP_STEPS, train
 from stratbench.results.raw import journal
-from stratbench.strategies.trainer import Batch, StepResult, Trainer, examples_of
+from stratbench.strategies.trainer import Batch, OwnLoop, StepResult, Trainer, examples_of
 
 INPUT_SECONDS, STEP_SECONDS, SNAPSHOT_SECONDS = 1.0, 10.0, 1000.0
 
@@ -52,12 +53,14 @@ class FakeTrainer(Trainer):
         return [np.full(3, self._clock.now)]
 
 
-def run(folder: Path, steps: int, losses: list[float], first: int = 0) -> tuple[journal.TaskLog, FakeTrainer]:
+def run(
+    folder: Path, steps: int, losses: list[float], first: int = 0, kind: Any = FakeTrainer, accumulate: int = 1
+) -> tuple[journal.TaskLog, Any]:
     clock = Clock()
-    trainer = FakeTrainer(clock, losses)
+    trainer = kind(clock, losses)
     writer = journal.Journal(folder / "worker-0.jsonl")
     try:
-        train(trainer, FakeBatches(clock), Schedule(0.1, 0.3, 2), steps, writer, folder, clock, first)
+        train(trainer, FakeBatches(clock), Schedule(0.1, 0.3, 2), steps, writer, folder, clock, first, accumulate)
     finally:
         writer.close()
     return journal.read(folder / "worker-0.jsonl"), trainer
@@ -98,3 +101,42 @@ def test_a_process_that_goes_on_keeps_what_the_one_before_has_saved(tmp_path: Pa
     (tmp_path / "epoch-0.npz").write_text("of the end of epoch 0")
     run(tmp_path, 8, [1.0] * 8, 4)
     assert (tmp_path / "epoch-0.npz").read_text() == "of the end of epoch 0"
+
+
+class FakeLoop(OwnLoop):
+    """Takes one second a step, and a hundred before the first."""
+
+    def __init__(self, clock: Clock, losses: list[float]):
+        self._clock, self._losses = clock, iter(losses)
+        self.rates: list[float] = []
+
+    def epoch(
+        self, batches: Sequence[Batch], learning_rates: Sequence[float], note: Callable[[StepResult, float], None]
+    ) -> None:
+        self._clock.now += 100.0
+        self.rates += learning_rates
+        for batch in batches:
+            self._clock.now += 1.0
+            note(StepResult(next(self._losses), examples_of(batch)), 1.0)
+
+    def weights(self) -> list[np.ndarray]:
+        return [np.zeros(3)]
+
+
+def test_the_steps_of_another_loop_are_as_it_says(tmp_path: Path) -> None:
+    log, trainer = run(tmp_path, 6, [1.0] * 6, kind=FakeLoop)
+    assert log.steps["step_seconds"].tolist() == [1.0] * 6 and np.isnan(log.steps["input_seconds"]).all()
+    assert log.steps["step"].tolist() == list(range(6)) and log.steps["epoch"].tolist() == [0, 0, 0, 0, 1, 1]
+    # The whole time, but not that of reading the data ahead.
+    assert [event["seconds"] for event in log.epochs] == [104.0, 102.0]
+    assert trainer.rates == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.3, 0.3])
+
+
+def test_a_loss_that_is_no_number_ends_another_loop(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="the loss became nan at step 2"):
+        run(tmp_path, 6, [1.0, 1.0, math.nan, 1.0], kind=FakeLoop)
+
+
+def test_warm_up_is_two_updates(tmp_path: Path) -> None:
+    log, _ = run(tmp_path, 8, [1.0] * 8, accumulate=3)
+    assert log.steps["warmup"].tolist() == [step < 2 * 3 for step in range(8)]

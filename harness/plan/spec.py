@@ -100,6 +100,8 @@ class RunSpec(BaseModel):
     def skip(self) -> str | None:
         """Why this can't run here, in one sentence; None if it can."""
         strategy = self.create_strategy()
+        if strategy.own_loop and self.inject:
+            return f"{self.strategy} has a loop of its own, into which no faults can be injected; leave --inject out"
         for fault in self.faults:
             if fault.label not in self.labels():
                 return f"there is no {fault.label} to inject {fault} into: its tasks are {', '.join(self.labels())}"

@@ -38,7 +38,7 @@ def one_batch(batch: Structure) -> Any:
     import keras
 
     if keras.backend.backend() != "tensorflow":
-        return iter([batch])
+        return (each for each in [batch])
     import tensorflow as tf
 
     return tf.data.Dataset.from_tensors(batch)

@@ -12,7 +12,7 @@ from pathlib import Path
 from ...datasets.batches import Batches
 from ...errors import RunError
 from ...results.raw.journal import Journal
-from ...strategies.trainer import Trainer, Update
+from ...strategies.trainer import OwnLoop, StepResult, Trainer, Update
 from .snapshots import save
 from .usage import tcp_bytes
 
@@ -44,40 +44,71 @@ def train(
     Raises:
         RunError: the loss of a step is NaN or infinite.
     """
-    step = first_step
+    steps = _Steps(trainer, journal, first_step, WARMUP_STEPS * accumulate)
     for epoch, skipped, stop in _epochs(first_step, total_steps, batches.steps_per_epoch):
         # A former process of this worker may have died after the last step of an epoch and before its copy was saved.
         source = islice(batches.epoch(epoch), skipped, stop) if skipped < stop else ()
+        own = list(source) if isinstance(trainer, OwnLoop) else []
         traffic = tcp_bytes()
-        first, whole = step, not skipped
+        first, steps.whole = steps.done, not skipped
         begin = before = clock()
+        if isinstance(trainer, OwnLoop):
+            rates = [schedule(steps.done + place) for place in range(len(own))]
+            trainer.epoch(own, rates, lambda result, seconds: steps.note(epoch, result, seconds, math.nan, clock()))  # noqa: B023
+            before = clock()
         for batch in source:
             ready = clock()
-            result = trainer.step(batch, schedule(step))
+            result = trainer.step(batch, schedule(steps.done))
             now = clock()
-            warmup = step < first_step + WARMUP_STEPS * accumulate
-            journal.step(epoch, step, now - before, ready - before, result.examples, result.loss, warmup, now)
-            whole &= not _restored(trainer, journal)
-            if result.update:
-                _note(journal, step, result.update)
-            if result.loss is not None and not math.isfinite(result.loss):
-                raise RunError(f"the loss became {result.loss} at step {step}")
+            steps.note(epoch, result, now - before, ready - before, now)
             before = now
-            step += 1
             if trainer.finished:
                 break
         # Counts go with the connections to what died, and those of the process before this one are gone as well.
-        sent, received = _difference(traffic, tcp_bytes()) if whole else (None, None)
+        sent, received = _difference(traffic, tcp_bytes()) if steps.whole else (None, None)
         seconds = None if skipped else before - begin
         if skipped < stop:
             journal.event(
-                "epoch", epoch=epoch, seconds=seconds, steps=step - first, sent_bytes=sent, received_bytes=received
+                "epoch",
+                epoch=epoch,
+                seconds=seconds,
+                steps=steps.done - first,
+                sent_bytes=sent,
+                received_bytes=received,
             )
         weights = trainer.weights()
         _restored(trainer, journal)
         save(folder, epoch, trainer.rank, weights, reports(), again=skipped < stop)
         if trainer.finished:
             return
+
+
+class _Steps:
+    """Journals each step.
+
+    Args:
+        first: number of the first step.
+        warmup: how many steps from there on are warm-up.
+
+    Attributes:
+        done: number of the next step.
+        whole: False since a death that the trainer recovered from.
+    """
+
+    def __init__(self, trainer: Trainer, journal: Journal, first: int, warmup: int):
+        self._trainer, self._journal = trainer, journal
+        self._measured, self.done, self.whole = first + warmup, first, True
+
+    def note(self, epoch: int, result: StepResult, seconds: float, waited: float, now: float) -> None:
+        """A step is over. Raises RunError if its loss is NaN or infinite."""
+        step, warmup = self.done, self.done < self._measured
+        self._journal.step(epoch, step, seconds, waited, result.examples, result.loss, warmup, now)
+        self.whole &= not _restored(self._trainer, self._journal)
+        if result.update:
+            _note(self._journal, step, result.update)
+        if result.loss is not None and not math.isfinite(result.loss):
+            raise RunError(f"the loss became {result.loss} at step {step}")
+        self.done += 1
 
 
 def _restored(trainer: Trainer, journal: Journal) -> bool:

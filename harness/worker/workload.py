@@ -159,14 +159,17 @@ class SpecWorkload:
 
     def total_loss(self, model: keras.Model, batch: Batch, mean: Mean | None = None) -> Tensor:
         """See the protocol."""
+        x, y, weights = self.fit_arguments(batch)
+        x = self._delayed(x)
+        with normalisers.combined_by(mean):
+            return compute_loss(model, x, y, model(x, training=True), weights, training=True)
+
+    def fit_arguments(self, batch: Batch) -> tuple[Structure, Structure, Structure | None]:
+        """See the protocol: as `unpack`, with the weights of classes."""
         import keras
 
         x, y, weights = self.unpack(batch)
-        x = self._delayed(x)
-        if self._class_weights is not None:
-            weights = keras.ops.take(self._class_weights, batch[1])
-        with normalisers.combined_by(mean):
-            return compute_loss(model, x, y, model(x, training=True), weights, training=True)
+        return x, y, weights if self._class_weights is None else keras.ops.take(self._class_weights, batch[1])
 
     def loss(self, batch: Batch, outputs: Tensor) -> Tensor:
         """See the protocol."""
