@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from ...errors import RunError
 from .._clip import Clip, unclipped
 from .._replica import loss_with, size_bytes
 from ..trainer import Mean, Memory, Workload
@@ -58,6 +59,7 @@ class Source:
     def of(cls, workload: Workload) -> Source:
         """Build the model and read the values; call it eagerly."""
         model = workload.model()
+        _keep_constants(model)
         state = {id(v): v.numpy() for v in model.non_trainable_variables}
         trained = [] if has_kernel(workload.optimizer_settings) else model.trainable_variables
         rules = {id(v): KerasRule(unclipped(workload.optimizer()), v) for v in trained}
@@ -170,7 +172,15 @@ def compute(workload: Workload, source: Source, values: Sequence[tf.Tensor], mea
     fixed = [
         own[id(state)].read_value() if id(state) in own else by_id[id(state)] for state in model.non_trainable_variables
     ]
-    loss, moved = loss_with(workload, model, trained, fixed, batch, mean)
+    try:
+        loss, moved = loss_with(workload, model, trained, fixed, batch, mean)
+    except RuntimeError as error:
+        if "EagerTensor" not in str(error):
+            raise
+        raise RunError(
+            "the model uses a tensor that was computed before, which parameter servers' graphs can't; "
+            "keep it as a NumPy array, or as a weight"
+        ) from error
     states = list(zip(model.non_trainable_variables, moved, strict=True))
     return Pass(
         feeds=tf.nest.flatten(batch),
@@ -184,6 +194,14 @@ def compute(workload: Workload, source: Source, values: Sequence[tf.Tensor], mea
             *[own[id(state)].assign(value, read_value=False) for state, value in states if id(state) in own]
         ),
     )
+
+
+def _keep_constants(model: keras.Model) -> None:
+    """Turn tensors that layers have as attributes, as `Normalization` its mean, into arrays, which a graph takes."""
+    for layer in model._flatten_layers():
+        for name, value in list(vars(layer).items()):
+            if isinstance(value, tf.Tensor) and hasattr(value, "numpy"):
+                setattr(layer, name, value.numpy())
 
 
 def memory_of(server: int, weights: Sequence[tf.Variable]) -> Memory:
