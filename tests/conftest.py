@@ -17,7 +17,8 @@ from stratbench.harness.launch.launcher import Launch, Outcome
 from stratbench.harness.launch.ports import Ports
 from stratbench.harness.launch.run import prepare, tasks_of
 from stratbench.harness.launch.starter import Starter
-from stratbench.harness.plan.spec import Experiment, RunSpec
+from stratbench.harness.plan.experiment import Experiment
+from stratbench.harness.plan.spec import RunSpec
 from stratbench.strategies.base import Place
 
 _NUMBERS = itertools.count()

@@ -203,14 +203,14 @@ class TestLight:
         program = (
             "from stratbench.harness.cli import commands, doctor, listing, progress, session\n"
             "from stratbench.harness.launch import launcher, run, trying\n"
-            "from stratbench.harness.plan import spec\n"
+            "from stratbench.harness.plan.experiment import Experiment\n"
             "from stratbench.results import load\n"
             "from stratbench.results.tables import store\n"
             "from stratbench.strategies import registry\n"
             "from stratbench.datasets import base as datasets\n"
             "registry.available(), datasets.available()\n"
             "for name in registry.available(): registry.create(name, {}).skip(2)\n"
-            "specs = spec.Experiment(strategies=['ps', 'single'], global_batch=60, dataset='synthetic').expand()\n"
+            "specs = Experiment(strategies=['ps', 'single'], global_batch=60, dataset='synthetic').expand()\n"
             "specs[0].run_id"
         )
         assert self.loaded(program, *self.HEAVY) == []

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from conftest import Write
 from stratbench.datasets.base import Array, parse
-from stratbench.datasets.function import UnfitError, keep
+from stratbench.datasets.function import UnfitError, check, keep
 from stratbench.errors import UsageError
 from stratbench.harness.cli.commands import cli
 from stratbench.harness.launch import preparing
@@ -93,6 +93,12 @@ def test_sets_of_their_own(kind: str) -> None:
     found = examples.sets(SEVERAL[kind])
     assert {name: len(each[0]) for name, each in found.items()} == {"train": 40, "test": 20}
     np.testing.assert_array_equal(found["test"][0], X[40:])
+
+
+def test_keys_of_another_order_are_the_same_arrays() -> None:
+    found = examples.sets({"train": ({"b": X, "a": Y}, Y), "test": ({"a": Y[:5], "b": X[:5]}, Y[:5])})
+    check(found)
+    assert list(found["train"][0]) == list(found["test"][0]) == ["a", "b"]
 
 
 def test_three_sets() -> None:

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 from stratbench.errors import UsageError
 from stratbench.harness.plan import learning_rate, optimizers
+from stratbench.harness.plan.experiment import Experiment
 from stratbench.harness.plan.pairs import parse_options
-from stratbench.harness.plan.spec import Experiment, RunSpec
+from stratbench.harness.plan.spec import RunSpec
 from stratbench.results.raw.record import run_id
 
 WORK = {"dataset": "mnist-12k", "global_batch": 120, "cores_per_replica": 1}

@@ -13,14 +13,15 @@ from ...errors import UsageError
 from ...results.raw.files import shown, why
 from ..launch import preparing, trying
 from ..launch.starter import Starter
+from ..plan.experiment import Experiment
 from ..plan.learning_rate import COMPILED, CONSTANT
 from ..plan.pairs import parse_options
-from ..plan.spec import Experiment, RunSpec
+from ..plan.spec import RunSpec
 from ..plan.task import Job
 from .options import work
 
 
-def _make(folder: Path) -> None:
+def _check_folder(folder: Path) -> None:
     """Before anything runs. Raises UsageError if there can't be files in the folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +58,7 @@ class Grid:
         self._starter, self._job = starter, job
         self._tried = trying.Tried()
         if flags["save_model"]:
-            _make(flags["save_model"])
+            _check_folder(flags["save_model"])
         self._data_file = ""
         # Before the user's function is called, which may take a while.
         self._experiment({})

@@ -92,7 +92,8 @@ def _is_structure(value: Any) -> bool:
 def _structure(value: Any) -> Any:
     """Lists as tuples, other mappings as dictionaries. A list of numbers is one array."""
     if isinstance(value, Mapping):
-        return {key: _structure(each) for key, each in value.items()}
+        # In one order for all sets, as Keras has it.
+        return {key: _structure(value[key]) for key in sorted(value, key=str)}
     if isinstance(value, tuple) or (isinstance(value, list) and _is_structure(value)):
         return tuple(map(_structure, value))
     return value

@@ -1,0 +1,210 @@
+"""A grid of runs: every strategy at every number of replicas, from what the command line or a TOML file says."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ...datasets import base as datasets
+from ...datasets.split import parse_split, split_rows
+from ...errors import UsageError
+from ...strategies import registry as strategies
+from . import bounds, class_weights, cores, optimizers, sources
+from .faults import parse
+from .learning_rate import CONSTANT
+from .learning_rate import parse as parse_schedule
+from .pairs import parse_options
+from .spec import DEFAULT_TIMEOUT_SECONDS, RunSpec
+
+DEFAULT_EPOCHS = 3
+
+
+class Experiment(BaseModel):
+    """A grid: every strategy at every number of replicas, ``repeats`` times each.
+
+    ``strategies`` are references ``NAME[:key=value,…]``. ``options`` go to every strategy that has them.
+    Raises UsageError, in one line, for values that are not possible.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    strategies: Sequence[str]
+    replicas: Sequence[int] = (1,)
+    repeats: int = 1
+    options: dict[str, str] = Field(default_factory=dict)
+    model: str = "cnn"
+    dataset: str = "mnist"
+    split: str = "default"
+    sharding: Literal["batch", "static"] | None = None
+    global_batch: int | None = None
+    per_replica_batch: int | None = None
+    last_batch: Literal["drop", "keep"] = "drop"
+    epochs: int | None = None
+    steps: int | None = None
+    optimizer: str = "adam"
+    clip_norm: float | None = None
+    accumulate: int | None = None
+    learning_rate: float | None = None
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    reference_batch: int | None = None
+    warmup_epochs: float = 0.0
+    lr_schedule: str = CONSTANT
+    compiled_schedule: str = ""
+    precision: Literal["float32", "mixed_bfloat16"] | None = None
+    class_weight: str | None = None
+    seed: int = 1
+    cores_per_replica: int | None = None
+    inject: Sequence[str] = ()
+    data_file: str = ""
+    save_model: str = ""
+    timeout: float = DEFAULT_TIMEOUT_SECONDS
+
+    @model_validator(mode="after")
+    def _check(self) -> Experiment:
+        if (self.global_batch is None) == (self.per_replica_batch is None):
+            received = "both" if self.global_batch is not None else "neither"
+            raise UsageError(f"give exactly one of --global-batch and --per-replica-batch. Received: {received}.")
+        if self.epochs is not None and self.steps is not None:
+            raise UsageError("give --epochs or --steps, not both.")
+        if not self.strategies:
+            raise UsageError("give at least one --strategy; 'stratbench list strategies' shows them.")
+        bounds.check(dict(self))
+        parse_schedule(self.lr_schedule)
+        optimizers.parse(self.optimizer)
+        return self
+
+    def expand(self) -> list[RunSpec]:
+        """Every run of the grid, in order. A strategy that can't scale, such as ``single``, runs at one size only."""
+        variants = self._variants()
+        for key in self.options:
+            if not any(key in _fields(name) for name, _ in variants):
+                strategies.create(variants[0][0], {key: self.options[key]})
+        sizes = {name: self._sizes(name) for name, _ in variants}
+        bounds.check_runs(sum(len(sizes[name]) for name, _ in variants) * self.repeats)
+        per_replica = self.cores_per_replica or max(1, len(cores.usable()) // max(map(max, sizes.values())))
+        common = self._common()
+        grid = [
+            self._spec(name, options, replicas, per_replica, common)
+            for name, options in variants
+            for replicas in sizes[name]
+        ]
+        self._check_faults(grid)
+        repeated = (spec.model_copy(update={"repeat": repeat}) for repeat in range(self.repeats) for spec in grid)
+        return list({spec.run_id: spec for spec in repeated}.values())
+
+    def _check_faults(self, grid: Sequence[RunSpec]) -> None:
+        if not self.inject:
+            return
+        labels = set(itertools.chain.from_iterable(spec.labels() for spec in grid))
+        for fault in map(parse, self.inject):
+            if fault.label not in labels:
+                has = f"{grid[0].strategy} at {grid[0].replicas} has {', '.join(grid[0].labels())}"
+                raise UsageError(f"--inject must name a task that a run has; {has}. Received: '{fault}'.")
+
+    def _variants(self) -> list[tuple[str, dict[str, Any]]]:
+        references = list(dict.fromkeys(self.strategies))
+        bounds.check_runs(len(references))
+        return [self._variant(reference) for reference in references]
+
+    def _variant(self, reference: str) -> tuple[str, dict[str, Any]]:
+        name, _, text = reference.partition(":")
+        given = parse_options([part for part in text.split(",") if part])
+        shared = {key: value for key, value in self.options.items() if key in _fields(name)}
+        strategy = strategies.create(name, shared | given)
+        changed = {
+            field.name: getattr(strategy, field.name)
+            for field in dataclasses.fields(strategy)
+            if getattr(strategy, field.name) != field.default
+        }
+        return name, changed
+
+    def _sizes(self, name: str) -> list[int]:
+        limit = strategies.find(name).max_replicas
+        if limit is None:
+            return list(dict.fromkeys(self.replicas))
+        if len(self.strategies) == 1 and min(self.replicas) > limit:
+            raise UsageError(f"strategy {name} runs at most {limit} replica. Received: {min(self.replicas)}.")
+        return list(dict.fromkeys(min(count, limit) for count in self.replicas))
+
+    @cached_property
+    def _examples(self) -> int:
+        """Number of training examples."""
+        return len(split_rows(datasets.parse(self.dataset, self.data_file).info(), self.split)["train"])
+
+    def _common(self) -> dict[str, Any]:
+        dataset = datasets.parse(self.dataset, self.data_file)
+        optimizer = optimizers.parse(self.optimizer).changed(self.clip_norm, self.accumulate)
+        weights = class_weights.parse(self.class_weight or "")
+        class_weights.check(weights, dataset.info(), self.dataset)
+        if optimizer.accumulate > 1 and self.last_batch == "keep":
+            raise UsageError("--accumulate needs batches of one size: use --last-batch drop.")
+        self._check_amount(self._examples)
+        return {
+            "model": self.model,
+            "model_digest": sources.digest(self.model),
+            "dataset": self.dataset,
+            "data_digest": dataset.digest(),
+            "data_file": self.data_file,
+            "save_model": self.save_model,
+            "split": parse_split(self.split),
+            "sharding": self.sharding or dataset.sharding,
+            "last_batch": self.last_batch,
+            "epochs": self.epochs or (None if self.steps else DEFAULT_EPOCHS),
+            "steps": self.steps,
+            "optimizer": str(optimizer),
+            "learning_rate": self.learning_rate or optimizer.default_rate,
+            "lr_scaling": self.lr_scaling,
+            "reference_batch": self.reference_batch or self.global_batch or self.per_replica_batch,
+            # -0.0 equals 0.0, but would give the run another name.
+            "warmup_epochs": self.warmup_epochs + 0.0,
+            "lr_schedule": self.compiled_schedule or str(parse_schedule(self.lr_schedule)),
+            "precision": self.precision or "",
+            "class_weight": class_weights.said(weights),
+            "seed": self.seed,
+            "inject": tuple(sorted(str(parse(text)) for text in self.inject)),
+            "timeout": self.timeout,
+        }
+
+    def _check_amount(self, examples: int) -> None:
+        batch = self.global_batch or (self.per_replica_batch or 0) * max(self.replicas)
+        if batch > examples:
+            raise UsageError(
+                f"the global batch must not exceed the {examples} training examples of {self.dataset}. "
+                f"Received: {batch}."
+            )
+
+    def _spec(
+        self,
+        name: str,
+        options: dict[str, Any],
+        replicas: int,
+        per_replica: int,
+        common: Mapping[str, Any],
+    ) -> RunSpec:
+        if self.global_batch is not None and self.global_batch % replicas:
+            lower = self.global_batch - self.global_batch % replicas
+            near = f"{lower} or {lower + replicas}" if lower else str(replicas)
+            raise UsageError(
+                f"--global-batch must be divisible by the replicas. Received: {self.global_batch} "
+                f"for {replicas} replicas; {near} would do."
+            )
+        asked = self.global_batch or (self.per_replica_batch or 0) * replicas
+        batch = strategies.create(name, options).global_batch(asked, self._examples)
+        return RunSpec(
+            strategy=name,
+            options=options,
+            replicas=replicas,
+            global_batch=batch,
+            per_replica_batch=batch // replicas,
+            cores_per_replica=per_replica,
+            **common,
+        )
+
+
+def _fields(name: str) -> set[str]:
+    return {field.name for field in dataclasses.fields(strategies.find(name))}
