@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-
-from . import errors as errors
-from . import results as results
 
 if TYPE_CHECKING:
     from .results.tables.reading import Tables
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """``stratbench.results`` and ``stratbench.errors``, imported when they are used."""
+    if name in ("errors", "results"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__} has no attribute {name}")
 
 
 def compare(

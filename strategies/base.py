@@ -1,7 +1,7 @@
 """The contract between a strategy, the launcher that starts its tasks and the loop that measures them.
 
 To add a strategy, put a file in this folder, or in its family's, that defines one frozen dataclass derived from
-`Strategy`. Its fields are the user's options. Files whose name starts with ``_`` hold what several strategies share.
+`Strategy`. Its fields are the user's options. Files and folders whose name starts with ``_`` hold what several share.
 
 A strategy answers three questions: can it run here (`Strategy.skip`), which processes does it need
 (`Strategy.tasks`), and what does each of them do (`Strategy.trainer`)? A process of the role ``worker`` yields a

@@ -46,7 +46,7 @@ class Fit(Strategy):
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """The compiled model, with the run's optimizer."""
-        from ._replica import set_threads, size_bytes, use_gpu
+        from ._shared.replica import set_threads, size_bytes, use_gpu
 
         set_threads(1, workload.cores_per_replica)
         use_gpu(0)

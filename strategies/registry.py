@@ -31,8 +31,8 @@ def available() -> dict[str, type[Strategy]]:
     """Every strategy in this folder and in the families' folders, by name. Finding them imports no TensorFlow."""
     found: dict[str, type[Strategy]] = {}
     for module in pkgutil.walk_packages([str(Path(__file__).parent)], prefix=f"{__package__}."):
-        name = module.name.rpartition(".")[2]
-        if module.ispkg or name in ("base", "trainer", "registry") or name.startswith("_"):
+        *_, name = parts = module.name.split(".")
+        if module.ispkg or name in ("base", "trainer", "registry") or any(part.startswith("_") for part in parts):
             continue
         for member in vars(importlib.import_module(module.name)).values():
             if inspect.isclass(member) and issubclass(member, Strategy) and not inspect.isabstract(member):

@@ -70,8 +70,8 @@ class Single(Strategy):
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """The plain Keras step in a ``tf.function``."""
-        from ._accumulation import Accumulation
-        from ._replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
+        from ._shared.accumulation import Accumulation
+        from ._shared.replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
 
         set_threads(1, workload.cores_per_replica)
         use_gpu(0)

@@ -202,7 +202,7 @@ def test_layers_know_that_they_are_trained(
 def normalised() -> list[np.ndarray]:
     """Weights by two replicas in this process: each normalises its own part, and the first one's statistics count."""
     from stratbench.harness.worker.workload import SpecWorkload
-    from stratbench.strategies._replica import loss_and_gradients
+    from stratbench.strategies._shared.replica import loss_and_gradients
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(Path(__file__).parent)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from stratbench.strategies._buckets import buckets, compute_in_order, exchange
+from stratbench.strategies._shared.buckets import buckets, compute_in_order, exchange
 
 KIB = 1 / 1024
 

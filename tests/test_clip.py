@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from stratbench.strategies._clip import Clip, unclipped
+from stratbench.strategies._shared.clip import Clip, unclipped
 
 RANDOM = np.random.default_rng(0)
 SHAPES = ((3, 4), (4,), (2, 2, 2), ())

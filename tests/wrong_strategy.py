@@ -7,7 +7,7 @@ import numpy as np
 from stratbench.harness.plan import spec as specs
 from stratbench.harness.plan.task import NoPlace
 from stratbench.harness.worker.workload import SpecWorkload
-from stratbench.strategies import _replica
+from stratbench.strategies._shared import replica as _replica
 from stratbench.strategies.tf_distribute.mirrored import Mirrored
 
 

@@ -43,7 +43,7 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
         UsageError: the model can't be trained or evaluated, in one line.
         DataError: the examples can't be read.
     """
-    from ...strategies._replica import loss_and_gradients
+    from ...strategies._shared.replica import loss_and_gradients
     from . import compiled, own_optimizer
     from .evaluate import measure
     from .workload import SpecWorkload

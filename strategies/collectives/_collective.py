@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Gt
 
 from ...errors import RunError
-from .._devices import skip_for_gpus
+from .._shared.devices import skip_for_gpus
 from ..base import Place, Strategy, Task, option
 from ..trainer import Batch, Mean, Workload
 from ._build import status
@@ -43,7 +43,7 @@ _ENDS = (
 
 
 def bucket_option(done: str) -> Any:
-    """The option that says what `stratbench.strategies._buckets` puts into one bucket."""
+    """The option that says what `stratbench.strategies._shared.buckets` puts into one bucket."""
     return option(
         0.25, f"gradients are {done} when so many MiB are computed; 0: each by itself; all: after the backward pass"
     )
@@ -113,7 +113,7 @@ class Collective(Strategy):
         """
         import horovod.tensorflow as hvd
 
-        from .._replica import set_threads, use_gpu
+        from .._shared.replica import set_threads, use_gpu
 
         set_threads(1, workload.cores_per_replica, exchanges)
         # Horovod reads these in init. Set here, they also hold in a job that the user's own horovodrun started.
@@ -174,7 +174,7 @@ def weighted_gradients(
     """
     import tensorflow as tf
 
-    from .._replica import loss_and_gradients
+    from .._shared.replica import loss_and_gradients
 
     variables = [variable.value for variable in model.trainable_variables]
     examples = tf.nest.flatten(batch)[0]

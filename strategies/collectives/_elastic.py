@@ -20,7 +20,7 @@ from ._collective import broadcast
 if TYPE_CHECKING:
     import keras
 
-    from .._replica import KerasTrainer
+    from .._shared.replica import KerasTrainer
 
 FAILED = (tf.errors.UnknownError, tf.errors.InternalError, tf.errors.AbortedError, tf.errors.FailedPreconditionError)
 """What a Horovod operation raises in TensorFlow when another process is gone."""

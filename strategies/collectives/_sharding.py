@@ -19,8 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from ...errors import RunError
-from .._clip import Clip
-from .._replica import loss_with, release, size_bytes
+from .._shared.clip import Clip
+from .._shared.replica import loss_with, release, size_bytes
 from ..trainer import Batch, Workload
 from ._collective import broadcast, mean_over_ranks
 from ._reshard import plan

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import tensorflow as tf
 
-from .._buckets import ancestors
+from .._shared.buckets import ancestors
 from ._reshard import Plan, Use
 
 _SHAPES = ("Shape", "ShapeN", "Size", "Rank")

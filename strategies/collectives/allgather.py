@@ -48,9 +48,9 @@ class AllGather(Collective):
         with self.joined(workload, exchanges=True) as hvd:
             import tensorflow as tf
 
-            from .._accumulation import Accumulation
-            from .._buckets import buckets, compute_in_order, exchange
-            from .._replica import KerasTrainer, size_bytes
+            from .._shared.accumulation import Accumulation
+            from .._shared.buckets import buckets, compute_in_order, exchange
+            from .._shared.replica import KerasTrainer, size_bytes
 
             model, optimizer = replicate(hvd, workload)
             trained = model.trainable_variables

@@ -63,9 +63,9 @@ class Fsdp(Collective):
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """Shards the model. The shards take the place of the weights in the ``tf.function``."""
         with self.joined(workload, exchanges=True) as hvd:
-            from .._accumulation import Accumulation
-            from .._clip import Clip, unclipped
-            from .._replica import KerasTrainer
+            from .._shared.accumulation import Accumulation
+            from .._shared.clip import Clip, unclipped
+            from .._shared.replica import KerasTrainer
             from ._sharding import ShardedModel
 
             model = ShardedModel(workload.model(), hvd, self.reshard_after_forward)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge
 
 from ...errors import RunError
-from .._devices import gpus
+from .._shared.devices import gpus
 from ..base import Reaction, Task, Traits, option, ring_bytes
 from ..trainer import Batch, Trainer, Workload
 from ._build import HorovodStatus, status
@@ -103,9 +103,9 @@ class Horovod(Collective):
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """Combines gradients by all-reduce, inside the ``tf.function``."""
         with self.joined(workload, exchanges=True) as hvd:
-            from .._accumulation import Accumulation
-            from .._buckets import buckets, compute_in_order, exchange
-            from .._replica import KerasTrainer, loss_and_gradients
+            from .._shared.accumulation import Accumulation
+            from .._shared.buckets import buckets, compute_in_order, exchange
+            from .._shared.replica import KerasTrainer, loss_and_gradients
 
             if self.hierarchical and hvd.size() == hvd.local_size():
                 raise RunError(f"hierarchical=true needs several hosts. Received: {hvd.size()} processes on this one.")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
-    from .._replica import KerasTrainer
+    from .._shared.replica import KerasTrainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +56,8 @@ class LocalSgd(Collective):
         with self.joined(workload) as hvd:
             import tensorflow as tf
 
-            from .._accumulation import Accumulation
-            from .._replica import KerasTrainer, loss_and_gradients
+            from .._shared.accumulation import Accumulation
+            from .._shared.replica import KerasTrainer, loss_and_gradients
 
             model, optimizer = replicate(hvd, workload)
             averaged = [v.value for v in model.weights if v.value.dtype.is_floating]

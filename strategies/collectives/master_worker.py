@@ -44,8 +44,8 @@ class MasterWorker(Collective):
         with self.joined(workload) as hvd:
             import tensorflow as tf
 
-            from .._accumulation import Accumulation
-            from .._replica import KerasTrainer, size_bytes
+            from .._shared.accumulation import Accumulation
+            from .._shared.replica import KerasTrainer, size_bytes
 
             master = hvd.rank() == 0
             model, optimizer = workload.model(), workload.optimizer()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from .._replica import size_bytes
+from .._shared.replica import size_bytes
 from ..trainer import Batch, Memory, Update, Workload
 from ._count import Counter, at_servers
 from ._graph import FIRST, compute, own_variable, share

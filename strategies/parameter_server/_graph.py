@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from ...errors import RunError
-from .._clip import Clip, unclipped
-from .._replica import loss_with, size_bytes
+from .._shared.clip import Clip, unclipped
+from .._shared.replica import loss_with, size_bytes
 from ..trainer import Mean, Memory, Workload
 from ._keras_rule import KerasRule
 from ._rules import Update, has_kernel, update_of

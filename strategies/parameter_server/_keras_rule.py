@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from .._replica import release
+from .._shared.replica import release
 
 v1 = tf.compat.v1
 

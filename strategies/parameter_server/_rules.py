@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from .._clip import SETTINGS
+from .._shared.clip import SETTINGS
 from ._keras_rule import KerasRule
 
 Update = Callable[[tf.Tensor], tf.Operation]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from .._replica import set_threads, use_gpu
+from .._shared.replica import set_threads, use_gpu
 from ..base import Task
 from ..trainer import Memory, Server, Workload
 from ._graph import Source, memory_of

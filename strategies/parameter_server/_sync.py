@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from .._replica import size_bytes
+from .._shared.replica import size_bytes
 from ..trainer import Batch, Memory, Update, Workload
 from ._graph import Shared, compute, own_variable, server_of, shared_variable
 from ._mean import MeanOverWorkers

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import tensorflow as tf
 
-from .._replica import size_bytes
+from .._shared.replica import size_bytes
 from ..trainer import Batch, Memory, StepResult, Trainer, Update, Workload, examples_of
 from ._checkpoint import Checkpoints
 from ._graph import FIRST, Shared, shared_variable

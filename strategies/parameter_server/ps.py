@@ -30,7 +30,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 
 from ...errors import UsageError
-from .._devices import skip_for_gpus
+from .._shared.devices import skip_for_gpus
 from ..base import Place, Reaction, Strategy, Task, Traits, option
 from ..trainer import Server, Trainer, Workload
 from ._tasks import ps_tasks

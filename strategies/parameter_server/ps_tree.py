@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from .._devices import skip_for_gpus
+from .._shared.devices import skip_for_gpus
 from ..base import Place, Strategy, Task, Traits, option
 from ..trainer import Server, Trainer, Workload
 from ._tasks import ps_tasks

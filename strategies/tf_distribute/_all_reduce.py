@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from .._clip import Clip
+from .._shared.clip import Clip
 
 
 def clip_the_mean(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from .._devices import gpus, skip_for_gpus
+from .._shared.devices import gpus, skip_for_gpus
 from ..base import Place, Strategy, Task, Traits, option
 from ..trainer import Batch, Trainer, Workload
 
@@ -49,8 +49,8 @@ class Mirrored(Strategy):
         """Reads the shards of all replicas, one after the other. Each replica takes its own slice."""
         import tensorflow as tf
 
-        from .._accumulation import Accumulation, Body
-        from .._replica import KerasTrainer, loss_and_gradients, set_threads
+        from .._shared.accumulation import Accumulation, Body
+        from .._shared.replica import KerasTrainer, loss_and_gradients, set_threads
         from ._all_reduce import clip_the_mean, mean_over_replicas
 
         replicas = task.replicas

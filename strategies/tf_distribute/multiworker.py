@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from .._devices import gpus, skip_for_gpus
+from .._shared.devices import gpus, skip_for_gpus
 from ..base import Place, Strategy, Task, Traits, option, ring_bytes
 from ..trainer import Batch, Trainer, Workload
 
@@ -72,9 +72,9 @@ class MultiWorker(Strategy):
         """Keras 3's ``fit`` fails here, a ``strategy.run`` step in a ``tf.function`` does not."""
         import tensorflow as tf
 
-        from .._accumulation import Accumulation, Body
-        from .._buckets import buckets, compute_in_order
-        from .._replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
+        from .._shared.accumulation import Accumulation, Body
+        from .._shared.buckets import buckets, compute_in_order
+        from .._shared.replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
         from ._all_reduce import clip_the_mean, mean_over_replicas
 
         set_threads(1, workload.cores_per_replica, exchanges=self.pack_mib > 0)

@@ -31,7 +31,7 @@ class Probe(Collective):
         """``communicating`` is one all-reduce of the weights; ``computing`` a step without any exchange."""
         with self.joined(workload) as hvd:
             import tensorflow as tf
-            from stratbench.strategies._replica import KerasTrainer, loss_and_gradients
+            from stratbench.strategies._shared.replica import KerasTrainer, loss_and_gradients
 
             model, optimizer = replicate(hvd, workload)
             weights = [variable.value for variable in model.trainable_variables]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 
 if TYPE_CHECKING:
-    from .trainer import Batch
+    from ..trainer import Batch
 
 Gradients = Sequence[tf.Tensor]
 Compute = Callable[["Batch"], tuple[tf.Tensor, Gradients]]

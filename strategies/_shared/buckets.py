@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tensorflow as tf
 
-from ._replica import size_bytes
+from .replica import size_bytes
 
 if TYPE_CHECKING:
     import keras

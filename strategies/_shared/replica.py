@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from ._accumulation import Accumulation, Body
-from .trainer import Batch, Mean, Memory, StepResult, Trainer, Workload, examples_of
+from ..trainer import Batch, Mean, Memory, StepResult, Trainer, Workload, examples_of
+from .accumulation import Accumulation, Body
 
 if TYPE_CHECKING:
     import keras

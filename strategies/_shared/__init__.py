@@ -1,0 +1,1 @@
+"""Shared by strategies of several families."""
