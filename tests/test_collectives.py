@@ -19,7 +19,8 @@ from stratbench.harness.plan.task import NoPlace
 from stratbench.harness.worker.main import KEEP_VARIABLE
 from stratbench.harness.worker.workload import SpecWorkload
 from stratbench.results.raw import journal
-from stratbench.strategies import _devices, registry
+from stratbench.strategies import registry
+from stratbench.strategies._shared import devices
 from stratbench.strategies.collectives import _collective as _collectives
 from stratbench.strategies.collectives import _ranks
 from stratbench.strategies.collectives import horovod as horovod_strategy
@@ -301,7 +302,7 @@ def test_what_horovod_would_refuse_or_ignore_is_skipped_with_a_reason(
         monkeypatch.delenv(variable, raising=False)
     for module in (_collectives, horovod_strategy):
         monkeypatch.setattr(module, "status", lambda: build)
-    for module in (_devices, horovod_strategy):
+    for module in (devices, horovod_strategy):
         monkeypatch.setattr(module, "gpus", lambda: gpus)
     found = registry.create("horovod", options).skip(replicas)
     assert found is None if reason is None else found is not None and reason in found

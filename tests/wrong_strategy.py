@@ -7,7 +7,7 @@ import numpy as np
 from stratbench.harness.plan import spec as specs
 from stratbench.harness.plan.task import NoPlace
 from stratbench.harness.worker.workload import SpecWorkload
-from stratbench.strategies._shared import replica as _replica
+from stratbench.strategies._shared import replica
 from stratbench.strategies.tf_distribute.mirrored import Mirrored
 
 
@@ -16,8 +16,8 @@ def main() -> None:
     workload = SpecWorkload(specs.read(Path(spec)))
     strategy = Mirrored()
     if mistake == "sum":
-        right = _replica.loss_and_gradients
-        _replica.loss_and_gradients = lambda *arguments, scale, mean: right(*arguments, scale=1.0, mean=mean)
+        right = replica.loss_and_gradients
+        replica.loss_and_gradients = lambda *arguments, scale, mean: right(*arguments, scale=1.0, mean=mean)
     with strategy.trainer(strategy.tasks(2, NoPlace())[0], workload) as trainer:
         schedule = workload.schedule()
         for step, batch in enumerate(workload.batches(1, 0).epoch(0)):

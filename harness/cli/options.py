@@ -28,7 +28,7 @@ def spec_options(command: Command) -> Command:
             default="mnist",
             show_default=True,
             metavar="REF",
-            help="NAME[:ARGUMENT][,key=value…]; see 'stratbench list datasets'.",
+            help="NAME[:ARGUMENT][,key=value…], or package.module:function; see 'stratbench list datasets'.",
         ),
         click.option(
             "--split",
