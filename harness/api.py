@@ -14,8 +14,6 @@ from ..errors import UsageError
 if TYPE_CHECKING:
     from ..results.tables.reading import Tables
 
-_INTERRUPTED = (130, 143)
-
 Reference = str | Callable[..., Any]
 
 
@@ -30,6 +28,7 @@ def compare(
     from ..results import load
     from .cli.commands import cli
     from .cli.comparing import run_grid
+    from .cli.session import INTERRUPTED
 
     given = {"model": _reference("model", model), "dataset": _reference("dataset", dataset)} | flags
     given |= {"strategy": strategies, "replicas": replicas}
@@ -44,7 +43,7 @@ def compare(
             output = context.params["output"]
     except click.ClickException as error:
         raise UsageError(error.format_message()) from None
-    if code in _INTERRUPTED:
+    if code in INTERRUPTED.values():
         raise KeyboardInterrupt
     ids = {spec.run_id for spec in grid.specs}
     tables = load(output)

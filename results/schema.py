@@ -148,6 +148,9 @@ _FAULTS = (
     Column("down_seconds", "float", "s", "From a death until the task that replaced the dead one was ready"),
 )
 
+COMPILED_SCHEDULE = "compiled "
+"""How ``lr_schedule`` begins where the rate follows a schedule in the model's own optimizer; its words follow."""
+
 _SPEC = (
     Column("strategy", "text", "", "Name of the strategy"),
     Column("replicas", "int", "replicas", "Copies of the model that compute gradients"),

@@ -161,6 +161,14 @@ def test_the_schedule_of_a_model_is_followed_step_by_step(schedule: str, write: 
         assert float(theirs.learning_rate) == pytest.approx(rates[step], abs=1e-7)
 
 
+def test_a_schedule_of_a_long_run_goes_on(write: Write) -> None:
+    work = {"optimizer": "sgd", "learning_rate": 0.1, "compiled_schedule": "compiled Mine()"}
+    workload = SpecWorkload(make_spec(model=write(MINE + compiled("optimizers.SGD(Mine())")), **work))
+    workload.model()
+    schedule = workload.schedule()
+    assert [schedule(step) for step in (511, 512, 5000, 0)] == pytest.approx([51.1, 51.2, 500.0, 0.0])
+
+
 def test_a_schedule_is_scaled_and_warmed_up(write: Write) -> None:
     reference = write(compiled("optimizers.SGD(optimizers.schedules.CosineDecay(0.1, 10))"))
     work = {"lr_scaling": "linear", "reference_batch": 24, "warmup_epochs": 0.2, "compiled_schedule": "compiled Cosine"}

@@ -19,7 +19,6 @@ from .parts import SETS
 NAMES = ("train", "validation", "test")
 """Sets, in the order of `SETS`. The first one is always there."""
 _DIGITS = 12
-_MOST_LEVELS = 4
 
 Examples = tuple[Any, ...]
 """A set: structures of NumPy arrays: ``(x, y)`` or ``(x, y, sample_weight)``."""
@@ -80,14 +79,14 @@ def form_of(structure: Any) -> Any:
     return None
 
 
-def restored(structure: Any, form: Any, levels: int = _MOST_LEVELS) -> Any:
+def restored(structure: Any, form: Any) -> Any:
     """The structure that was written, from the numbered one that is read."""
-    if form is None or not levels:
+    if form is None:
         return structure
     kind, members = form
     if kind == "dict":
-        return {key: restored(structure[_number(i)], each, levels - 1) for i, (key, each) in enumerate(members)}
-    return tuple(restored(structure[_number(i)], each, levels - 1) for i, each in enumerate(members))
+        return {key: restored(structure[_number(i)], each) for i, (key, each) in enumerate(members)}
+    return tuple(restored(structure[_number(i)], each) for i, each in enumerate(members))
 
 
 def _flat(each: Examples, names: tuple[str, ...]) -> list[tuple[str, Any]]:

@@ -11,10 +11,11 @@ import click
 
 from ...errors import UsageError
 from ...results.raw.files import shown, why
+from ...results.schema import COMPILED_SCHEDULE
 from ..launch import preparing, trying
 from ..launch.starter import Starter
 from ..plan.experiment import Experiment
-from ..plan.learning_rate import COMPILED, CONSTANT
+from ..plan.learning_rate import CONSTANT
 from ..plan.pairs import parse_options
 from ..plan.spec import RunSpec
 from ..plan.task import Job
@@ -136,7 +137,7 @@ class Grid:
                 f"--lr-schedule replaces the schedule of model {before.model}, {tried.schedule}. "
                 "Give --learning-rate, too."
             )
-        own = {"compiled_schedule": COMPILED + tried.schedule} if scheduled else {}
+        own = {"compiled_schedule": COMPILED_SCHEDULE + tried.schedule} if scheduled else {}
         self.specs = self._experiment({"optimizer": tried.optimizer, "learning_rate": rate} | own).expand()
         if (before.optimizer, before.learning_rate, scheduled) == (tried.optimizer, rate, False):
             return []

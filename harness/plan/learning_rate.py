@@ -20,9 +20,6 @@ from ...errors import UsageError
 from .task import MOST_COUNT
 
 CONSTANT = "constant"
-COMPILED = "compiled "
-"""How ``lr_schedule`` begins where the rate follows a schedule of Keras in the model's own optimizer. The
-schedule in words follows."""
 GRAMMAR = {
     CONSTANT: CONSTANT,
     "cosine": "cosine[:end=E]",

@@ -91,13 +91,12 @@ class Choice:
         """With what ``--clip-norm`` and ``--accumulate`` say, in place of its own settings."""
         given = dict(self.given)
         if clip_norm is not None:
-            given = {key: value for key, value in given.items() if key not in _CLIPPING} | {
-                "global_clipnorm": clip_norm
-            }
+            given = {key: value for key, value in given.items() if key not in _CLIPPING}
+            given["global_clipnorm"] = clip_norm
         if accumulate is not None:
             given.pop(ACCUMULATION, None)
-        if (accumulate or 1) > 1:
-            given[ACCUMULATION] = accumulate
+            if accumulate > 1:
+                given[ACCUMULATION] = accumulate
         return Choice(self.name, given)
 
     def __str__(self) -> str:

@@ -12,25 +12,29 @@ if TYPE_CHECKING:
     from ...strategies.trainer import Structure, Tensor
 
 
-def rates(schedule: Callable[[Tensor], Tensor], steps: np.ndarray) -> np.ndarray:
-    """What a learning rate schedule gives for each of these steps. → float32"""
+def rates(schedule: Callable[[Tensor], Tensor]) -> Callable[[np.ndarray], np.ndarray]:
+    """steps → what a learning rate schedule gives for each, float32. It is traced once for each number of steps."""
     import keras
 
     if keras.backend.backend() != "tensorflow":
-        return np.asarray([float(schedule(step)) for step in steps], "float32")
+        return lambda steps: np.asarray([float(schedule(step)) for step in steps], "float32")
     import tensorflow as tf
 
     def rate(step: Tensor) -> Tensor:
         return tf.cast(schedule(step), tf.float32)
 
-    def compute() -> np.ndarray:
+    every = tf.function(lambda steps: tf.map_fn(rate, steps, fn_output_signature=tf.float32), autograph=False)
+
+    def compute(steps: np.ndarray) -> np.ndarray:
         with tf.device("CPU"):
-            every = tf.function(lambda steps: tf.map_fn(rate, steps, fn_output_signature=tf.float32), autograph=False)
             return every(tf.constant(steps)).numpy()
 
-    # A strategy may have made a graph of its own the default one, but only in its own thread.
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(compute).result()
+    def apart(steps: np.ndarray) -> np.ndarray:
+        # A strategy may have made a graph of its own the default one, but only in its own thread.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(compute, steps).result()
+
+    return apart
 
 
 def one_batch(batch: Structure) -> Any:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import keras
 
 _BLOCK = 512
-"""Rates that are computed together, as one alone takes up to a millisecond."""
+"""Rates that are computed together: one alone takes about as long as a short step."""
 _POINTS = 256
 _MOST_WORDS = 300
 """Characters: the tables hold the text in every row."""
@@ -56,9 +56,9 @@ def words(schedule: Any) -> str:
 
 def first_rate(schedule: Any, total_steps: int) -> float:
     """The rate of the first step; where that is 0, the largest one of the run."""
-    first = float(backend.rates(schedule, np.zeros(1, "int64"))[0])
     points = np.linspace(0, max(0, total_steps - 1), _POINTS, dtype="int64")
-    return first if first > 0 else float(backend.rates(schedule, points).max())
+    found = backend.rates(schedule)(points)
+    return float(found[0] if found[0] > 0 else found.max())
 
 
 class OwnSchedule:
@@ -70,13 +70,17 @@ class OwnSchedule:
     """
 
     def __init__(self, schedule: Any, scale: Callable[[int], float]):
-        self._schedule, self._scale = schedule, scale
-        self._block, self._rates = -1, np.zeros(0)
+        self._compute, self._scale = backend.rates(schedule), scale
+        # Now, as the first call takes longer than later ones.
+        self._compute_block(0)
+
+    def _compute_block(self, block: int) -> None:
+        steps = np.arange(block * _BLOCK, (block + 1) * _BLOCK, dtype="int64")
+        self._block, self._rates = block, self._compute(steps)
 
     def __call__(self, step: int) -> float:
         """The rate of update ``step``, counted from 0."""
         block, place = divmod(step, _BLOCK)
         if block != self._block:
-            steps = np.arange(block * _BLOCK, (block + 1) * _BLOCK, dtype="int64")
-            self._block, self._rates = block, backend.rates(self._schedule, steps)
+            self._compute_block(block)
         return float(self._rates[place]) * self._scale(step)

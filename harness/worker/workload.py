@@ -16,6 +16,7 @@ from ...datasets.batches import Batches, sequential, steps_per_epoch
 from ...datasets.split import split_rows
 from ...datasets.structure import map_structure
 from ...errors import UsageError
+from ...results.schema import COMPILED_SCHEDULE
 from ..plan import class_weights, learning_rate, optimizers
 from ..plan.models import own
 from ..plan.spec import RunSpec
@@ -70,7 +71,7 @@ class SpecWorkload:
         self.unused = ""
         self._objective: Objective | None = None
         self._class_weights = _table(class_weights.parse(spec.class_weight), self.info.classes)
-        self._scheduled = spec.lr_schedule.startswith(learning_rate.COMPILED)
+        self._scheduled = spec.lr_schedule.startswith(COMPILED_SCHEDULE)
         self._own_schedule: Any = None
 
     def model(self) -> keras.Model:

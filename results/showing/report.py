@@ -25,8 +25,6 @@ _WIDE = 100
 _NAME = 11
 """Characters to which the longest names are folded if there is no room for more."""
 _NOTHING = "–"
-_COMPILED = "compiled "
-"""How the column ``lr_schedule`` begins where the rate follows the model's own schedule."""
 
 
 class _PipeConsole(Console):
@@ -91,8 +89,8 @@ def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
 def _title(row: Row) -> str:
     """The workload in words: rows with the same title are in one table."""
     amount = _count(row["steps"], "step") if math.isnan(row["epochs"]) else _count(row["epochs"], "epoch")
-    compiled = row["lr_schedule"].startswith(_COMPILED)
-    by = f"by {row['lr_schedule'].removeprefix(_COMPILED)}" if compiled else f"{row['learning_rate']:g}"
+    compiled = row["lr_schedule"].startswith(schema.COMPILED_SCHEDULE)
+    by = f"by {row['lr_schedule'].removeprefix(schema.COMPILED_SCHEDULE)}" if compiled else f"{row['learning_rate']:g}"
     rate = f"{row['optimizer']}, learning rate {by}"
     if row["lr_scaling"] != "none":
         rate += f", {row['lr_scaling']} from batch {row['reference_batch']:g}"
