@@ -124,6 +124,8 @@ class Dataset(ABC):
         parts: list[str] = []
         for option in fields(self):
             value = getattr(self, option.name)
+            if option.metadata.get("internal"):
+                continue
             if option.metadata.get("positional"):
                 parts.insert(0, _as_text(value))
             elif value != option.default:
@@ -147,7 +149,7 @@ def available() -> dict[str, type[Dataset]]:
 def parse(reference: str, file: str = "") -> Dataset:
     """Turn a reference into its data set. No file is opened here: ``info()`` does this.
 
-    ``file`` is where the examples of a function are kept, if the reference names one.
+    ``file`` is where the examples of a function are kept, or what synthetic ones look like.
 
     Raises UsageError for unknown names and keys, for malformed values, for a missing argument, and for text that a
     table can't hold: with control characters, such as a newline, or not in UTF-8.
@@ -169,8 +171,8 @@ def parse(reference: str, file: str = "") -> Dataset:
         raise UsageError(f"data set {name} must be given without options. Received: {reference!r}")
     values: dict[str, Any] = {}
     for key, text in _assignments(cls, separator, rest):
-        if key not in options:
-            raise UsageError(_choice(f"option of {name}", options, key))
+        if key not in options or options[key].metadata.get("internal"):
+            raise UsageError(_choice(f"option of {name}", _offered(options), key))
         if key in values:
             raise UsageError(f"{key} of {name} must be given once. Received: {reference!r}")
         values[key] = _convert(f"{key} of {name}", _type(cls, options[key]), text)
@@ -178,7 +180,9 @@ def parse(reference: str, file: str = "") -> Dataset:
         if option.default is MISSING and key not in values:
             form = f"{name}:{key.upper()}" if option.metadata.get("positional") else f"{name}:{key}=..."
             raise UsageError(f"data set {name} must have its {key}, as in {form}. Received: {reference!r}")
-    return cls(**values)
+    # A user can't give it: what is internal has no text.
+    internal = {key: file for key, option in options.items() if option.metadata.get("internal") and file}
+    return cls(**values | internal)
 
 
 def describe(cls: type[Dataset]) -> dict[str, Any]:
@@ -274,6 +278,10 @@ def _assignments(cls: type[Dataset], separator: str, rest: str) -> Iterator[tupl
         if not key or not text:
             raise UsageError(f"options of data set {cls.name} must be key=value. Received: {item!r}")
         yield key, text
+
+
+def _offered(options: "dict[str, Field[Any]]") -> list[str]:
+    return [key for key, option in options.items() if not option.metadata.get("internal")]
 
 
 def _convert(what: str, hint: Any, text: str) -> Any:

@@ -3,39 +3,53 @@
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import DataError, UsageError
 from ._arrays.blocks import by_block
-from .base import Array, Dataset, Info
+from ._arrays.draw import Source
+from ._arrays.form import Form, Kind, Values, described, described_part
+from ._arrays.prepared import digest_of
+from .base import LABEL, Array, Dataset, Info
+from .structure import map_structure
+
+__all__ = ["Form", "Kind", "Synthetic", "Values", "described"]
 
 _MAX_EXAMPLES = 100_000_000
 _MAX_DIMENSIONS = 16  # NumPy's limit is 32, with the dimension of the examples
 _MAX_VALUES = 2**24  # of one example: 64 MiB
 _MAX_MEANS = 2**26  # values of all class means together: 256 MiB
+_MOST_HIDDEN = 100
+_USUAL_HIDDEN = 10
 _BLOCK_BYTES = 2**20
 _KEPT_BYTES = 64 * 2**20
-# In units of the noise. With ten classes, about one example in a hundred is nearer to the mean of another class.
-_MEAN_LENGTH = 4.0
+_SHAPE, _CLASSES = (28, 28, 1), 10
 
 
 @dataclass(frozen=True)
 class Synthetic(Dataset):
-    """Every class has a mean of length 4 in a random direction. Examples are this mean plus noise with a standard
-    deviation of 1 per value.
+    """Without shape and classes, the examples fit the model: its inputs, outputs and loss say what they are. A model
+    that takes examples of any shape gets 28x28x1 and 10 classes.
+
+    Every example has a class. Real values are the mean of this class, of length 4 in a random direction, plus noise
+    with a standard deviation of 1 per value. Of ids, small ones are frequent, and half of them tell the class. Targets
+    follow from the class; those of a language model are the next tokens, most of which follow from the ones before.
 
     Rows are generated in blocks, each from its own seed: the values of a row don't depend on which rows are read.
     """
 
     name = "synthetic"
-    summary = "Generated float32 examples that can be learnt, one mean a class plus noise, any shape and number"
+    summary = "Generated examples that can be learnt: those that the model takes, or of any shape and number"
     licence = "none needed: generated data"
 
-    shape: tuple[int, ...] = field(default=(28, 28, 1), metadata={"help": "shape of one example"})
-    classes: int = field(default=10, metadata={"help": "number of classes, all equally likely"})
+    shape: tuple[int, ...] = field(default=_SHAPE, metadata={"help": "shape of one example, of real numbers"})
+    classes: int = field(default=_CLASSES, metadata={"help": "number of classes, all equally likely"})
     examples: int = field(default=12_000, metadata={"help": "number of examples, split 80/10/10 by default"})
     seed: int = field(default=0, metadata={"help": "seed of means, labels and noise"})
+    file: str = field(default="", metadata={"help": "what they look like", "internal": True})
 
     def __post_init__(self) -> None:
         values = math.prod(self.shape) if min(self.shape, default=0) > 0 else 0
@@ -49,21 +63,50 @@ class Synthetic(Dataset):
             if not low <= value <= high:
                 raise UsageError(f"{what} must be {low}..{high}. Received: {value}")
 
-    def info(self) -> Info:
-        """Return the values of the options."""
-        x = Array(self.shape, "float32")
-        return Info(None, None, self.examples, x, classes=self.classes, block_rows=self._block_rows)
+    @property
+    def fits_model(self) -> bool:
+        """Whether the user leaves it to the model what the examples are."""
+        return (self.shape, self.classes) == (_SHAPE, _CLASSES)
 
-    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See :meth:`Dataset.read`; ``x`` is float32. The first read keeps all examples, up to 64 MiB."""
+    @cached_property
+    def form(self) -> Form:
+        """What the examples are. Raises DataError if the file that says it can't be read."""
+        if not self.file:
+            return Form(Values(self.shape), Values((), LABEL.dtype, "label", self.classes))
+        try:
+            return Form.read(Path(self.file))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"what synthetic examples look like can't be read from {self.file}: {error}") from None
+
+    def info(self) -> Info:
+        """See :meth:`Dataset.info`."""
+        x, y = (map_structure(lambda each: Array(each.shape, each.dtype), part) for part in (self.form.x, self.form.y))
+        target = self.form.y
+        labelled = isinstance(target, Values) and target.kind == "label" and not target.shape
+        return Info(
+            None,
+            None,
+            self.examples,
+            x,
+            y,
+            classes=target.below if labelled else None,
+            not_classes="" if labelled else f"generated to fit the model: {described_part(target, 'y')}",
+            block_rows=self._block_rows,
+        )
+
+    def read(self, rows: np.ndarray) -> tuple[Any, Any]:
+        """See :meth:`Dataset.read`. The first read keeps all examples, up to 64 MiB."""
         if self.examples * self._example_bytes > _KEPT_BYTES:
             return self._generate(rows)
-        x, y = self._all
-        return x[rows], y[rows]
+        return map_structure(lambda each: each[rows], self._all)
+
+    def digest(self) -> str:
+        """See :meth:`Dataset.digest`: of what the examples look like."""
+        return digest_of(Path(self.file)) if self.file else ""
 
     @property
     def _example_bytes(self) -> int:
-        return math.prod(self.shape) * 4
+        return sum(math.prod(each.shape) * np.dtype(each.dtype).itemsize for each in self.form.leaves)
 
     @property
     def _block_rows(self) -> int:
@@ -71,36 +114,25 @@ class Synthetic(Dataset):
         return max(1, min(_BLOCK_BYTES // self._example_bytes, self.examples // 100))
 
     @cached_property
-    def _all(self) -> tuple[np.ndarray, np.ndarray]:
+    def _all(self) -> tuple[Any, Any]:
         return self._generate(np.arange(self.examples))
 
     @cached_property
-    def _means(self) -> np.ndarray:
-        """All class means, shape ``(classes, values)``."""
-        # Equal over patches of 4 x 4: means of white noise would disappear in pooling layers.
-        coarse = [-(-size // 4) for size in self.shape[:-1]] + [self.shape[-1]]
-        means = np.random.default_rng(self.seed).standard_normal((self.classes, *coarse), np.float32)
-        for axis, size in enumerate(self.shape[:-1], start=1):
-            means = means.repeat(4, axis).take(np.arange(size), axis)
-        means = means.reshape(self.classes, -1)
-        return means * (_MEAN_LENGTH / np.linalg.norm(means, axis=1, keepdims=True))
+    def _source(self) -> Source:
+        labels = [each.below for each in self.form.leaves if each.kind == "label" and each.below]
+        hidden = labels[0] if labels else _USUAL_HIDDEN
+        fitted = bool(self.file)
+        return Source(self.form, min(hidden, _MOST_HIDDEN) if fitted else hidden, self.seed, clear=fitted)
 
-    def _generate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        x = np.empty((len(rows), math.prod(self.shape)), np.float32)
-        y = np.empty(len(rows), np.int32)
+    def _generate(self, rows: np.ndarray) -> tuple[Any, Any]:
+        form = (self.form.x, self.form.y)
+        found = map_structure(lambda each: np.empty((len(rows), *each.shape), each.dtype), form)
         for block, places in by_block(rows, self._block_rows):
-            block_x, block_y = self._block(block)
             chosen = rows[places] - block * self._block_rows
-            x[places], y[places] = block_x[chosen], block_y[chosen]
-        return x.reshape(-1, *self.shape), y
+            drawn = self._source.block(block, self._block_rows)
 
-    def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        # + 1: for NumPy, [seed, 0] is the same as seed alone, which is used for the means.
-        random = np.random.default_rng([self.seed, block + 1])
-        y = random.integers(self.classes, size=self._block_rows)
-        # Uniform noise with standard deviation 1: normal noise takes three times as long.
-        x = random.random((self._block_rows, self._means.shape[1]), np.float32)
-        x -= 0.5
-        x *= math.sqrt(12)
-        x += self._means[y]
-        return x, y
+            def put(into: np.ndarray, values: np.ndarray, places: Any = places, chosen: Any = chosen) -> None:
+                into[places] = values[chosen]
+
+            map_structure(put, found, drawn)
+        return found

@@ -20,6 +20,7 @@ import h5py  # noqa: E402
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from stratbench.datasets import mnist_12k  # noqa: E402
+from stratbench.datasets.base import Array, Info  # noqa: E402
 from stratbench.harness.plan import models  # noqa: E402
 
 tf.config.threading.set_intra_op_parallelism_threads(len(cores))
@@ -43,7 +44,7 @@ def timed(step):
 
 def make():
     keras.utils.set_random_seed(1)
-    model = models.BUILDERS[model_name]((28, 28, 1), 10)
+    model = models.own(model_name).build(Info(None, None, 9000, Array((28, 28, 1), "uint8"), classes=10))
     optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
     optimizer.build(model.trainable_variables)
     return model, optimizer, half_squared_error if model_name == "mlp" else cross_entropy

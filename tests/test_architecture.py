@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("harness", "strategies", "datasets", "results")
 ROOMS = {
-    "harness": ("cli", "job", "worker", "launch", "plan"),
+    "harness": ("cli", "job", "worker", "launch", "plan", "models"),
     "results": ("showing", "analysis", "tables", "raw"),
 }
 """Of each package, top first: a room imports its own and what comes after it."""

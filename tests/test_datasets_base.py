@@ -143,7 +143,7 @@ def test_describe():
         "name": "shape",
         "type": "a shape such as 28x28x1",
         "default": "28x28x1",
-        "help": "shape of one example",
+        "help": "shape of one example, of real numbers",
     }
     defaults = {option["name"]: (option["type"], option["default"]) for option in describe(Hdf5)["options"]}
     assert defaults == {

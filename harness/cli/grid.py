@@ -12,7 +12,8 @@ import click
 from ...errors import UsageError
 from ...results.raw.files import shown, why
 from ...results.schema import COMPILED_SCHEDULE
-from ..launch import preparing, trying
+from ..launch import trying
+from ..launch.preparing import Preparing
 from ..launch.starter import Starter
 from ..plan.experiment import Experiment
 from ..plan.learning_rate import CONSTANT
@@ -63,8 +64,8 @@ class Grid:
         self._data_file = ""
         # Before the user's function is called, which may take a while.
         self._experiment({})
-        output, timeout = flags["output"], flags["timeout"]
-        self._data_file = preparing.prepare(flags["dataset"], output, starter, timeout, self._tell)
+        preparing = Preparing(flags["output"], starter, flags["timeout"], self._tell)
+        self._data_file = preparing.file(flags["dataset"], flags["model"], flags["precision"] or "")
         self.specs = self._experiment({}).expand()
 
     def _experiment(self, changes: dict[str, Any]) -> Experiment:

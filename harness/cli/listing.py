@@ -28,11 +28,8 @@ def entries(kind: str) -> list[dict[str, Any]]:
         keys = ("name", "synchronous", "consistent", "traffic", "memory", "failure", "summary")
         return [{key: strategies.describe(cls)[key] for key in keys} for cls in strategies.available().values()]
     if kind == "models":
-        own = {
-            "name": "package.module:function",
-            "summary": "your own: returns a Keras model; a compiled loss is optional",
-        }
-        return [{"name": name, "summary": text} for name, text in models.summaries().items()] + [own]
+        known = {name: cls.summary for name, cls in models.available().items()}
+        return [{"name": name, "summary": text} for name, text in (known | models.OTHERS).items()]
     return [
         {key: datasets.describe(cls)[key] for key in ("name", "summary", "licence")}
         for cls in datasets.available().values()
@@ -44,9 +41,7 @@ def entry(kind: str, name: str) -> dict[str, Any]:
     if kind == "strategies":
         return strategies.describe(strategies.find(name))
     if kind == "models":
-        models.check_reference(name)
-        summary = models.summaries().get(name, "your own: returns a Keras model; a compiled loss is optional")
-        return {"name": name, "summary": summary, "options": []}
+        return models.describe(name)
     found = datasets.available()
     if name not in found:
         near = difflib.get_close_matches(name, found, n=1)

@@ -21,7 +21,10 @@ def spec_options(command: Command) -> Command:
     """Add every flag that describes the work to ``run`` or ``compare``."""
     options = [
         click.option(
-            "--model", default="cnn", show_default=True, help="cnn, mlp, mlp-wide or package.module:function."
+            "--model",
+            default="cnn",
+            show_default=True,
+            help="package.module:function, keras.applications:NAME, or one of 'list models'.",
         ),
         click.option(
             "--dataset",

@@ -1,8 +1,13 @@
-"""Has the examples of a user's function kept in a file, by `worker.prepare`, before anything runs."""
+"""Has examples made ready before anything runs, by processes that have Keras.
+
+Those of a user's function are kept in a file, by `worker.prepare`. What synthetic ones look like is read from the
+model, by `worker.fitting`, and kept, too.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -11,50 +16,107 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from ...datasets import base as datasets
 from ...datasets.function import Function
+from ...datasets.synthetic import Form, Synthetic, described
 from ...errors import RunError, UsageError
 from ...results.raw.files import shown, why
+from ..plan import models
 from .asking import ask
 from .starter import Starter
 
 FOLDER = "data"
 """Subfolder of the output folder. A file there is named by its content."""
-_MODULE = "stratbench.harness.worker.prepare"
+_PREPARE = "stratbench.harness.worker.prepare"
+_FITTING = "stratbench.harness.worker.fitting"
+_DIGITS = 12
 _UNFINISHED = ".unfinished-"
 _MIB = 2**20
 
 
-def prepare(reference: str, output: Path, starter: Starter, timeout: float, tell: Callable[[str], None]) -> str:
-    """Call the function that a data set's reference names, and keep its examples. → the file
+class Preparing:
+    """Prepares what a command needs.
 
-    Returns "" for other data sets. The same examples are kept once.
-
-    Raises:
-        UsageError: the function can't be used, in one line.
-        RunError: the file can't be written.
+    Args:
+        output: the output folder.
+        timeout: in seconds, for what a process is asked.
+        tell: what is told the user, in one line.
     """
-    dataset = datasets.parse(reference)
-    if not isinstance(dataset, Function):
+
+    def __init__(self, output: Path, starter: Starter, timeout: float, tell: Callable[[str], None]):
+        self._folder, self._starter, self._timeout, self._tell = output / FOLDER, starter, timeout, tell
+
+    def file(self, reference: str, model: str, precision: str) -> str:
+        """What the data set of that reference reads; empty for one that needs nothing prepared.
+
+        Args:
+            model, precision: that synthetic examples must fit.
+
+        Raises:
+            UsageError: the user's function can't be used, in one line.
+            RunError: the file can't be written.
+        """
+        dataset = datasets.parse(reference)
+        try:
+            if isinstance(dataset, Function):
+                return self._examples(reference, dataset.function)
+            if isinstance(dataset, Synthetic) and dataset.fits_model:
+                return self._form(model, precision)
+        except OSError as error:
+            raise RunError(
+                f"the examples of {reference} can't be kept in {shown(self._folder)}: {why(error)}"
+            ) from None
         return ""
-    folder = output / FOLDER
-    try:
-        with _own_folder(folder) as own:
-            question = json.dumps({"function": dataset.function, "folder": str(own)})
-            found = ask(_MODULE, question, own, starter, timeout, f"data set {reference} can't be prepared")
-            if "refused" in found:
-                raise UsageError(found["refused"])
-            kept = folder / found["file"]
+
+    def _examples(self, reference: str, function: str) -> str:
+        """Call the function, and keep its examples; the same examples are kept once."""
+        with _own_folder(self._folder) as own:
+            question = json.dumps({"function": function, "folder": str(own)})
+            found = self._ask(_PREPARE, question, own, f"data set {reference} can't be prepared")
+            kept = self._folder / found["file"]
             if not kept.exists():
                 (own / found["file"]).replace(kept)
                 size = kept.stat().st_size / _MIB
-                tell(f"the {found['examples']:,} examples of {reference} are kept in {shown(kept)} ({size:,.1f} MiB)")
-    except OSError as error:
-        raise RunError(f"the examples of {reference} can't be kept in {shown(folder)}: {why(error)}") from None
-    return str(kept)
+                self._tell(
+                    f"the {found['examples']:,} examples of {reference} are kept in {shown(kept)} ({size:,.1f} MiB)"
+                )
+        return str(kept)
+
+    def _form(self, reference: str, precision: str) -> str:
+        """Keep what examples that fit the model look like; empty if the model does not say it."""
+        models.check_reference(reference)
+        if (model := models.own(reference)) is not None:
+            form = model.form()
+            return "" if form is None else self._keep(reference, form)
+        with tempfile.TemporaryDirectory(prefix="stratbench-") as folder:
+            question = json.dumps({"model": reference, "precision": precision})
+            found = self._ask(_FITTING, question, Path(folder), f"model {reference} can't be built")
+        if "unknown" in found:
+            self._tell(
+                f"synthetic examples are 28x28x1 of 10 classes, as model {reference} says no others: {found['unknown']}"
+            )
+            return ""
+        return self._keep(reference, Form.from_json(found["form"]))
+
+    def _keep(self, reference: str, form: Form) -> str:
+        text = form.to_json()
+        kept = self._folder / f"form-{hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]}.json"
+        if not kept.exists():
+            with _own_folder(self._folder) as own:
+                (own / kept.name).write_text(text)
+                (own / kept.name).replace(kept)
+        self._tell(f"synthetic examples fit model {reference}: {described(form)}")
+        return str(kept)
+
+    def _ask(self, module: str, question: str, folder: Path, what: str) -> dict[str, Any]:
+        found = ask(module, question, folder, self._starter, self._timeout, what)
+        if "refused" in found:
+            raise UsageError(found["refused"])
+        return found
 
 
 @contextmanager

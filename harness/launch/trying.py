@@ -50,7 +50,7 @@ def check(spec: RunSpec, starter: Starter) -> Tried:
     """Refuse a model that can't be trained and evaluated as ``spec`` says. Raises UsageError."""
     models.check_reference(spec.model)
     if (known := models.own(spec.model)) is not None:
-        models.check_fit(known[0], datasets.parse(spec.dataset, spec.data_file).info())
+        known.check(datasets.parse(spec.dataset, spec.data_file).info())
     if not needs_trial(spec):
         return Tried()
     try:

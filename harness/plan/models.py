@@ -1,100 +1,56 @@
-"""The models that come with stratbench, and the user's own by ``package.module:function``.
-
-Arguments of a function here after (shape, classes) are options, as in ``mlp-wide:units=5950``: integers from 1.
-
-The models here are smooth on purpose. ReLU and max-pooling are not smooth: if rounding puts two strategies on different
-sides of a kink, their weights differ by 1e-4 and more within a few steps. A test of equality could not distinguish this
-from a bug.
-"""
+"""From a model's reference to the model: one that comes with stratbench, as ``mlp-wide:units=5950``, Keras's own, as
+``keras.applications:MobileNetV2``, or the user's ``package.module:function``."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import importlib
 import inspect
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import pkgutil
+from functools import cache
+from typing import Any
 
 from ...errors import UsageError
+from .. import models as files
+from ..models.base import FUNCTION, Model
 from .pairs import parse_options
 
-if TYPE_CHECKING:
-    import keras
-    import tensorflow as tf
-
-    from ...datasets.base import Info
-
-Builder = Callable[..., "keras.Model"]
-SMALLEST_IMAGE = 13
-"""Smallest height and width, in pixels, for the convolutions of `cnn`."""
+APPLICATIONS = "keras.applications"
+"""Module of Keras's own models for images."""
+OTHERS = {
+    f"{APPLICATIONS}:NAME": "Keras's own, such as MobileNetV2, with random weights: images as large as the data set's",
+    FUNCTION: "your own: returns a Keras model; a compiled loss is optional",
+}
+"""References of models that do not come with stratbench."""
 _MOST_DIGITS = 9
 
 
-def mlp(shape: tuple[int, ...], classes: int) -> keras.Model:
-    """784-16-16-10 with sigmoids and squared error, as in the student study: so little work that overheads show."""
-    import keras
-
-    model = keras.Sequential(
-        [
-            keras.layers.Input(shape),
-            keras.layers.Flatten(),
-            keras.layers.Dense(16, activation="sigmoid"),
-            keras.layers.Dense(16, activation="sigmoid"),
-            keras.layers.Dense(classes),
-        ],
-        name="mlp",
-    )
-
-    def half_squared_error(y: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
-        return 0.5 * keras.ops.sum(keras.ops.square(predictions - y), axis=-1)
-
-    model.compile(optimizer=None, loss=half_squared_error)
-    return model
+@cache
+def available() -> dict[str, type[Model]]:
+    """Name → class, from every module of the folder ``models`` whose name doesn't start with ``_``."""
+    found: dict[str, type[Model]] = {}
+    for module in pkgutil.iter_modules(files.__path__):
+        if module.name.startswith("_"):
+            continue
+        for member in vars(importlib.import_module(f"{files.__name__}.{module.name}")).values():
+            if inspect.isclass(member) and issubclass(member, Model) and not inspect.isabstract(member):
+                found[member.name] = member
+    return dict(sorted(found.items()))
 
 
-def mlp_wide(shape: tuple[int, ...], classes: int, units: int = 1024) -> keras.Model:
-    """784-1024-1024-10, about 1.9 M parameters and little arithmetic: communication-bound on purpose."""
-    import keras
-
-    return keras.Sequential(
-        [
-            keras.layers.Input(shape),
-            keras.layers.Flatten(),
-            keras.layers.Dense(units, activation="gelu"),
-            keras.layers.Dense(units, activation="gelu"),
-            keras.layers.Dense(classes),
-        ],
-        name="mlp-wide",
-    )
-
-
-def cnn(shape: tuple[int, ...], classes: int) -> keras.Model:
-    """Two 5×5 convolutions (32, 64) of stride 2 and a dense layer of 128: enough work to distribute."""
-    import keras
-
-    # No biases in convolutions: their gradient sums over positions, nearly cancels, and would be mostly rounding.
-    return keras.Sequential(
-        [
-            keras.layers.Input(shape),
-            keras.layers.Conv2D(32, 5, strides=2, activation="gelu", use_bias=False),
-            keras.layers.Conv2D(64, 5, strides=2, activation="gelu", use_bias=False),
-            keras.layers.Flatten(),
-            keras.layers.Dense(128, activation="gelu"),
-            keras.layers.Dense(classes),
-        ],
-        name="cnn",
-    )
-
-
-BUILDERS: dict[str, Builder] = {"cnn": cnn, "mlp": mlp, "mlp-wide": mlp_wide}
-
-
-def summaries() -> dict[str, str]:
-    """Name → one line with the options, for the models that come with stratbench."""
-    lines = {}
-    for name, builder in BUILDERS.items():
-        settings = "".join(f" ({key}={default})" for key, default in _options(builder).items())
-        lines[name] = inspect.cleandoc(builder.__doc__ or "").splitlines()[0] + settings
-    return lines
+def describe(name: str) -> dict[str, Any]:
+    """What ``stratbench list models NAME`` shows. Raises UsageError for a wrong reference."""
+    check_reference(name)
+    cls = available().get(name)
+    if cls is None:
+        kind = f"{APPLICATIONS}:NAME" if is_application(name) else FUNCTION
+        return {"name": name, "summary": OTHERS[kind], "options": []}
+    options = [
+        {"name": key, "type": "int", "default": field.default, "help": field.metadata["help"]}
+        for key, field in _options(cls).items()
+    ]
+    return {"name": name, "summary": cls.summary, "options": options}
 
 
 def check_reference(reference: str) -> None:
@@ -104,35 +60,26 @@ def check_reference(reference: str) -> None:
     module, colon, function = reference.partition(":")
     if colon and module and function:
         return
-    near = difflib.get_close_matches(reference, BUILDERS, n=1)
+    near = difflib.get_close_matches(reference, available(), n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     raise UsageError(
-        f"model must be one of {', '.join(BUILDERS)}, or package.module:function. Received: '{reference}'.{hint}"
+        f"model must be one of {', '.join(available())}, or {', or '.join(OTHERS)}. Received: '{reference}'.{hint}"
     )
 
 
-def check_fit(name: str, info: Info) -> None:
-    """Raise UsageError if a model of stratbench can't be trained on a data set."""
-    if info.classes is None:
-        raise UsageError(
-            f"model {name} needs one class label an example. Received: {info.not_classes}. "
-            "Give a model of your own by --model package.module:function."
-        )
-    shape = info.shape
-    if name == "cnn" and (len(shape) != 3 or min(shape[:2]) < SMALLEST_IMAGE):
-        raise UsageError(
-            f"model cnn needs images of shape (height, width, channels), at least {SMALLEST_IMAGE}×{SMALLEST_IMAGE}. "
-            f"Received: examples of shape {shape}; mlp and mlp-wide take any."
-        )
+def is_application(reference: str) -> bool:
+    """Whether it names one of Keras's own."""
+    return reference.partition(":")[0] == APPLICATIONS
 
 
-def own(reference: str) -> tuple[str, dict[str, int]] | None:
-    """Name and options of a model of stratbench; None for any other model. Raises UsageError for wrong options."""
+def own(reference: str) -> Model | None:
+    """The model of stratbench; None for any other one. Raises UsageError for wrong options."""
     name, colon, text = reference.partition(":")
     # Without "=" it may be a function in the user's module with that name.
-    if name not in BUILDERS or (colon and "=" not in text):
+    if name not in available() or (colon and "=" not in text):
         return None
-    known = _options(BUILDERS[name])
+    cls = available()[name]
+    known = _options(cls)
     options = parse_options(text.split(",") if colon else [])
     for key, value in options.items():
         if key not in known:
@@ -142,10 +89,8 @@ def own(reference: str) -> tuple[str, dict[str, int]] | None:
             raise UsageError(f"option {key} of model {name} must have at most {_MOST_DIGITS} digits, not {len(value)}.")
         if not value.isdecimal() or int(value) < 1:
             raise UsageError(f"option {key} of model {name} must be an integer, at least 1. Received: '{value}'.")
-    return name, {key: int(value) for key, value in options.items()}
+    return cls(**{key: int(value) for key, value in options.items()})
 
 
-def _options(builder: Builder) -> dict[str, int]:
-    """Names and defaults."""
-    parameters = inspect.signature(builder).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+def _options(cls: type[Model]) -> dict[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(cls)}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...datasets.base import Array, described
 from ...errors import UsageError
-from ..plan.models import BUILDERS, check_fit, own
+from ..plan.models import APPLICATIONS, is_application, own
 from . import importing
 from .compiled import recording
 from .wording import one_line
@@ -29,18 +29,28 @@ def build(reference: str, info: Info) -> keras.Model:
     Raises:
         UsageError: it does not import, is no model, or says something that is not supported.
     """
-    import keras
-
     if (known := own(reference)) is not None:
-        name, options = known
-        check_fit(name, info)
+        known.check(info)
         with recording():
-            return BUILDERS[name](info.shape, info.classes, **options)
-    with recording():
-        model = _make(reference, info)
-    if not isinstance(model, keras.Model):
-        raise UsageError(f"model {reference} must return a Keras model. Received: {type(model).__name__}.")
-    return model
+            return known.build(info)
+    function = _function(reference)
+    if is_application(reference):
+        given = {"input_shape": info.shape, "classes": _width(reference, info)}
+        return _call(reference, lambda: function(weights=None, **given))
+    return _call(reference, lambda: function(*((info.shape, _width(reference, info)) if _required(function) else ())))
+
+
+def alone(reference: str, precision: str) -> keras.Model | None:
+    """A model that no data set gives its shapes; None for a function that takes them.
+
+    Raises:
+        UsageError: as `build`.
+    """
+    function = _function(reference)
+    if _required(function):
+        return None
+    with policy(precision, reference):
+        return _call(reference, lambda: function(**({"weights": None} if is_application(reference) else {})))
 
 
 @contextmanager
@@ -67,19 +77,31 @@ def policy(precision: str, reference: str) -> Iterator[None]:
             keras.config.set_dtype_policy(before)
 
 
-def _make(reference: str, info: Info) -> Any:
-    """Whatever the user's function returns."""
+def _function(reference: str) -> Callable[..., Any]:
+    """The user's function, or Keras's."""
     function = importing.function(reference, "model")
+    if is_application(reference) and "weights" not in inspect.signature(function).parameters:
+        raise UsageError(f"model {reference} must be one of {APPLICATIONS}. Received: {function.__name__}.")
     required = len(_required(function))
     if required not in (0, 2):
         raise UsageError(
             f"model {reference} must take no arguments or (shape, classes). Received: a function of {required}."
         )
-    arguments = (info.shape, _width(reference, info)) if required else ()
+    return function
+
+
+def _call(reference: str, make: Callable[[], Any]) -> keras.Model:
+    """What the function returns."""
+    import keras
+
     try:
-        return function(*arguments)
+        with recording():
+            model = make()
     except (Exception, SystemExit) as error:
         raise UsageError(f"model {reference} failed when called: {one_line(error)}") from error
+    if not isinstance(model, keras.Model):
+        raise UsageError(f"model {reference} must return a Keras model. Received: {type(model).__name__}.")
+    return model
 
 
 def _width(reference: str, info: Info) -> int:

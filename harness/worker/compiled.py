@@ -67,6 +67,8 @@ def unused(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = No
         optimizer: that the run trains with; by default the model's own.
         scheduled: whether its rate follows the model's own schedule.
     """
+    import keras
+
     config = arguments(model)
     words = []
     theirs = getattr(model, "optimizer", None) if "optimizer" in config else None
@@ -78,7 +80,7 @@ def unused(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = No
         words.append("run_eagerly=True")
     if (config.get("steps_per_execution") or 1) > 1:
         words.append(f"steps_per_execution={config['steps_per_execution']}")
-    if sparse := [layer.name for layer in layers(model) if type(layer).__name__ == "Embedding"]:
+    if sparse := [layer.name for layer in layers(model) if isinstance(layer, keras.layers.Embedding)]:
         words.append(f"sparse gradients of {', '.join(sparse)} (dense ones are used)")
     return "; ".join(words)
 

@@ -31,7 +31,7 @@ from . import main as worker
 from . import usage
 
 _MODULES = ("keras", "numpy", "h5py", "setproctitle")
-_OWN = ("evaluate", "inject", "prepare", "serve", "train", "trial", "workload")
+_OWN = ("evaluate", "fitting", "inject", "prepare", "serve", "train", "trial", "workload")
 
 
 class Server:
@@ -124,9 +124,9 @@ class Server:
 
 def _mains() -> dict[str, Callable[[], None]]:
     """What a task may run, by the name of the module that ``python -m`` would run."""
-    from . import prepare, trial
+    from . import fitting, prepare, trial
 
-    return {__package__ or "": worker.main, trial.__name__: trial.main, prepare.__name__: prepare.main}
+    return {__package__ or "": worker.main} | {each.__name__: each.main for each in (fitting, prepare, trial)}
 
 
 def _be_another(module: str, folder: str) -> None:

@@ -101,7 +101,7 @@ class Objective:
         model = self._model
         given = dict(arguments(model)) if model.compiled else {"optimizer": None}
         missing: dict[str, Any] = {}
-        if given.get("loss") is None and not has_own(model, "compute_loss") and not (model.compiled and _adds(model)):
+        if given.get("loss") is None and not has_own(model, "compute_loss") and not (model.compiled and adds(model)):
             if not self._classifies:
                 raise UsageError(self._no_loss(shapes))
             missing["loss"] = keras.losses.SparseCategoricalCrossentropy(from_logits=not _ends_in_softmax(model))
@@ -185,7 +185,7 @@ def _without_examples(shape: Iterable[int | None]) -> tuple[int | None, ...]:
     return (None, *tuple(shape)[1:])
 
 
-def _adds(model: keras.Model) -> bool:
+def adds(model: keras.Model) -> bool:
     """Whether its call adds losses, beside the regularisers of weights."""
     regularised = [v for v in model.trainable_variables if getattr(v, "regularizer", None) is not None]
     return len(model.losses) > len(regularised)

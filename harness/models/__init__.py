@@ -1,0 +1,1 @@
+"""The models that come with stratbench: one file each, found by being there."""
