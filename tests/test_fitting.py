@@ -168,8 +168,6 @@ class TestPreparing:
             prepared(tmp_path, write("def make(): raise RuntimeError('no')"))
         with pytest.raises(UsageError, match="Did you mean 'ResNet50'"):
             prepared(tmp_path, "keras.applications:ResNet5")
-        with pytest.raises(UsageError, match=r"must be one of keras\.applications"):
-            prepared(tmp_path, "keras.applications:resnet")
 
 
 def test_keras_applications_get_the_size_of_the_data() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...datasets.base import Array, described
 from ...errors import UsageError
-from ..plan.models import APPLICATIONS, is_application, own
+from ..plan.models import is_application, own
 from . import importing
 from .compiled import recording
 from .wording import one_line
@@ -80,8 +80,6 @@ def policy(precision: str, reference: str) -> Iterator[None]:
 def _function(reference: str) -> Callable[..., Any]:
     """The user's function, or Keras's."""
     function = importing.function(reference, "model")
-    if is_application(reference) and "weights" not in inspect.signature(function).parameters:
-        raise UsageError(f"model {reference} must be one of {APPLICATIONS}. Received: {function.__name__}.")
     required = len(_required(function))
     if required not in (0, 2):
         raise UsageError(
