@@ -15,10 +15,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from conftest import launch, make_spec
+from conftest import STARTER, launch, make_spec
 from rich.console import Console
 from rich.table import Table
 from stratbench.harness.launch.ports import Ports
+from stratbench.harness.launch.preparing import Preparing
 from stratbench.results.raw import journal
 from stratbench.strategies.base import THIS_HOST
 from stratbench.strategies.collectives.horovod import Horovod
@@ -26,8 +27,10 @@ from stratbench.strategies.registry import available
 
 HANDWRITTEN = ["horovod", "mirrored", "multiworker", "ps", "single"]
 """The strategies with a loop in `handwritten`."""
+BY_HAND = {"cnn": 200, "mlp": 2000}
+"""The models of these loops, and steps of a round."""
 FIT = "fit"
-"""Not one of them: `single` is compared with Keras's own loop."""
+"""Not one of them: `single` is compared with Keras's own loop, on all models."""
 
 WARMUP = 10
 HERE = Path(__file__).parent
@@ -37,9 +40,11 @@ def ours(strategy: str, model: str, replicas: int, batch: int, steps: int) -> fl
     """Median step seconds over all workers of a run with stratbench."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run"
-        spec = make_spec(
-            strategy, replicas, model=model, dataset="mnist-12k", global_batch=batch, steps=steps, optimizer="momentum"
-        )
+        data = {"dataset": "mnist-12k"}
+        if model not in BY_HAND:
+            file = Preparing(Path(folder), STARTER, 60.0, lambda line: None).file("synthetic", model, "")
+            data = {"dataset": "synthetic:examples=2000", "data_file": file}
+        spec = make_spec(strategy, replicas, model=model, **data, global_batch=batch, steps=steps, optimizer="momentum")
         outcome = launch(spec, path)
         if outcome.status != "ok":
             raise SystemExit(f"{strategy}: {outcome.reason}")
@@ -83,7 +88,7 @@ def by_fit(strategy: str, model: str, replicas: int, batch: int, steps: int) -> 
 def main() -> None:
     """Print a table of ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", default=["cnn", "mlp"])
+    parser.add_argument("--models", nargs="+", default=[*BY_HAND, "resnet20", "transformer", "recsys:rows=100000"])
     parser.add_argument("--strategies", nargs="+", choices=[*HANDWRITTEN, FIT], default=[*HANDWRITTEN, FIT])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=128)
@@ -92,8 +97,10 @@ def main() -> None:
         "strategy", "model", "replicas", "other loop ms", "stratbench ms", "ratio", "ratios of the rounds", box=None
     )
     for model in options.models:
-        steps = 200 if model == "cnn" else 2000
+        steps = BY_HAND.get(model, 30)
         for strategy in options.strategies:
+            if model not in BY_HAND and strategy != FIT:
+                continue
             replicas = available()[strategy].max_replicas or 2
             work = (model, replicas, options.batch, steps)
             other = by_fit if strategy == FIT else handwritten
