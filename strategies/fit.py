@@ -64,6 +64,7 @@ class FitTrainer(OwnLoop):
 
     def __init__(self, model: keras.Model, workload: Workload, memory: Memory):
         self._model, self._workload, self.memory = model, workload, memory
+        self.sparse = [variable.path for variable in model.trainable_variables]
 
     def epoch(self, batches: Sequence[Batch], learning_rates: Sequence[float], note: Note) -> None:
         """See `OwnLoop.epoch`."""

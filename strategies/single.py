@@ -72,6 +72,7 @@ class Single(Strategy):
         """The plain Keras step in a ``tf.function``."""
         from ._shared.accumulation import Accumulation
         from ._shared.replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
+        from ._shared.rows import kept_as_rows, tables
 
         set_threads(1, workload.cores_per_replica)
         use_gpu(0)
@@ -79,8 +80,12 @@ class Single(Strategy):
         optimizer.build(model.trainable_variables)
         trained = model.trainable_variables
 
+        rows = kept_as_rows(workload.optimizer_settings, workload.accumulate)
+
         def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            return loss_and_gradients(workload, model, batch)
+            return loss_and_gradients(workload, model, batch, rows=rows)
 
         steps = Accumulation(workload.accumulate, trained, compute, lambda means: optimizer.apply(means, trained))
-        yield KerasTrainer(model, optimizer, workload, steps, shards=self.parts, count=self.parts)
+        trainer = KerasTrainer(model, optimizer, workload, steps, shards=self.parts, count=self.parts)
+        trainer.sparse = list(tables(model)) if rows else []
+        yield trainer

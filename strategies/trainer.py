@@ -161,6 +161,7 @@ class Trainer(ABC):
         memory: what this task holds; None where it is not counted.
         traffic_bytes: what all workers send and receive in one step, where it depends on the model and
             `Strategy.traffic_bytes` can't tell; None elsewhere.
+        sparse: paths of the embedding tables whose gradients hold only the rows that a batch looks up.
         finished: whether this worker needs no further step, for example because others have done its work.
         restored: the deaths that it recovered from since `train` last emptied the list.
     """
@@ -171,6 +172,7 @@ class Trainer(ABC):
     count: int = 1
     memory: Memory | None = None
     traffic_bytes: float | None = None
+    sparse: Sequence[str] = ()
     finished: bool = False
     restored: Sequence[Restored] = ()
 

@@ -67,8 +67,6 @@ def unused(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = No
         optimizer: that the run trains with; by default the model's own.
         scheduled: whether its rate follows the model's own schedule.
     """
-    import keras
-
     config = arguments(model)
     words = []
     theirs = getattr(model, "optimizer", None) if "optimizer" in config else None
@@ -80,9 +78,17 @@ def unused(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = No
         words.append("run_eagerly=True")
     if (config.get("steps_per_execution") or 1) > 1:
         words.append(f"steps_per_execution={config['steps_per_execution']}")
-    if sparse := [layer.name for layer in layers(model) if isinstance(layer, keras.layers.Embedding)]:
-        words.append(f"sparse gradients of {', '.join(sparse)} (dense ones are used)")
     return "; ".join(words)
+
+
+def tables(model: keras.Model) -> dict[str, str]:
+    """Path of each embedding table → its layer's name. Keras's own gradients of them are sparse."""
+    import keras
+
+    embeddings = [layer for layer in layers(model) if isinstance(layer, keras.layers.Embedding)]
+    return {
+        layer._embeddings.path: layer.name for layer in embeddings if getattr(layer, "_embeddings", None) is not None
+    }
 
 
 def has_own(model: keras.Model, name: str) -> bool:

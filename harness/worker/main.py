@@ -158,7 +158,7 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
         journal.event(
             "ready",
             parameters=workload.parameters,
-            unused=workload.unused,
+            unused=workload.unused_with(trainer.sparse),
             total_steps=workload.total_steps,
             versions=_versions(),
             memory=trainer.memory and dataclasses.asdict(trainer.memory),

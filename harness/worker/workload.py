@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,7 @@ class SpecWorkload:
         self.activation_bytes: int | None = None
         self.unused = ""
         self._objective: Objective | None = None
+        self._tables: Mapping[str, str] = {}
         self._class_weights = _table(class_weights.parse(spec.class_weight), self.info.classes)
         self._scheduled = spec.lr_schedule.startswith(COMPILED_SCHEDULE)
         self._own_schedule: Any = None
@@ -90,8 +91,15 @@ class SpecWorkload:
         accumulation = {optimizers.ACCUMULATION: self.accumulate} if self.accumulate > 1 else {}
         trained_by = self._new_optimizer({**self.optimizer_settings, **accumulation})
         self.unused = compiled.unused(model, trained_by, self._scheduled)
+        self._tables = compiled.tables(model)
         self._own_schedule = own_schedule.of(model.optimizer) if self._scheduled else None
         return model
+
+    def unused_with(self, sparse: Collection[str]) -> str:
+        """`unused`, if only these embedding tables, by their paths, have sparse gradients, as all have in Keras."""
+        dense = [layer for path, layer in self._tables.items() if path not in sparse]
+        words = [f"sparse gradients of {', '.join(dense)} (dense ones are used)"] if dense else []
+        return "; ".join(filter(None, [self.unused, *words]))
 
     def optimizer(self) -> keras.optimizers.Optimizer:
         """See the protocol. Raises UsageError for settings that the optimizer does not have."""

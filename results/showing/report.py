@@ -223,9 +223,18 @@ def _captions(rows: Sequence[Row]) -> list[str]:
         lines.append(f"{whose}speed-up and efficiency against {base}" + (f" ({kinds})" if kinds else ""))
     if _metric(rows) == "metric":
         lines.append(f"metric: {', '.join(dict.fromkeys(row['metric'] for row in rows if row['metric']))}")
+    return lines + _unused(rows) + doubts.captions(rows)
+
+
+def _unused(rows: Sequence[Row]) -> list[str]:
+    """What runs did not use of the model, with their strategies if other runs did."""
+    ran = [row for row in rows if row["status"] == "ok"] or rows
+    lines = []
     for unused in dict.fromkeys(row["unused"] for row in rows if row["unused"]):
-        lines.append(f"not used of the model: {unused}")
-    return lines + doubts.captions(rows)
+        by = [row for row in rows if row["unused"] == unused]
+        whose = "" if len(by) >= len(ran) else f" by {', '.join(dict.fromkeys(map(_strategy, by)))}"
+        lines.append(f"not used of the model{whose}: {unused}")
+    return lines
 
 
 def _remarks(rows: Sequence[Row]) -> list[str]:

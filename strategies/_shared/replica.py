@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from ..trainer import Batch, Mean, Memory, StepResult, Trainer, Workload, examples_of
 from .accumulation import Accumulation, Body
+from .rows import each_row_once
 
 if TYPE_CHECKING:
     import keras
@@ -17,17 +18,19 @@ if TYPE_CHECKING:
 
 
 def loss_and_gradients(
-    workload: Workload, model: keras.Model, batch: Batch, scale: float = 1.0, mean: Mean | None = None
-) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    workload: Workload,
+    model: keras.Model,
+    batch: Batch,
+    scale: float = 1.0,
+    mean: Mean | None = None,
+    rows: bool = False,
+) -> tuple[tf.Tensor, list[tf.Tensor | tf.IndexedSlices]]:
     """The workload's total loss over a batch of tensors, and its gradients.
-
-    Gradients are dense, those of an `Embedding` too. Where indices repeat in a sparse gradient, Keras's optimizers
-    treat it as several gradients (Adam then adds up g², not (Σg)²), so the update would depend on how the gradient was
-    exchanged.
 
     Args:
         scale: factor on the gradients only; 1/N if they are then summed over N replicas.
         mean: see `Workload.total_loss`.
+        rows: whether gradients of an `Embedding` hold only the rows that were looked up, each once. Else all are dense.
     """
     variables = [variable.value for variable in model.trainable_variables]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -35,7 +38,10 @@ def loss_and_gradients(
         loss = workload.total_loss(model, batch, mean)
         scaled = loss * scale if scale != 1.0 else loss
     gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
+    return loss, [
+        each_row_once(each) if rows and isinstance(each, tf.IndexedSlices) else tf.convert_to_tensor(each)
+        for each in gradients
+    ]
 
 
 def loss_with(

@@ -7,6 +7,7 @@ import tensorflow as tf
 from ..trainer import Batch, Update, Workload
 from ._count import Counter, Section, at_servers
 from ._graph import FIRST, compute, share, shared_variable
+from ._lookup import Tables, readers
 from ._session import Node
 from ._trainer import PsTrainer
 
@@ -18,7 +19,7 @@ class AsyncTrainer(PsTrainer):
         servers: how many ps tasks hold weights.
         lock: see `Counter`.
         bound: steps that a worker may be ahead of the slowest one; None for no bound.
-        checkpoint_every: see `PsTrainer`.
+        checkpoint_every, tables: see `PsTrainer`.
     """
 
     def __init__(
@@ -29,14 +30,16 @@ class AsyncTrainer(PsTrainer):
         lock: bool,
         bound: int | None,
         checkpoint_every: int,
+        tables: Tables,
     ):
         with tf.device(node.device):
             shared = share(workload, node.source, range(servers), worker=node.task.index, lock=lock)
-            super().__init__(node, workload, shared, checkpoint_every=checkpoint_every)
+            super().__init__(node, workload, shared, checkpoint_every=checkpoint_every, tables=tables)
             counter = Counter(lock)
             fetched, values, fetch = counter.fetch(shared.weights)
+            read = readers(node.source.model, tables, shared.trained, [fetched])
             # On this task, as the gradient of a lookup is computed where the values are.
-            work = compute(workload, node.source, [tf.identity(value) for value in values])
+            work = compute(workload, node.source, [tf.identity(value) for value in values], read=read)
             gradients = at_servers(work.gradients, shared.trained)
             number, push = counter.push(gradients, lambda: [*shared.apply(gradients), *work.move(shared.weights)])
             counts = [fetched, number]

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from ..trainer import Workload
 from ._graph import FIRST, Shared, server_of, shared_variable, staging_variable
+from ._lookup import Tables
 from ._sync import Barrier
 
 
@@ -101,9 +102,13 @@ class BackupBarrier(Barrier):
         return [later, tf.reduce_any(tf.equal(self._chosen, member))]
 
 
-def meet(workload: Workload, shared: Shared, backup: int) -> Barrier:
-    """The barrier of all workers, at the first ps task."""
+def meet(workload: Workload, shared: Shared, backup: int, tables: Tables) -> Barrier:
+    """The barrier of all workers, at the first ps task.
+
+    Args:
+        tables: whose gradients are rows; none with backup workers.
+    """
     workers = range(workload.replicas)
     if not backup:
-        return Barrier(FIRST, "", workers, shared.trained)
+        return Barrier(FIRST, "", workers, shared.trained, tables)
     return BackupBarrier(FIRST, workers, shared.trained, len(workers) - backup, workload.total_steps)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from ._graph import FIRST, shared_variable
+from ._rules import Gradient
 
 COUNTER = "updates"
 """Name of the variable that counts them."""
@@ -65,7 +66,7 @@ class Counter:
         return made[0], list(made[1:]), leave
 
     def push(
-        self, gradients: Sequence[tf.Tensor], apply: Callable[[], Sequence[tf.Operation]]
+        self, gradients: Sequence[Gradient], apply: Callable[[], Sequence[tf.Operation]]
     ) -> tuple[tf.Tensor, tf.Operation]:
         """(number of this update, another operation to run), once the gradients are at their servers."""
 
@@ -89,12 +90,12 @@ class Counter:
             return self._updates.read_value()
 
 
-def at_servers(gradients: Sequence[tf.Tensor], variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
+def at_servers(gradients: Sequence[Gradient], variables: Sequence[tf.Variable]) -> list[Gradient]:
     """The gradients on their variables' devices: a lock that is taken afterwards is not held during the transfer."""
     placed = []
     for gradient, variable in zip(gradients, variables, strict=True):
         with tf.device(variable.device):
-            placed.append(tf.identity(gradient))
+            placed.append(tf.nest.map_structure(tf.identity, gradient, expand_composites=True))
     return placed
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from .._shared.clip import Clip, unclipped
 from .._shared.replica import loss_with, size_bytes
 from ..trainer import Mean, Memory, Workload
 from ._keras_rule import KerasRule
-from ._rules import Update, has_kernel, update_of
+from ._lookup import Lookups
+from ._rules import Gradient, Update, has_kernel, update_of
 
 if TYPE_CHECKING:
     import keras
@@ -87,9 +88,15 @@ class Shared:
     learning_rate: tf.Tensor
     set_learning_rate: tf.Operation
 
-    def apply(self, gradients: Sequence[tf.Tensor]) -> list[tf.Operation]:
+    def apply(self, gradients: Sequence[Gradient]) -> list[tf.Operation]:
         """Update every trained weight by its gradient, which is on the weight's ps task."""
-        return [update(gradient) for update, gradient in zip(self.updates, self.clip(gradients), strict=True)]
+        # The rows that a gradient leaves out are 0: they change no norm.
+        values = self.clip([each.values if isinstance(each, tf.IndexedSlices) else each for each in gradients])
+        clipped = [
+            tf.IndexedSlices(each, whole.indices, whole.dense_shape) if isinstance(whole, tf.IndexedSlices) else each
+            for whole, each in zip(gradients, values, strict=True)
+        ]
+        return [update(gradient) for update, gradient in zip(self.updates, clipped, strict=True)]
 
 
 def share(
@@ -139,14 +146,14 @@ class Pass:
     Attributes:
         feeds: placeholders, in the order of the arrays of a flattened batch.
         loss: scalar, mean over the examples fed.
-        gradients: dense, in the order of ``model.trainable_variables``.
+        gradients: in the order of ``model.trainable_variables``; dense, but for tables of which rows are looked up.
         moved: new values of the model's non-trained weights, such as moving statistics, by their place in its weights.
         local: assigns the state that each worker keeps for itself, such as random seeds.
     """
 
     feeds: list[tf.Tensor]
     loss: tf.Tensor
-    gradients: list[tf.Tensor]
+    gradients: list[Gradient]
     moved: dict[int, tf.Tensor]
     local: tf.Operation
 
@@ -155,11 +162,18 @@ class Pass:
         return [weights[place].assign(value, read_value=False) for place, value in self.moved.items()]
 
 
-def compute(workload: Workload, source: Source, values: Sequence[tf.Tensor], mean: Mean | None = None) -> Pass:
+def compute(
+    workload: Workload,
+    source: Source,
+    values: Sequence[tf.Tensor],
+    mean: Mean | None = None,
+    read: Mapping[int, Callable[[tf.Tensor], tf.Tensor]] | None = None,
+) -> Pass:
     """Loss and gradients of the model with the weights ``values``, in the order of ``model.weights``.
 
     Args:
         mean: see `Workload.total_loss`.
+        read: see `Lookups`. The values of these tables are not used.
     """
     model = source.model
     by_id = {id(weight): value for weight, value in zip(model.weights, values, strict=True)}
@@ -172,8 +186,10 @@ def compute(workload: Workload, source: Source, values: Sequence[tf.Tensor], mea
     fixed = [
         own[id(state)].read_value() if id(state) in own else by_id[id(state)] for state in model.non_trainable_variables
     ]
+    lookups = Lookups(read or {})
     try:
-        loss, moved = loss_with(workload, model, trained, fixed, batch, mean)
+        with lookups.recorded():
+            loss, moved = loss_with(workload, model, trained, fixed, batch, mean)
     except RuntimeError as error:
         if "EagerTensor" not in str(error):
             raise
@@ -185,15 +201,24 @@ def compute(workload: Workload, source: Source, values: Sequence[tf.Tensor], mea
     return Pass(
         feeds=tf.nest.flatten(batch),
         loss=loss,
-        gradients=[
-            tf.zeros_like(value) if gradient is None else tf.convert_to_tensor(gradient)
-            for value, gradient in zip(trained, tf.gradients(loss, trained), strict=True)
-        ],
+        gradients=_gradients(model, loss, trained, lookups, read or {}),
         moved={places[id(state)]: value for state, value in states if id(state) in places},
         local=tf.group(
             *[own[id(state)].assign(value, read_value=False) for state, value in states if id(state) in own]
         ),
     )
+
+
+def _gradients(
+    model: keras.Model, loss: tf.Tensor, trained: Sequence[tf.Tensor], lookups: Lookups, read: Mapping[int, Any]
+) -> list[Gradient]:
+    """In the order of ``model.trainable_variables``, whose values ``trained`` are."""
+    dense = {id(v): value for v, value in zip(model.trainable_variables, trained, strict=True) if id(v) not in read}
+    found = dict(zip(dense, tf.gradients(loss, list(dense.values()), unconnected_gradients="zero"), strict=True))
+    return [
+        tf.convert_to_tensor(found[id(v)]) if id(v) in found else lookups.gradient(loss, v)
+        for v in model.trainable_variables
+    ]
 
 
 def _keep_constants(model: keras.Model) -> None:

@@ -11,9 +11,13 @@ from typing import Any
 import tensorflow as tf
 
 from .._shared.clip import SETTINGS
+from .._shared.rows import updates_by_rows
 from ._keras_rule import KerasRule
 
-Update = Callable[[tf.Tensor], tf.Operation]
+Gradient = Any
+"""A ``tf.Tensor``, or ``tf.IndexedSlices`` that have each row once."""
+
+Update = Callable[[Gradient], tf.Operation]
 """gradient → the operation that applies it in place, on the variable's own ps task."""
 
 Rule = Callable[[tf.Variable, tf.Variable, Mapping[str, Any], bool], Update]
@@ -40,15 +44,21 @@ def update_of(
     Args:
         otherwise: the rule where there is no kernel.
     """
+    by_rows = otherwise is None and updates_by_rows(settings)
     with tf.device(variable.device):
         update = otherwise.update(variable, rate, lock) if otherwise else _kernel(variable, rate, settings, lock)
 
-    def apply(gradient: tf.Tensor) -> tf.Operation:
+    def apply(gradient: Gradient) -> tf.Operation:
+        come = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
         # A server's update has begun when it waits for gradients: the learning rate must be read after they have come.
-        with tf.device(variable.device), tf.control_dependencies([gradient]):
-            return update(gradient)
+        with tf.device(variable.device), tf.control_dependencies([come]):
+            return update(gradient if by_rows or come is gradient else _dense(gradient))
 
     return apply
+
+
+def _dense(gradient: tf.IndexedSlices) -> tf.Tensor:
+    return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, gradient.dense_shape[0])
 
 
 def _kernel(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any], lock: bool) -> Update:
@@ -69,9 +79,16 @@ def _slot(variable: tf.Variable, name: str, value: float = 0.0, shape: Any = Non
 
 def _sgd(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any], lock: bool) -> Update:
     if not settings["momentum"]:
-        return lambda gradient: tf.raw_ops.ResourceApplyGradientDescent(
-            var=variable.handle, alpha=rate.read_value(), delta=gradient, use_locking=lock
-        )
+
+        def descend(gradient: Gradient) -> tf.Operation:
+            if isinstance(gradient, tf.IndexedSlices):
+                change = rate.read_value() * gradient.values
+                return tf.raw_ops.ResourceScatterSub(resource=variable.handle, indices=gradient.indices, updates=change)
+            return tf.raw_ops.ResourceApplyGradientDescent(
+                var=variable.handle, alpha=rate.read_value(), delta=gradient, use_locking=lock
+            )
+
+        return descend
     velocity = _slot(variable, "velocity")
     return lambda gradient: tf.raw_ops.ResourceApplyKerasMomentum(
         var=variable.handle,
@@ -85,14 +102,16 @@ def _sgd(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any], 
 
 def _adagrad(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any], lock: bool) -> Update:
     squares = _slot(variable, "squares", settings["initial_accumulator_value"])
-    return lambda gradient: tf.raw_ops.ResourceApplyAdagradV2(
-        var=variable.handle,
-        accum=squares.handle,
-        lr=rate.read_value(),
-        epsilon=settings["epsilon"],
-        grad=gradient,
-        use_locking=lock,
-    )
+
+    def update(gradient: Gradient) -> tf.Operation:
+        known = {"var": variable.handle, "accum": squares.handle, "epsilon": settings["epsilon"], "use_locking": lock}
+        if isinstance(gradient, tf.IndexedSlices):
+            return tf.raw_ops.ResourceSparseApplyAdagradV2(
+                lr=rate.read_value(), grad=gradient.values, indices=gradient.indices, **known
+            )
+        return tf.raw_ops.ResourceApplyAdagradV2(lr=rate.read_value(), grad=gradient, **known)
+
+    return update
 
 
 def _adam(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any], lock: bool) -> Update:

@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import tensorflow as tf
 
 from .._shared.replica import size_bytes
 from ..trainer import Batch, Memory, Update, Workload
 from ._graph import Shared, compute, own_variable, server_of, shared_variable
+from ._lookup import Tables, readers
 from ._mean import MeanOverWorkers
+from ._rules import Gradient
 from ._session import Node
 from ._trainer import PsTrainer
 
 v1 = tf.compat.v1
+
+
+class _RowAccumulator:
+    """Adds up gradients that are rows, of which each worker may have others. As TensorFlow's ConditionalAccumulator."""
+
+    def __init__(self, dtype: tf.DType, shape: tf.TensorShape, shared_name: str):
+        # Its own mean would be, of each row, over the workers that have this row.
+        self._sums = v1.SparseConditionalAccumulator(dtype, shape, shared_name=shared_name, reduction_type="SUM")
+        self.set_global_step = self._sums.set_global_step
+
+    def apply_grad(self, gradient: tf.IndexedSlices, local_step: tf.Tensor) -> tf.Operation:
+        return self._sums.apply_indexed_slices_grad(gradient, local_step)
+
+    def take_grad(self, number: int) -> tf.IndexedSlices:
+        """The mean over so many workers. Each row is there once, as it is in each worker's gradient, in order."""
+        total = self._sums.take_indexed_slices_grad(number)
+        with tf.device(self._sums.accumulator_ref.device):
+            return tf.IndexedSlices(total.values / number, total.indices, total.dense_shape)
 
 
 class Barrier:
@@ -27,16 +47,25 @@ class Barrier:
         place: device of the clock and the queues, a ps task.
         name: different for each barrier of a job.
         members: the workers (or leaves) of this barrier.
+        tables: of the variables, those whose gradients are rows.
     """
 
-    def __init__(self, place: str, name: str, members: Sequence[int], variables: Sequence[tf.Variable]):
+    def __init__(
+        self,
+        place: str,
+        name: str,
+        members: Sequence[int],
+        variables: Sequence[tf.Variable],
+        tables: Collection[int] = (),
+    ):
         self.place, self._needed = place, len(members)
         self._clock = shared_variable(f"{name}clock", server_of(place), (), tf.int64)
         self._accumulators = []
         for index, variable in enumerate(variables):
             with tf.device(variable.device):
+                kind = _RowAccumulator if index in tables else v1.ConditionalAccumulator
                 self._accumulators.append(
-                    v1.ConditionalAccumulator(variable.dtype, variable.shape, shared_name=f"{name}accumulator_{index}")
+                    kind(variable.dtype, variable.shape, shared_name=f"{name}accumulator_{index}")
                 )
         with tf.device(place):
             self._tokens = {
@@ -50,7 +79,7 @@ class Barrier:
             return self._clock.read_value()
 
     def push(
-        self, member: int, gradients: Sequence[tf.Tensor], clock: tf.Tensor
+        self, member: int, gradients: Sequence[Gradient], clock: tf.Tensor
     ) -> tuple[tf.Tensor, list[tf.Operation]]:
         """(the clock when the gradients of ``member`` came, operations that hand them in)."""
         pairs = zip(self._accumulators, gradients, strict=True)
@@ -65,7 +94,7 @@ class Barrier:
         with tf.device(self.place):
             return self._tokens[member].dequeue(), tf.constant(True)
 
-    def take(self) -> list[tf.Tensor]:
+    def take(self) -> list[Gradient]:
         """The mean of the gradients of a step, once all those needed have come."""
         return [accumulator.take_grad(self._needed) for accumulator in self._accumulators]
 
@@ -103,6 +132,7 @@ class SyncTrainer(PsTrainer):
         told: begins with (number, fetched) of the last update that this worker contributed to; None if the barrier's
             clock counts the updates.
         copies: further variables with the same initial values as the weights.
+        tables: see `PsTrainer`.
     """
 
     def __init__(
@@ -114,15 +144,18 @@ class SyncTrainer(PsTrainer):
         nearest: Sequence[tf.Variable],
         told: tf.Variable | None = None,
         copies: Sequence[Sequence[tf.Variable]] = (),
+        tables: Tables | None = None,
     ):
         # One worker sets the rate and the statistics: those of the others are the same.
-        super().__init__(node, workload, shared, sets_rate=node.task.index == 0)
+        super().__init__(node, workload, shared, sets_rate=node.task.index == 0, tables=tables or {})
         self._accumulate = workload.accumulate
         next_token = barrier.wait(self.rank)
         clock = barrier.begin()
         with tf.control_dependencies([clock]):
             values = [weight.read_value() for weight in nearest]
-        work = compute(workload, node.source, values, MeanOverWorkers(self.rank, self.shards))
+        mean = MeanOverWorkers(self.rank, self.shards)
+        read = readers(node.source.model, tables or {}, shared.trained, [clock])
+        work = compute(workload, node.source, values, mean, read)
         moved = work.move(shared.weights) if self.rank == 0 else []
         add, gradients, clear = self._accumulated(work.gradients, shared)
         with tf.control_dependencies(moved):
@@ -144,8 +177,8 @@ class SyncTrainer(PsTrainer):
         self._updates = workload.total_steps // self._accumulate
 
     def _accumulated(
-        self, gradients: Sequence[tf.Tensor], shared: Shared
-    ) -> tuple[list[tf.Operation], Sequence[tf.Tensor], Callable[[], list[tf.Operation]]]:
+        self, gradients: Sequence[Gradient], shared: Shared
+    ) -> tuple[list[tf.Operation], Sequence[Gradient], Callable[[], list[tf.Operation]]]:
         """Operations that add the gradients up; the mean that is pushed; those that begin the next sums."""
         if self._accumulate == 1:
             return [], gradients, list

@@ -12,9 +12,11 @@ from .._shared.replica import size_bytes
 from ..trainer import Batch, Memory, StepResult, Trainer, Update, Workload, examples_of
 from ._checkpoint import Checkpoints
 from ._graph import FIRST, Shared, shared_variable
+from ._lookup import Tables, row_bytes
 from ._session import LOST, POLL_SECONDS, Node, Sessions
 
 if TYPE_CHECKING:
+    import keras
     import numpy as np
 
 v1 = tf.compat.v1
@@ -27,10 +29,17 @@ class PsTrainer(Trainer):
     Args:
         sets_rate: whether this worker sets the learning rate.
         checkpoint_every: steps between checkpoints, from which all continue when a ps task died; 0 for none.
+        tables: trained weights of which only rows are fetched, and pushed.
     """
 
     def __init__(
-        self, node: Node, workload: Workload, shared: Shared, sets_rate: bool = True, checkpoint_every: int = 0
+        self,
+        node: Node,
+        workload: Workload,
+        shared: Shared,
+        sets_rate: bool = True,
+        checkpoint_every: int = 0,
+        tables: Tables | None = None,
     ):
         self._node = node
         self.rank = self.shard = node.task.index
@@ -42,12 +51,22 @@ class PsTrainer(Trainer):
         self._shared = shared
         self._sets_rate = sets_rate
         self._learning_rate: float | None = None
-        self.memory = Memory(0, 0, size_bytes(shared.weights))
+        self._set_sizes(node.source.model, tables or {})
         ended = shared_variable("ended", 0, (self.shards,), tf.int32)
         with tf.device(FIRST):
             self._end = tf.raw_ops.ResourceScatterUpdate(resource=ended.handle, indices=self.rank, updates=1)
             self._ended = ended.read_value()
         self._checkpoints = Checkpoints(node.task, workload, checkpoint_every) if checkpoint_every else None
+
+    def _set_sizes(self, model: keras.Model, tables: Tables) -> None:
+        """What is held in transit, and what is sent if only rows of some weights are."""
+        shared = self._shared
+        rows = row_bytes(tables, shared.trained)
+        whole = size_bytes([each for place, each in enumerate(shared.trained) if place not in tables])
+        self.memory = Memory(0, 0, size_bytes(shared.weights) - size_bytes(shared.trained) + whole + rows)
+        if tables:
+            self.sparse = [model.trainable_variables[place].path for place in tables]
+            self.traffic_bytes = 2.0 * self.shards * (whole + rows)
 
     def connect(self, *copies: Sequence[tf.Variable]) -> None:
         """Open the session. One worker initializes the variables of the graph so far; the others wait until it has.

@@ -152,6 +152,7 @@ class ParameterServer(Strategy):
         from ._backup import meet
         from ._downpour import DownpourTrainer
         from ._graph import share
+        from ._lookup import tables_of
         from ._session import join
         from ._sync import SyncTrainer, update_forever
 
@@ -159,16 +160,19 @@ class ParameterServer(Strategy):
             if task.role == "worker" and self._rule == "downpour":
                 yield DownpourTrainer(node, workload, self.ps, self.lock, self.fetch, self.push, self.warm_start)
                 return
+            # A lock holds whole weights, and late gradients need a place to wait, so both exchange all rows.
+            tables = {} if self.lock or self.backup else tables_of(workload, node.source.model)
             if task.role == "worker" and self._rule != "sync":
-                yield AsyncTrainer(node, workload, self.ps, self.lock, self._bound(workload), self.checkpoint_every)
+                bound = self._bound(workload)
+                yield AsyncTrainer(node, workload, self.ps, self.lock, bound, self.checkpoint_every, tables)
                 return
             shared = share(workload, node.source, range(self.ps))
             if self._rule != "sync":
                 yield node.server(shared.weights, None)
                 return
-            barrier = meet(workload, shared, self.backup)
+            barrier = meet(workload, shared, self.backup, tables)
             if task.role == "worker":
-                yield SyncTrainer(node, workload, shared, barrier, shared.weights)
+                yield SyncTrainer(node, workload, shared, barrier, shared.weights, tables=tables)
             else:
                 loop = update_forever(barrier, shared) if task.index == 0 else None
                 yield node.server(shared.weights, loop)
