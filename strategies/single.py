@@ -83,7 +83,7 @@ class Single(Strategy):
         rows = kept_as_rows(workload.optimizer_settings, workload.accumulate)
 
         def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            return loss_and_gradients(workload, model, batch, rows=rows)
+            return loss_and_gradients(workload, model, batch, rows=lambda place, gradient: rows)
 
         steps = Accumulation(workload.accumulate, trained, compute, lambda means: optimizer.apply(means, trained))
         trainer = KerasTrainer(model, optimizer, workload, steps, shards=self.parts, count=self.parts)

@@ -1,4 +1,4 @@
-"""Of large embedding tables, `ps` exchanges only the rows that a batch looks up, and `single` updates only these."""
+"""Of large embedding tables, `ps` and `horovod` exchange only the rows that a batch needs; `single` updates these."""
 
 from __future__ import annotations
 
@@ -155,12 +155,14 @@ def ready(folder: Path) -> dict[str, Any]:
         ("two_lookups", "ps:sync=true,ps=2", "sgd"),
         ("masked", "ps:sync=true", "adam"),
         ("small", "ps:sync=true", "sgd"),
+        ("masked", "horovod", "sgd"),
+        ("masked", "horovod:bucket_mib=0", "adam"),
     ],
 )
 def test_rows_give_the_weights_of_dense_gradients(
     case: str, strategy: str, optimizer: str, data: str, dense, tmp_path: Path
 ) -> None:
-    replicas = 2 if "ps" in strategy else 1
+    replicas = 1 if strategy == "single" else 2
     settings = work(case, data) | {"learning_rate": DENSE[optimizer]}
     found = weights(strategy, replicas, optimizer=optimizer, folder=tmp_path / "run", **settings)
     assert_same(found, dense(case, optimizer), TOLERANCE["adam"])
@@ -189,7 +191,19 @@ def test_asynchronous_workers_exchange_rows(strategy: str, data: str, tmp_path: 
     assert told["traffic_bytes"] == 2 * 2 * (rest + rows)
 
 
-@pytest.mark.parametrize("strategy", ["ps:lock=true", "ps:sync=true,backup=1", "ps:mode=downpour", "ps-tree"])
+def test_the_traffic_of_rows_gathered_by_horovod(data: str, tmp_path: Path) -> None:
+    spec = make_spec("horovod", 2, **work("masked", data), optimizer="sgd", learning_rate=0.1, steps=5)
+    assert launch(spec, tmp_path / "run").status == "ok"
+    told = ready(tmp_path / "run")
+    rest = 4 * told["parameters"] - 4 * rows_models.IDS * rows_models.WIDTH
+    rows = 24 * rows_models.LENGTH * (4 * rows_models.WIDTH + 4)
+    assert told["traffic_bytes"] == 4 * rest + 2 * 2 * rows
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    ["ps:lock=true", "ps:sync=true,backup=1", "ps:mode=downpour", "ps-tree", "horovod:compression=fp16", "allgather"],
+)
 def test_what_exchanges_whole_tables_says_so(strategy: str, data: str, tmp_path: Path) -> None:
     spec = make_spec(strategy, 2, **work("masked", data), optimizer="sgd", learning_rate=0.1, steps=5)
     assert launch(spec, tmp_path / "run").status == "ok"

@@ -8,7 +8,7 @@ Source: Li et al., *PyTorch Distributed: Experiences on Accelerating Data Parall
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import tensorflow as tf
@@ -77,9 +77,16 @@ def exchange(
     tensors: Sequence[tf.Tensor],
     positions: Buckets,
     reduce: Callable[[list[tf.Tensor]], Sequence[tf.Tensor]],
+    known: Mapping[int, tf.Tensor] | None = None,
 ) -> list[tf.Tensor]:
-    """``reduce`` of each bucket, back in the order of ``tensors``."""
-    found: dict[int, tf.Tensor] = {}
-    for bucket in positions:
+    """``reduce`` of each bucket, back in the order of ``tensors``.
+
+    Args:
+        known: results of some positions, which are exchanged otherwise.
+    """
+    found = dict(known or {})
+    for bucket in ([position for position in bucket if position not in found] for bucket in positions):
+        if not bucket:
+            continue
         found |= zip(bucket, reduce([tensors[position] for position in bucket]), strict=True)
     return [found[position] for position in range(len(tensors))]

@@ -23,14 +23,15 @@ def loss_and_gradients(
     batch: Batch,
     scale: float = 1.0,
     mean: Mean | None = None,
-    rows: bool = False,
+    rows: Callable[[int, tf.IndexedSlices], bool] | None = None,
 ) -> tuple[tf.Tensor, list[tf.Tensor | tf.IndexedSlices]]:
     """The workload's total loss over a batch of tensors, and its gradients.
 
     Args:
         scale: factor on the gradients only; 1/N if they are then summed over N replicas.
         mean: see `Workload.total_loss`.
-        rows: whether gradients of an `Embedding` hold only the rows that were looked up, each once. Else all are dense.
+        rows: whether the gradient of an `Embedding`, given with its place among the trained weights, shall hold only
+            the rows that were looked up, each once. All others are dense.
     """
     variables = [variable.value for variable in model.trainable_variables]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -39,8 +40,10 @@ def loss_and_gradients(
         scaled = loss * scale if scale != 1.0 else loss
     gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return loss, [
-        each_row_once(each) if rows and isinstance(each, tf.IndexedSlices) else tf.convert_to_tensor(each)
-        for each in gradients
+        each_row_once(each)
+        if rows and isinstance(each, tf.IndexedSlices) and rows(place, each)
+        else tf.convert_to_tensor(each)
+        for place, each in enumerate(gradients)
     ]
 
 

@@ -103,27 +103,41 @@ class Horovod(Collective):
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """Combines gradients by all-reduce, inside the ``tf.function``."""
         with self.joined(workload, exchanges=True) as hvd:
+            import tensorflow as tf
+
             from .._shared.accumulation import Accumulation
             from .._shared.buckets import buckets, compute_in_order, exchange
             from .._shared.replica import KerasTrainer, loss_and_gradients
+            from .._shared.rows import tables
+            from ._rows import RowExchange
 
             if self.hierarchical and hvd.size() == hvd.local_size():
                 raise RunError(f"hierarchical=true needs several hosts. Received: {hvd.size()} processes on this one.")
             model, optimizer = replicate(hvd, workload)
             trained = model.trainable_variables
             positions = buckets(trained, self.bucket_mib)
+            rows = RowExchange(hvd, trained, workload.optimizer_settings)
+            # Sums over steps and the other exchanges need whole gradients.
+            plain = workload.accumulate == 1 and self.op == "average" and self.compression == "none"
+            by_rows = plain and not self.elastic and hvd.size() > 1 and bool(list(tables(model)))
 
             def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
-                loss, gradients = loss_and_gradients(workload, model, batch, mean=mean_over_ranks(hvd))
+                chooses, mean = rows.chooses if by_rows else None, mean_over_ranks(hvd)
+                loss, gradients = loss_and_gradients(workload, model, batch, mean=mean, rows=chooses)
                 compute_in_order(loss, gradients, positions)
                 return loss, gradients
 
             def apply(gradients: Sequence[tf.Tensor]) -> None:
-                means = exchange(gradients, positions, lambda bucket: self._combine(hvd, bucket))
+                sparse = {i: rows.mean(each) for i, each in enumerate(gradients) if isinstance(each, tf.IndexedSlices)}
+                means = exchange(gradients, positions, lambda bucket: self._combine(hvd, bucket), sparse)
                 optimizer.apply(means, trained)
 
             steps = Accumulation(workload.accumulate, trained, compute, apply)
             trainer = KerasTrainer(model, optimizer, workload, steps, rank=hvd.rank(), shards=hvd.size())
+            if by_rows:
+                trainer.trace()
+                trainer.sparse = list(rows.ids)
+                trainer.traffic_bytes = rows.traffic_bytes()
             if not self.elastic:
                 yield trainer
                 return

@@ -1,0 +1,67 @@
+"""Gradients of large embedding tables are exchanged as the rows that each replica has, by all-gather.
+
+Source: ``hvd.allreduce`` of ``tf.IndexedSlices`` (https://horovod.readthedocs.io), which gathers values and indices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+
+from .._shared.clip import Clip
+from .._shared.replica import size_bytes
+from .._shared.rows import each_row_once, updates_by_rows
+from ..base import ring_bytes
+
+if TYPE_CHECKING:
+    import keras
+
+_LEAST_RATIO = 2
+
+
+class RowExchange:
+    """For the step of one rank.
+
+    Args:
+        trained: the model's trained weights.
+        settings: of the optimizer. It is given rows if it updates by rows, and else dense gradients.
+
+    Attributes:
+        ids: path of a table → ids that a rank looks up in a step, repeated ones too. Known once the step is traced.
+    """
+
+    def __init__(self, hvd: ModuleType, trained: Sequence[keras.Variable], settings: Mapping[str, Any]):
+        self._hvd, self._trained = hvd, trained
+        self._dense = not updates_by_rows(settings) or bool(Clip.of(settings))
+        self.ids: dict[str, int] = {}
+
+    def chooses(self, place: int, gradient: tf.IndexedSlices) -> bool:
+        """Whether that weight's rows are fewer to send: those of all ranks together are at most half of the table."""
+        table, ids = self._trained[place], gradient.indices.shape.num_elements()
+        if ids is None or _LEAST_RATIO * ids * self._hvd.size() > table.shape[0]:
+            return False
+        self.ids[table.path] = ids
+        return True
+
+    def mean(self, gradient: tf.IndexedSlices) -> tf.Tensor | tf.IndexedSlices:
+        """Over all ranks."""
+        values = self._hvd.allgather(gradient.values) / self._hvd.size()
+        whole = tf.IndexedSlices(values, self._hvd.allgather(gradient.indices), gradient.dense_shape)
+        if self._dense:
+            return tf.math.unsorted_segment_sum(whole.values, whole.indices, whole.dense_shape[0])
+        return each_row_once(whole)
+
+    def traffic_bytes(self) -> float:
+        """Sent and received by all ranks in a step: at most, as repeated ids are sent once."""
+        ranks = self._hvd.size()
+        tables = [each for each in self._trained if each.path in self.ids]
+        rows = sum(
+            self.ids[each.path] * (math.prod(each.shape[1:]) * tf.as_dtype(each.dtype).size + tf.int32.size)
+            for each in tables
+        )
+        rest = size_bytes([each for each in self._trained if each.path not in self.ids])
+        return ring_bytes(rest, ranks) + 2.0 * ranks * (ranks - 1) * rows
