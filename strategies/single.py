@@ -72,7 +72,7 @@ class Single(Strategy):
         """The plain Keras step in a ``tf.function``."""
         from ._shared.accumulation import Accumulation
         from ._shared.replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
-        from ._shared.rows import kept_as_rows, tables
+        from ._shared.rows import has_tables, kept_as_rows
 
         set_threads(1, workload.cores_per_replica)
         use_gpu(0)
@@ -80,12 +80,19 @@ class Single(Strategy):
         optimizer.build(model.trainable_variables)
         trained = model.trainable_variables
 
-        rows = kept_as_rows(workload.optimizer_settings, workload.accumulate)
+        by_rows = kept_as_rows(workload.optimizer_settings, workload.accumulate) and has_tables(model)
+        sparse: dict[str, None] = {}
+
+        def keep(place: int, ids: int | None) -> bool:
+            sparse[trained[place].path] = None
+            return True
 
         def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            return loss_and_gradients(workload, model, batch, rows=lambda place, gradient: rows)
+            return loss_and_gradients(workload, model, batch, rows=keep if by_rows else None)
 
         steps = Accumulation(workload.accumulate, trained, compute, lambda means: optimizer.apply(means, trained))
         trainer = KerasTrainer(model, optimizer, workload, steps, shards=self.parts, count=self.parts)
-        trainer.sparse = list(tables(model)) if rows else []
+        if by_rows:
+            trainer.trace()
+            trainer.sparse = list(sparse)
         yield trainer

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from ..trainer import Batch, Mean, Memory, StepResult, Trainer, Workload, examples_of
 from .accumulation import Accumulation, Body
-from .rows import each_row_once
+from .lookups import Lookups, each_row_once
 
 if TYPE_CHECKING:
     import keras
@@ -23,28 +23,53 @@ def loss_and_gradients(
     batch: Batch,
     scale: float = 1.0,
     mean: Mean | None = None,
-    rows: Callable[[int, tf.IndexedSlices], bool] | None = None,
+    rows: Callable[[int, int | None], bool] | None = None,
 ) -> tuple[tf.Tensor, list[tf.Tensor | tf.IndexedSlices]]:
     """The workload's total loss over a batch of tensors, and its gradients.
 
     Args:
         scale: factor on the gradients only; 1/N if they are then summed over N replicas.
         mean: see `Workload.total_loss`.
-        rows: whether the gradient of an `Embedding`, given with its place among the trained weights, shall hold only
-            the rows that were looked up, each once. All others are dense.
+        rows: (place of an embedding table among the trained weights, how many ids are looked up there) → whether its
+            gradient shall hold only these rows, each once. All others are dense, and so is that of a table that the
+            model uses in another way, too.
     """
     variables = [variable.value for variable in model.trainable_variables]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(variables)
-        loss = workload.total_loss(model, batch, mean)
+        lookups = Lookups({id(v): _reader(v.value, tape) for v in model.trainable_variables} if rows else {})
+        with lookups.recorded():
+            loss = workload.total_loss(model, batch, mean)
         scaled = loss * scale if scale != 1.0 else loss
-    gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return loss, [
-        each_row_once(each)
-        if rows and isinstance(each, tf.IndexedSlices) and rows(place, each)
-        else tf.convert_to_tensor(each)
-        for place, each in enumerate(gradients)
-    ]
+    pairs = {key: list(zip(*each, strict=True)) for key, each in lookups.found.items()}
+    looked_up = {key: found for key, (_, found) in pairs.items()}
+    gradients, of_rows = tape.gradient(scaled, (variables, looked_up))
+
+    def gradient(place: int, variable: keras.Variable) -> tf.Tensor | tf.IndexedSlices:
+        whole = gradients[place]
+        if id(variable) not in pairs:
+            return tf.zeros_like(variable.value) if whole is None else tf.convert_to_tensor(whole)
+        ids, found = pairs[id(variable)]
+        parts = zip(of_rows[id(variable)], found, strict=True)
+        sparse = each_row_once(ids, [tf.zeros_like(f) if g is None else g for g, f in parts], variable.shape)
+        if whole is None and rows and rows(place, lookups.ids[id(variable)]):
+            return sparse
+        dense = tf.math.unsorted_segment_sum(sparse.values, sparse.indices, variable.shape[0])
+        return dense if whole is None else dense + tf.convert_to_tensor(whole)
+
+    return loss, [gradient(place, variable) for place, variable in enumerate(model.trainable_variables)]
+
+
+def _reader(table: tf.Variable, tape: tf.GradientTape) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Reads rows as if they were weights of their own."""
+
+    def read(ids: tf.Tensor) -> tf.Tensor:
+        with tape.stop_recording():
+            found = table.sparse_read(ids)
+        tape.watch(found)
+        return found
+
+    return read
 
 
 def loss_with(

@@ -1,15 +1,9 @@
-"""Gradients of embedding tables that hold only the rows that a batch looks up.
-
-Where an id repeats in a batch, TensorFlow's sparse gradient has its row several times, and Keras's optimizers treat
-these as several gradients (Adagrad then adds up g², not (Σg)²). So they are added up first.
-"""
+"""Where gradients of embedding tables may hold only the rows that a batch looks up, each once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-
-import tensorflow as tf
 
 from .clip import Clip
 
@@ -28,17 +22,8 @@ def kept_as_rows(settings: Mapping[str, Any], accumulate: int) -> bool:
     return updates_by_rows(settings) and accumulate == 1 and not Clip.of(settings)
 
 
-def each_row_once(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
-    """The gradients of one row added up."""
-    ids, places = tf.unique(gradient.indices)
-    values = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(ids))
-    return tf.IndexedSlices(values, ids, gradient.dense_shape)
-
-
-def tables(model: keras.Model) -> Iterable[str]:
-    """Paths of all embedding tables."""
+def has_tables(model: keras.Model) -> bool:
+    """Whether it has layers that look up rows."""
     import keras
 
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.Embedding) and hasattr(layer, "_embeddings"):
-            yield layer._embeddings.path
+    return any(isinstance(layer, keras.layers.Embedding) for layer in model._flatten_layers())

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from .._shared.clip import Clip
+from .._shared.lookups import each_row_once
 from .._shared.replica import size_bytes
-from .._shared.rows import each_row_once, updates_by_rows
+from .._shared.rows import updates_by_rows
 from ..base import ring_bytes
 
 if TYPE_CHECKING:
@@ -39,28 +40,28 @@ class RowExchange:
         self._dense = not updates_by_rows(settings) or bool(Clip.of(settings))
         self.ids: dict[str, int] = {}
 
-    def chooses(self, place: int, gradient: tf.IndexedSlices) -> bool:
+    def chooses(self, place: int, ids: int | None) -> bool:
         """Whether that weight's rows are fewer to send: those of all ranks together are at most half of the table."""
-        table, ids = self._trained[place], gradient.indices.shape.num_elements()
+        table = self._trained[place]
         if ids is None or _LEAST_RATIO * ids * self._hvd.size() > table.shape[0]:
             return False
         self.ids[table.path] = ids
         return True
 
-    def mean(self, gradient: tf.IndexedSlices) -> tf.Tensor | tf.IndexedSlices:
+    def mean(self, place: int, gradient: tf.IndexedSlices) -> tf.Tensor | tf.IndexedSlices:
         """Over all ranks."""
         values = self._hvd.allgather(gradient.values) / self._hvd.size()
-        whole = tf.IndexedSlices(values, self._hvd.allgather(gradient.indices), gradient.dense_shape)
+        ids = self._hvd.allgather(gradient.indices)
         if self._dense:
-            return tf.math.unsorted_segment_sum(whole.values, whole.indices, whole.dense_shape[0])
-        return each_row_once(whole)
+            return tf.math.unsorted_segment_sum(values, ids, gradient.dense_shape[0])
+        return each_row_once([ids], [values], self._trained[place].shape)
 
     def traffic_bytes(self) -> float:
         """Sent and received by all ranks in a step: at most, as repeated ids are sent once."""
         ranks = self._hvd.size()
         tables = [each for each in self._trained if each.path in self.ids]
         rows = sum(
-            self.ids[each.path] * (math.prod(each.shape[1:]) * tf.as_dtype(each.dtype).size + tf.int32.size)
+            self.ids[each.path] * (math.prod(each.shape[1:]) * tf.as_dtype(each.dtype).size + tf.int64.size)
             for each in tables
         )
         rest = size_bytes([each for each in self._trained if each.path not in self.ids])

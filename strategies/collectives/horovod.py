@@ -108,7 +108,7 @@ class Horovod(Collective):
             from .._shared.accumulation import Accumulation
             from .._shared.buckets import buckets, compute_in_order, exchange
             from .._shared.replica import KerasTrainer, loss_and_gradients
-            from .._shared.rows import tables
+            from .._shared.rows import has_tables
             from ._rows import RowExchange
 
             if self.hierarchical and hvd.size() == hvd.local_size():
@@ -119,7 +119,7 @@ class Horovod(Collective):
             rows = RowExchange(hvd, trained, workload.optimizer_settings)
             # Sums over steps and the other exchanges need whole gradients.
             plain = workload.accumulate == 1 and self.op == "average" and self.compression == "none"
-            by_rows = plain and not self.elastic and hvd.size() > 1 and bool(list(tables(model)))
+            by_rows = plain and not self.elastic and hvd.size() > 1 and has_tables(model)
 
             def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
                 chooses, mean = rows.chooses if by_rows else None, mean_over_ranks(hvd)
@@ -128,7 +128,9 @@ class Horovod(Collective):
                 return loss, gradients
 
             def apply(gradients: Sequence[tf.Tensor]) -> None:
-                sparse = {i: rows.mean(each) for i, each in enumerate(gradients) if isinstance(each, tf.IndexedSlices)}
+                sparse = {
+                    i: rows.mean(i, each) for i, each in enumerate(gradients) if isinstance(each, tf.IndexedSlices)
+                }
                 means = exchange(gradients, positions, lambda bucket: self._combine(hvd, bucket), sparse)
                 optimizer.apply(means, trained)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +15,11 @@ import tensorflow as tf
 
 from ...errors import RunError
 from .._shared.clip import Clip, unclipped
+from .._shared.lookups import Lookups, Read
 from .._shared.replica import loss_with, size_bytes
 from ..trainer import Mean, Memory, Workload
 from ._keras_rule import KerasRule
-from ._lookup import Lookups
+from ._lookup import gradient_of
 from ._rules import Gradient, Update, has_kernel, update_of
 
 if TYPE_CHECKING:
@@ -167,13 +168,13 @@ def compute(
     source: Source,
     values: Sequence[tf.Tensor],
     mean: Mean | None = None,
-    read: Mapping[int, Callable[[tf.Tensor], tf.Tensor]] | None = None,
+    read: Read | None = None,
 ) -> Pass:
     """Loss and gradients of the model with the weights ``values``, in the order of ``model.weights``.
 
     Args:
         mean: see `Workload.total_loss`.
-        read: see `Lookups`. The values of these tables are not used.
+        read: see `Read`. The values of these tables are not used.
     """
     model = source.model
     by_id = {id(weight): value for weight, value in zip(model.weights, values, strict=True)}
@@ -210,13 +211,13 @@ def compute(
 
 
 def _gradients(
-    model: keras.Model, loss: tf.Tensor, trained: Sequence[tf.Tensor], lookups: Lookups, read: Mapping[int, Any]
+    model: keras.Model, loss: tf.Tensor, trained: Sequence[tf.Tensor], lookups: Lookups, read: Read
 ) -> list[Gradient]:
     """In the order of ``model.trainable_variables``, whose values ``trained`` are."""
     dense = {id(v): value for v, value in zip(model.trainable_variables, trained, strict=True) if id(v) not in read}
     found = dict(zip(dense, tf.gradients(loss, list(dense.values()), unconnected_gradients="zero"), strict=True))
     return [
-        tf.convert_to_tensor(found[id(v)]) if id(v) in found else lookups.gradient(loss, v)
+        tf.convert_to_tensor(found[id(v)]) if id(v) in found else gradient_of(loss, lookups, v)
         for v in model.trainable_variables
     ]
 

@@ -8,13 +8,13 @@ the parts of w that they need).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import keras
 import tensorflow as tf
 
+from .._shared.lookups import Lookups, Read, each_row_once
 from .._shared.replica import loss_with
 
 if TYPE_CHECKING:
@@ -26,64 +26,6 @@ Tables = Mapping[int, int]
 _LEAST_RATIO = 2
 """A table has at least so many times as many rows as a step has ids: otherwise all of it is hardly more to send."""
 _ID_BYTES = 8
-
-
-class Lookups:
-    """While `recorded`, embedding layers look up their rows by the functions here.
-
-    Args:
-        read: of each table, by the id of its Keras variable: different ids, int64, (u,) → rows (u, width).
-    """
-
-    def __init__(self, read: Mapping[int, Callable[[tf.Tensor], tf.Tensor]]):
-        self._read = read
-        self._graph = v1.get_default_graph()
-        self._found: dict[int, list[tuple[tf.Tensor, tf.Tensor]]] = {}
-        self.ids: dict[int, int | None] = {}
-
-    @contextmanager
-    def recorded(self) -> Iterator[None]:
-        """Keras's own layers, and those derived from them that leave ``call`` as it is."""
-        original = keras.layers.Embedding.call
-
-        def call(layer: keras.layers.Embedding, inputs: Any) -> Any:
-            key = id(getattr(layer, "_embeddings", None))
-            # In the body of a loop the rows can't be reached from outside.
-            inside = v1.get_default_graph() is not self._graph
-            plain = isinstance(inputs, tf.Tensor) and not layer.lora_enabled and layer.quantization_mode is None
-            if key not in self._read or inside or not plain:
-                return original(layer, inputs)
-            return tf.cast(self._look_up(key, inputs, layer.input_dim), layer.compute_dtype)
-
-        keras.layers.Embedding.call = call
-        try:
-            yield
-        finally:
-            keras.layers.Embedding.call = original
-
-    def _look_up(self, key: int, inputs: tf.Tensor, rows: int) -> tf.Tensor:
-        ids = tf.cast(inputs, tf.int64)
-        ids = tf.where(ids < 0, ids + rows, ids)
-        number = ids.shape.num_elements()
-        known = self.ids.get(key, 0)
-        self.ids[key] = None if number is None or known is None else known + number
-        different, places = tf.unique(tf.reshape(ids, [-1]))
-        found = tf.identity(self._read[key](different))
-        self._found.setdefault(key, []).append((different, found))
-        return tf.gather(found, tf.reshape(places, tf.shape(ids)))
-
-    def gradient(self, loss: tf.Tensor, variable: keras.Variable) -> tf.IndexedSlices:
-        """Of the rows that were looked up, each once, in the order of their ids."""
-        pairs = self._found[id(variable)]
-        found = tf.gradients(loss, [rows for _, rows in pairs], unconnected_gradients="zero")
-        ids = tf.concat([different for different, _ in pairs], 0)
-        values = tf.concat([tf.convert_to_tensor(each) for each in found], 0)
-        different, places = tf.unique(ids)
-        values = tf.math.unsorted_segment_sum(values, places, tf.size(different))
-        order = tf.argsort(different)
-        return tf.IndexedSlices(
-            tf.gather(values, order), tf.gather(different, order), tf.constant(list(variable.shape), tf.int64)
-        )
 
 
 def tables_of(workload: Workload, model: keras.Model) -> Tables:
@@ -120,9 +62,7 @@ def tables_of(workload: Workload, model: keras.Model) -> Tables:
     return {place: ids for place, ids in found.items() if ids and tables[id(places[place])] >= _LEAST_RATIO * ids}
 
 
-def readers(
-    model: keras.Model, tables: Tables, shared: Sequence[tf.Variable], after: Sequence[tf.Tensor]
-) -> dict[int, Callable[[tf.Tensor], tf.Tensor]]:
+def readers(model: keras.Model, tables: Tables, shared: Sequence[tf.Variable], after: Sequence[tf.Tensor]) -> Read:
     """For `Lookups`: each reads rows of a table on its ps task, once ``after`` is computed.
 
     Args:
@@ -137,6 +77,13 @@ def readers(
         return read
 
     return {id(model.trainable_variables[place]): reader(shared[place]) for place in tables}
+
+
+def gradient_of(loss: tf.Tensor, lookups: Lookups, variable: keras.Variable) -> tf.IndexedSlices:
+    """Of the rows that were looked up, each once, in the order of their ids."""
+    ids, rows = zip(*lookups.found[id(variable)], strict=True)
+    found = tf.gradients(loss, list(rows), unconnected_gradients="zero")
+    return each_row_once(ids, found, variable.shape)
 
 
 def row_bytes(tables: Tables, trained: Sequence[tf.Variable]) -> int:
