@@ -42,15 +42,14 @@ def available() -> dict[str, type[Model]]:
 def describe(name: str) -> dict[str, Any]:
     """What ``stratbench list models NAME`` shows. Raises UsageError for a wrong reference."""
     check_reference(name)
-    cls = available().get(name)
-    if cls is None:
+    if (model := own(name)) is None:
         kind = f"{APPLICATIONS}:NAME" if is_application(name) else FUNCTION
         return {"name": name, "summary": OTHERS[kind], "options": []}
     options = [
         {"name": key, "type": "int", "default": field.default, "help": field.metadata["help"]}
-        for key, field in _options(cls).items()
+        for key, field in _options(type(model)).items()
     ]
-    return {"name": name, "summary": cls.summary, "options": options}
+    return {"name": model.name, "summary": model.summary, "options": options}
 
 
 def check_reference(reference: str) -> None:

@@ -2,6 +2,7 @@
 
 g = (1/N) Σ g_i over Gloo, MPI or NCCL, as Horovod was built; rank 0's initial weights are broadcast.
 Gradients are reduced in buckets, while the backward pass goes on; with ``bucket_mib=all`` all together after it.
+Of large embedding tables, the rows that each process has looked up are gathered instead.
 ``op=adasum``: (1 − g₁·g₂/2‖g₁‖²) g₁ + (1 − g₁·g₂/2‖g₂‖²) g₂ up a tree of pairs, each weight's gradient by itself.
 ``elastic=true``: when a process dies, the others form a new job, take the weights of the process with the most updates,
 repeat the step and continue as N − 1. Each keeps its share of the global batch; the mean leaves out the share of the

@@ -16,6 +16,8 @@ When a worker dies, async and downpour continue without it, and sync continues w
 ``restart=true`` starts it again. ``checkpoint_every=k``: the first remaining worker saves what the servers hold. A ps
 task that dies is started again from there.
 
+Of large embedding tables, async, ssp and sync fetch and push only the rows that a batch looks up (Li et al., above).
+
 Limits: the gRPC servers listen on every interface, without authentication. Only mode=sync applies one update for each
 global batch. The other modes apply one for each worker, at the same learning rate, and their weights depend on timing.
 """
