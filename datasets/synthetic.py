@@ -45,18 +45,23 @@ class Synthetic(Dataset):
     summary = "Generated examples that can be learnt: those that the model takes, or of any shape and number"
     licence = "none needed: generated data"
 
-    shape: tuple[int, ...] = field(default=_SHAPE, metadata={"help": "shape of one example, of real numbers"})
-    classes: int = field(default=_CLASSES, metadata={"help": "number of classes, all equally likely"})
+    shape: tuple[int, ...] | None = field(
+        default=None, metadata={"help": "shape of one example, of real numbers (28x28x1 if only classes is given)"}
+    )
+    classes: int | None = field(
+        default=None, metadata={"help": "number of classes, all equally likely (10 if only shape is given)"}
+    )
     examples: int = field(default=12_000, metadata={"help": "number of examples, split 80/10/10 by default"})
     seed: int = field(default=0, metadata={"help": "seed of means, labels and noise"})
     file: str = field(default="", metadata={"help": "what they look like", "internal": True})
 
     def __post_init__(self) -> None:
-        values = math.prod(self.shape) if min(self.shape, default=0) > 0 else 0
+        shape, classes = self._given
+        values = math.prod(shape) if min(shape, default=0) > 0 else 0
         for what, value, low, high in (
-            ("dimensions of one example of synthetic", len(self.shape), 1, _MAX_DIMENSIONS),
+            ("dimensions of one example of synthetic", len(shape), 1, _MAX_DIMENSIONS),
             ("values in one example of synthetic", values, 1, _MAX_VALUES),
-            ("classes of synthetic", self.classes, 2, _MAX_MEANS // max(1, values)),
+            ("classes of synthetic", classes, 2, _MAX_MEANS // max(1, values)),
             ("examples of synthetic", self.examples, 1, _MAX_EXAMPLES),
             ("seed of synthetic", self.seed, 0, 2**63 - 1),
         ):
@@ -66,13 +71,19 @@ class Synthetic(Dataset):
     @property
     def fits_model(self) -> bool:
         """Whether the user leaves it to the model what the examples are."""
-        return (self.shape, self.classes) == (_SHAPE, _CLASSES)
+        return self.shape is None and self.classes is None
+
+    @property
+    def _given(self) -> tuple[tuple[int, ...], int]:
+        """Shape and classes."""
+        return _SHAPE if self.shape is None else self.shape, _CLASSES if self.classes is None else self.classes
 
     @cached_property
     def form(self) -> Form:
         """What the examples are. Raises DataError if the file that says it can't be read."""
         if not self.file:
-            return Form(Values(self.shape), Values((), LABEL.dtype, "label", self.classes))
+            shape, classes = self._given
+            return Form(Values(shape), Values((), LABEL.dtype, "label", classes))
         try:
             return Form.read(Path(self.file))
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -67,7 +67,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[RunSpec]:
 class TestOwnOptimizer:
     """A user's model chooses the optimizer, unless the command line does."""
 
-    WORK = ("--model", "users:model", "--dataset", "synthetic", "--global-batch", "8", "--steps", "3")
+    WORK = ("--model", "users:model", "--dataset", "synthetic:classes=10", "--global-batch", "8", "--steps", "3")
 
     @pytest.fixture(autouse=True)
     def tried(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,8 @@ class TestOwnOptimizer:
         for name, value in {"RANK": rank, "SIZE": 2, "LOCAL_RANK": rank, "LOCAL_SIZE": 2}.items():
             monkeypatch.setenv(f"HOROVOD_{name}", str(value))
         job = current_job()
-        work = {"model": "users:model", "dataset": "synthetic", "steps": 3, "global_batch": 8, "optimizer": None}
+        work = {"model": "users:model", "dataset": "synthetic:classes=10", "steps": 3, "global_batch": 8}
+        work |= {"optimizer": None, "precision": None}
         monkeypatch.setattr(grid, "work", lambda flags: work)
         flags = work | {
             "learning_rate": None,

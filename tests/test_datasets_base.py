@@ -142,8 +142,8 @@ def test_describe():
     assert shown["options"][0] == {
         "name": "shape",
         "type": "a shape such as 28x28x1",
-        "default": "28x28x1",
-        "help": "shape of one example, of real numbers",
+        "default": None,
+        "help": "shape of one example, of real numbers (28x28x1 if only classes is given)",
     }
     defaults = {option["name"]: (option["type"], option["default"]) for option in describe(Hdf5)["options"]}
     assert defaults == {

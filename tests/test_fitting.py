@@ -160,7 +160,7 @@ class TestPreparing:
         assert not (tmp_path / "out").exists()
 
     def test_a_shape_of_the_users_is_kept(self, tmp_path: Path) -> None:
-        for dataset in ("synthetic:shape=6", "synthetic:classes=3", "mnist-12k"):
+        for dataset in ("synthetic:shape=28x28x1", "synthetic:classes=10", "mnist-12k"):
             assert prepared(tmp_path, "nowhere:make", dataset) == ("", [])
 
     def test_a_model_that_can_not_be_built(self, tmp_path: Path, write: Write) -> None:

@@ -106,8 +106,8 @@ def test_no_command_line_of_a_horovod_run_shows_a_secret(
         "import os\n"
         "def model(shape, classes):\n"
         "    assert os.environ['SECRET_TOKEN'] == 'hunter2hunter2', 'the model needs it'\n"
-        "    from stratbench.harness.plan.models import mlp\n"
-        "    return mlp(shape, classes)\n"
+        "    from keras import Input, Sequential, layers\n"
+        "    return Sequential([Input(shape), layers.Flatten(), layers.Dense(classes)])\n"
     )
     work = ["-n", "2", "--model", "mymodel:model", "--dataset", "synthetic", "--global-batch", "32", "--steps", "60"]
     command = [sys.executable, "-P", "-m", "stratbench.harness.cli", "run", "-s", reference, *work, "--output", "out"]
