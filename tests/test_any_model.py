@@ -27,15 +27,15 @@ USUAL = {
     "regression": ("multiworker",),
     "segmentation": ("horovod",),
     "weighted": ("mirrored", "ps:sync=true"),
-    "own_loss": ("multiworker", "ps:sync=true", "fsdp"),
+    "own_loss": ("ps:sync=true", "fsdp"),
     "binary": ("ps:sync=true",),
     "autoencoder": ("allgather", "fsdp"),
     "rare": ("mirrored", "ps:sync=true"),
     "half": ("multiworker", "ps:sync=true"),
-    "masked": ("mirrored", "master-worker", "ps:sync=true", "fsdp"),
-    "normalised": ("horovod", "allgather", "ps-tree"),
-    "scheduled": ("mirrored", "multiworker", "ps:sync=true", "fsdp"),
-    "accumulated": ("mirrored", "horovod", "allgather", "ps:sync=true", "fsdp"),
+    "masked": ("mirrored", "ps:sync=true", "fsdp"),
+    "normalised": ("allgather", "ps-tree"),
+    "scheduled": ("mirrored", "ps:sync=true", "fsdp"),
+    "accumulated": ("mirrored", "horovod", "ps:sync=true", "fsdp"),
 }
 """Strategies that each model meets in every commit's tests; the others are ``exhaustive``."""
 

@@ -156,7 +156,7 @@ def ready(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("case", "strategy", "optimizer"),
     [
-        ("two_lookups", "single", "sgd"),
+        exhaustive("two_lookups", "single", "sgd"),
         ("two_lookups", "single", "adagrad"),
         ("two_lookups", "ps:sync=true", "adagrad"),
         exhaustive("two_lookups", "ps:sync=true,ps=2", "sgd"),
@@ -165,7 +165,7 @@ def ready(folder: Path) -> dict[str, Any]:
         exhaustive("small", "single", "adagrad"),
         exhaustive("regularised", "single", "sgd"),
         ("tied", "single", "adagrad"),
-        ("looping", "single", "sgd"),
+        exhaustive("looping", "single", "sgd"),
         ("masked", "horovod", "sgd"),
         ("masked", "horovod:bucket_mib=0", "adam"),
     ],
