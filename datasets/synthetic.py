@@ -85,7 +85,7 @@ class Synthetic(Dataset):
             shape, classes = self._given
             return Form(Values(shape), Values((), LABEL.dtype, "label", classes))
         try:
-            return Form.read(Path(self.file))
+            return Form.from_json(Path(self.file).read_text())
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"what synthetic examples look like can't be read from {self.file}: {error}") from None
 

@@ -72,7 +72,7 @@ class Single(Strategy):
         """The plain Keras step in a ``tf.function``."""
         from ._shared.accumulation import Accumulation
         from ._shared.replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
-        from ._shared.rows import has_tables, kept_as_rows
+        from ._shared.rows import embeddings, kept_as_rows
 
         set_threads(1, workload.cores_per_replica)
         use_gpu(0)
@@ -80,7 +80,7 @@ class Single(Strategy):
         optimizer.build(model.trainable_variables)
         trained = model.trainable_variables
 
-        by_rows = kept_as_rows(workload.optimizer_settings, workload.accumulate) and has_tables(model)
+        by_rows = kept_as_rows(workload.optimizer_settings, workload.accumulate) and bool(embeddings(model))
         sparse: dict[str, None] = {}
 
         def keep(place: int, ids: int | None) -> bool:

@@ -156,7 +156,7 @@ class TestPreparing:
         self, tmp_path: Path, write: Write, code: str, reason: str
     ) -> None:
         path, told = prepared(tmp_path, write(code))
-        assert path == "" and reason in told[0] and "28x28x1" in told[0]
+        assert path == "" and reason in told[0] and "(28, 28, 1)" in told[0]
         assert not (tmp_path / "out").exists()
 
     def test_a_shape_of_the_users_is_kept(self, tmp_path: Path) -> None:

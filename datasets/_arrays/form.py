@@ -1,12 +1,13 @@
 """What generated examples look like: a structure of `Values`, and how it is written to a file."""
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from ..structure import leaves, named
+from .prepared import DIGITS
 
 Kind = Literal["values", "label", "one-hot", "binary", "next"]
 _KINDS: dict[str, str] = {
@@ -62,10 +63,10 @@ class Form:
         found = json.loads(text)
         return cls(_unpacked(found["x"]), _unpacked(found["y"]))
 
-    @classmethod
-    def read(cls, path: Path) -> "Form":
-        """From a file. Raises OSError, too."""
-        return cls.from_json(path.read_text())
+    @property
+    def file_name(self) -> str:
+        """Named by the content, so that `digest_of` can tell it."""
+        return f"form-{hashlib.sha256(self.to_json().encode()).hexdigest()[:DIGITS]}.json"
 
 
 def _packed(structure: Any) -> Any:

@@ -18,7 +18,7 @@ from .parts import SETS
 
 NAMES = ("train", "validation", "test")
 """Sets, in the order of `SETS`. The first one is always there."""
-_DIGITS = 12
+DIGITS = 12
 
 Examples = tuple[Any, ...]
 """A set: structures of NumPy arrays: ``(x, y)`` or ``(x, y, sample_weight)``."""
@@ -57,7 +57,7 @@ def write(path: Path, sets: Mapping[str, Examples]) -> str:
         forms = json.dumps([form_of(each) for each in sets[NAMES[0]]])
         digest.update(forms.encode())
         file.attrs["forms"], file.attrs["sets"] = forms, json.dumps(list(sets))
-    return digest.hexdigest()[:_DIGITS]
+    return digest.hexdigest()[:DIGITS]
 
 
 def named_by(digest: str) -> str:

@@ -7,7 +7,6 @@ model, by `worker.fitting`, and kept, too.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -33,7 +32,6 @@ FOLDER = "data"
 """Subfolder of the output folder. A file there is named by its content."""
 _PREPARE = "stratbench.harness.worker.prepare"
 _FITTING = "stratbench.harness.worker.fitting"
-_DIGITS = 12
 _UNFINISHED = ".unfinished-"
 _MIB = 2**20
 
@@ -97,17 +95,17 @@ class Preparing:
             found = self._ask(_FITTING, question, Path(folder), f"model {reference} can't be built")
         if "unknown" in found:
             self._tell(
-                f"synthetic examples are 28x28x1 of 10 classes, as model {reference} says no others: {found['unknown']}"
+                f"synthetic examples are {described(Synthetic().form)}, as model {reference} says no others: "
+                f"{found['unknown']}"
             )
             return ""
         return self._keep(reference, Form.from_json(found["form"]))
 
     def _keep(self, reference: str, form: Form) -> str:
-        text = form.to_json()
-        kept = self._folder / f"form-{hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]}.json"
+        kept = self._folder / form.file_name
         if not kept.exists():
             with _own_folder(self._folder) as own:
-                (own / kept.name).write_text(text)
+                (own / kept.name).write_text(form.to_json())
                 (own / kept.name).replace(kept)
         self._tell(f"synthetic examples fit model {reference}: {described(form)}")
         return str(kept)

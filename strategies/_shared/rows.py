@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
 
 from .clip import Clip
 
 if TYPE_CHECKING:
     import keras
+
+_LEAST_RATIO = 2
+_ID_BYTES = 8
 
 
 def updates_by_rows(settings: Mapping[str, Any]) -> bool:
@@ -22,8 +28,18 @@ def kept_as_rows(settings: Mapping[str, Any], accumulate: int) -> bool:
     return updates_by_rows(settings) and accumulate == 1 and not Clip.of(settings)
 
 
-def has_tables(model: keras.Model) -> bool:
-    """Whether it has layers that look up rows."""
+def embeddings(model: keras.Model) -> list[keras.layers.Embedding]:
+    """The layers that look up rows, at any depth."""
     import keras
 
-    return any(isinstance(layer, keras.layers.Embedding) for layer in model._flatten_layers())
+    return [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)]
+
+
+def fewer(ids: int | None, table: keras.Variable) -> bool:
+    """Whether so many rows are at most half of the table: otherwise all of it is hardly more to send."""
+    return ids is not None and _LEAST_RATIO * ids <= table.shape[0]
+
+
+def row_bytes(ids: int, table: keras.Variable | tf.Variable) -> int:
+    """Of so many rows and their ids."""
+    return ids * (math.prod(table.shape[1:]) * tf.as_dtype(table.dtype).size + _ID_BYTES)

@@ -5,7 +5,6 @@ Source: ``hvd.allreduce`` of ``tf.IndexedSlices`` (https://horovod.readthedocs.i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -15,13 +14,11 @@ import tensorflow as tf
 from .._shared.clip import Clip
 from .._shared.lookups import each_row_once
 from .._shared.replica import size_bytes
-from .._shared.rows import updates_by_rows
+from .._shared.rows import fewer, row_bytes, updates_by_rows
 from ..base import ring_bytes
 
 if TYPE_CHECKING:
     import keras
-
-_LEAST_RATIO = 2
 
 
 class RowExchange:
@@ -43,7 +40,7 @@ class RowExchange:
     def chooses(self, place: int, ids: int | None) -> bool:
         """Whether that weight's rows are fewer to send: those of all ranks together are at most half of the table."""
         table = self._trained[place]
-        if ids is None or _LEAST_RATIO * ids * self._hvd.size() > table.shape[0]:
+        if ids is None or not fewer(ids * self._hvd.size(), table):
             return False
         self.ids[table.path] = ids
         return True
@@ -59,10 +56,6 @@ class RowExchange:
     def traffic_bytes(self) -> float:
         """Sent and received by all ranks in a step: at most, as repeated ids are sent once."""
         ranks = self._hvd.size()
-        tables = [each for each in self._trained if each.path in self.ids]
-        rows = sum(
-            self.ids[each.path] * (math.prod(each.shape[1:]) * tf.as_dtype(each.dtype).size + tf.int64.size)
-            for each in tables
-        )
+        rows = sum(row_bytes(self.ids[each.path], each) for each in self._trained if each.path in self.ids)
         rest = size_bytes([each for each in self._trained if each.path not in self.ids])
         return ring_bytes(rest, ranks) + 2.0 * ranks * (ranks - 1) * rows

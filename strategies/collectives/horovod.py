@@ -109,7 +109,7 @@ class Horovod(Collective):
             from .._shared.accumulation import Accumulation
             from .._shared.buckets import buckets, compute_in_order, exchange
             from .._shared.replica import KerasTrainer, loss_and_gradients
-            from .._shared.rows import has_tables
+            from .._shared.rows import embeddings
             from ._rows import RowExchange
 
             if self.hierarchical and hvd.size() == hvd.local_size():
@@ -120,7 +120,7 @@ class Horovod(Collective):
             rows = RowExchange(hvd, trained, workload.optimizer_settings)
             # Sums over steps and the other exchanges need whole gradients.
             plain = workload.accumulate == 1 and self.op == "average" and self.compression == "none"
-            by_rows = plain and not self.elastic and hvd.size() > 1 and has_tables(model)
+            by_rows = plain and not self.elastic and hvd.size() > 1 and bool(embeddings(model))
 
             def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
                 chooses, mean = rows.chooses if by_rows else None, mean_over_ranks(hvd)

@@ -19,7 +19,7 @@ from .._shared.lookups import Lookups, Read
 from .._shared.replica import loss_with, size_bytes
 from ..trainer import Mean, Memory, Workload
 from ._keras_rule import KerasRule
-from ._lookup import gradient_of
+from ._lookup import NOTHING, gradient_of
 from ._rules import Gradient, Update, has_kernel, update_of
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def compute(
     source: Source,
     values: Sequence[tf.Tensor],
     mean: Mean | None = None,
-    read: Read | None = None,
+    read: Read = NOTHING,
 ) -> Pass:
     """Loss and gradients of the model with the weights ``values``, in the order of ``model.weights``.
 
@@ -187,7 +187,7 @@ def compute(
     fixed = [
         own[id(state)].read_value() if id(state) in own else by_id[id(state)] for state in model.non_trainable_variables
     ]
-    lookups = Lookups(read or {})
+    lookups = Lookups(read)
     try:
         with lookups.recorded():
             loss, moved = loss_with(workload, model, trained, fixed, batch, mean)
@@ -202,7 +202,7 @@ def compute(
     return Pass(
         feeds=tf.nest.flatten(batch),
         loss=loss,
-        gradients=_gradients(model, loss, trained, lookups, read or {}),
+        gradients=_gradients(model, loss, trained, lookups, read),
         moved={places[id(state)]: value for state, value in states if id(state) in places},
         local=tf.group(
             *[own[id(state)].assign(value, read_value=False) for state, value in states if id(state) in own]

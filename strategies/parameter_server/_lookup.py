@@ -7,15 +7,16 @@ the parts of w that they need).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
 from .._shared.lookups import Lookups, Read, each_row_once
 from .._shared.replica import loss_with
+from .._shared.rows import embeddings, fewer
 
 if TYPE_CHECKING:
     from ..trainer import Workload
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
 v1 = tf.compat.v1
 Tables = Mapping[int, int]
 """Place of a weight in ``model.trainable_variables`` → ids that one replica looks up in a step, repeated ones too."""
-_LEAST_RATIO = 2
-"""A table has at least so many times as many rows as a step has ids: otherwise all of it is hardly more to send."""
-_ID_BYTES = 8
+NOTHING: Mapping[int, Any] = MappingProxyType({})
+"""No tables, and nothing to read."""
 
 
 def tables_of(workload: Workload, model: keras.Model) -> Tables:
@@ -34,8 +34,7 @@ def tables_of(workload: Workload, model: keras.Model) -> Tables:
     The model is traced in a graph of its own, as a table may be used in other ways, too: by a regulariser, or as the
     weights of the last layer.
     """
-    embeddings = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)]
-    tables = {id(layer._embeddings): layer.input_dim for layer in embeddings if hasattr(layer, "_embeddings")}
+    tables = {id(layer._embeddings) for layer in embeddings(model) if layer.built}
     places = {place: v for place, v in enumerate(model.trainable_variables) if id(v) in tables}
     if not places or workload.accumulate > 1:
         return {}
@@ -59,7 +58,7 @@ def tables_of(workload: Workload, model: keras.Model) -> Tables:
         gradients = tf.gradients(loss, [trained[place] for place in places])
         alone = {place for place, gradient in zip(places, gradients, strict=True) if gradient is None}
     found = {place: lookups.ids.get(id(variable)) for place, variable in places.items() if place in alone}
-    return {place: ids for place, ids in found.items() if ids and tables[id(places[place])] >= _LEAST_RATIO * ids}
+    return {place: ids for place, ids in found.items() if ids and fewer(ids, places[place])}
 
 
 def readers(model: keras.Model, tables: Tables, shared: Sequence[tf.Variable], after: Sequence[tf.Tensor]) -> Read:
@@ -84,11 +83,3 @@ def gradient_of(loss: tf.Tensor, lookups: Lookups, variable: keras.Variable) -> 
     ids, rows = zip(*lookups.found[id(variable)], strict=True)
     found = tf.gradients(loss, list(rows), unconnected_gradients="zero")
     return each_row_once(ids, found, variable.shape)
-
-
-def row_bytes(tables: Tables, trained: Sequence[tf.Variable]) -> int:
-    """Bytes of the rows that a replica fetches in a step, with their ids; at most, as repeated ids are sent once."""
-    return sum(
-        ids * (math.prod(trained[place].shape[1:]) * trained[place].dtype.size + _ID_BYTES)
-        for place, ids in tables.items()
-    )

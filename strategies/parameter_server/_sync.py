@@ -10,7 +10,7 @@ import tensorflow as tf
 from .._shared.replica import size_bytes
 from ..trainer import Batch, Memory, Update, Workload
 from ._graph import Shared, compute, own_variable, server_of, shared_variable
-from ._lookup import Tables, readers
+from ._lookup import NOTHING, Tables, readers
 from ._mean import MeanOverWorkers
 from ._rules import Gradient
 from ._session import Node
@@ -144,17 +144,17 @@ class SyncTrainer(PsTrainer):
         nearest: Sequence[tf.Variable],
         told: tf.Variable | None = None,
         copies: Sequence[Sequence[tf.Variable]] = (),
-        tables: Tables | None = None,
+        tables: Tables = NOTHING,
     ):
         # One worker sets the rate and the statistics: those of the others are the same.
-        super().__init__(node, workload, shared, sets_rate=node.task.index == 0, tables=tables or {})
+        super().__init__(node, workload, shared, sets_rate=node.task.index == 0, tables=tables)
         self._accumulate = workload.accumulate
         next_token = barrier.wait(self.rank)
         clock = barrier.begin()
         with tf.control_dependencies([clock]):
             values = [weight.read_value() for weight in nearest]
         mean = MeanOverWorkers(self.rank, self.shards)
-        read = readers(node.source.model, tables or {}, shared.trained, [clock])
+        read = readers(node.source.model, tables, shared.trained, [clock])
         work = compute(workload, node.source, values, mean, read)
         moved = work.move(shared.weights) if self.rank == 0 else []
         add, gradients, clear = self._accumulated(work.gradients, shared)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, TypeVar
 import tensorflow as tf
 
 from .._shared.replica import size_bytes
+from .._shared.rows import row_bytes
 from ..trainer import Batch, Memory, StepResult, Trainer, Update, Workload, examples_of
 from ._checkpoint import Checkpoints
 from ._graph import FIRST, Shared, shared_variable
-from ._lookup import Tables, row_bytes
+from ._lookup import NOTHING, Tables
 from ._session import LOST, POLL_SECONDS, Node, Sessions
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class PsTrainer(Trainer):
         shared: Shared,
         sets_rate: bool = True,
         checkpoint_every: int = 0,
-        tables: Tables | None = None,
+        tables: Tables = NOTHING,
     ):
         self._node = node
         self.rank = self.shard = node.task.index
@@ -51,7 +52,7 @@ class PsTrainer(Trainer):
         self._shared = shared
         self._sets_rate = sets_rate
         self._learning_rate: float | None = None
-        self._set_sizes(node.source.model, tables or {})
+        self._set_sizes(node.source.model, tables)
         ended = shared_variable("ended", 0, (self.shards,), tf.int32)
         with tf.device(FIRST):
             self._end = tf.raw_ops.ResourceScatterUpdate(resource=ended.handle, indices=self.rank, updates=1)
@@ -61,7 +62,8 @@ class PsTrainer(Trainer):
     def _set_sizes(self, model: keras.Model, tables: Tables) -> None:
         """What is held in transit, and what is sent if only rows of some weights are."""
         shared = self._shared
-        rows = row_bytes(tables, shared.trained)
+        # At most: ids that repeat are sent once.
+        rows = sum(row_bytes(ids, shared.trained[place]) for place, ids in tables.items())
         whole = size_bytes([each for place, each in enumerate(shared.trained) if place not in tables])
         self.memory = Memory(0, 0, size_bytes(shared.weights) - size_bytes(shared.trained) + whole + rows)
         if tables:
