@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import socket
 import time
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
@@ -93,6 +95,14 @@ def describe_exit(code: int) -> str:
         except ValueError:
             pass
     return f"exit code {code}"
+
+
+def killed_for_memory() -> int:
+    """How many processes Linux has killed since its start because memory ran out; 0 where it does not count them."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE):
+            return int(found[1])
+    return 0
 
 
 def created(pid: int) -> float:

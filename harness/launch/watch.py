@@ -13,7 +13,7 @@ import psutil
 from ...results.raw.journal import Follower
 from ...strategies.base import Task
 from ..plan.task import task_labels
-from .processes import alive, describe_exit, find
+from .processes import alive, describe_exit, find, killed_for_memory
 
 LAST_LINES = 3
 _CHATTER = re.compile(r"I\d{4} |E\d{4} .*(cuInit|CUDA)|WARNING: All log messages before absl|\[\d+\]<std")
@@ -49,6 +49,7 @@ class Watch:
         self.ready: set[str] = set()
         self.ended: set[str] = set()
         self.last_step: dict[str, int] = {}
+        self._killed_for_memory = killed_for_memory()
 
     @property
     def labels(self) -> list[str]:
@@ -119,7 +120,8 @@ class Watch:
         # A process that aborts does so itself: often as another one, which was killed, is gone.
         death = min(killed or deaths, key=lambda one: "SIGABRT" in one.how)
         verb = "ended with" if death.how.startswith("exit") else "was"
-        return f"{death.name} {verb} {death.how}{self._when(death.name)}; its log ends: {_last_lines(death.log)}"
+        why = " (memory ran out)" if "SIGKILL" in death.how and killed_for_memory() > self._killed_for_memory else ""
+        return f"{death.name} {verb} {death.how}{why}{self._when(death.name)}; its log ends: {_last_lines(death.log)}"
 
     def progress(self) -> str:
         """The last step of the run, for the end of a sentence."""

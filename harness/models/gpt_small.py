@@ -53,6 +53,8 @@ class GptSmall(Model):
         import keras
         from keras import layers
 
+        from ._perplexity import Perplexity
+
         length = self.sequence(info)
         ids = keras.Input((length,), dtype=info.x.dtype)
         tokens = layers.ReversibleEmbedding(self.vocabulary, self.width, name="tokens")
@@ -62,5 +64,5 @@ class GptSmall(Model):
         scores = tokens(layers.LayerNormalization(epsilon=1e-5)(x), reverse=True)
         model = keras.Model(ids, scores, name=self.name)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(optimizer=None, loss=loss, metrics=["accuracy"])
+        model.compile(optimizer=None, loss=loss, metrics=[Perplexity(), "accuracy"])
         return model

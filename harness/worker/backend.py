@@ -48,6 +48,18 @@ def one_batch(batch: Structure) -> Any:
     return tf.data.Dataset.from_tensors(batch)
 
 
+def gpu_peak_bytes() -> int | None:
+    """The most memory that tensors have had on one of this process's GPUs; None without GPUs, or if it is not known."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    names = [device.name for device in tf.config.list_logical_devices("GPU")]
+    return max((tf.config.experimental.get_memory_info(name)["peak"] for name in names), default=None)
+
+
 def after(call: Callable[[], None], x: Tensor) -> Tensor:
     """``x``, once ``call`` has returned. In compiled code it is called each time that the code runs."""
     import keras

@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import RunError
 from ...results.raw.journal import Journal
 from ...strategies.trainer import Structure
-from . import backend, snapshots
+from . import backend, operations, snapshots
 from .wording import one_line
 from .workload import SpecWorkload
 
@@ -22,7 +22,7 @@ EVALUATION_BATCH = 1000
 
 
 def evaluate(workload: SpecWorkload, folder: Path, journal: Journal) -> None:
-    """Journal each epoch's validation loss and metrics, with the test set's for the last epoch."""
+    """Journal each epoch's validation loss and metrics, for the last epoch those of the other sets, and the work."""
     model = workload.model()
     epochs = snapshots.epochs(folder)
     for epoch in epochs:
@@ -30,9 +30,16 @@ def evaluate(workload: SpecWorkload, folder: Path, journal: Journal) -> None:
         results = {"validation": measure(workload, model, workload.rows["validation"])}
         if epoch == epochs[-1]:
             results["test"] = measure(workload, model, workload.rows["test"])
+            results["train"] = measure(workload, model, _spread(workload.rows["train"], len(workload.rows["test"])))
         journal.event("evaluation", epoch=epoch, **results)
+    journal.event("work", flops_per_example=operations.flops_per_example(workload, model))
     if workload.spec.save_model:
         save(model, Path(workload.spec.save_model) / f"{workload.spec.run_id}.keras")
+
+
+def _spread(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the rows, at equal distances, so that a file's order does not matter."""
+    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows)), dtype=np.int64)]
 
 
 def save(model: keras.Model, path: Path) -> None:

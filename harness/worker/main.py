@@ -32,7 +32,7 @@ from ..launch.starter import FRESH, START_VARIABLE
 from ..plan import cores, spec, variables
 from ..plan.task import current_task, launcher_pid
 from . import usage
-from .wording import one_line, telling_line
+from .wording import one_line, out_of_memory, telling_line
 
 if TYPE_CHECKING:
     from ...strategies.base import Task
@@ -97,7 +97,7 @@ def run_task(run: spec.RunSpec, task: Task, folder: Path, starter: int | None = 
         cores.pin(mine)
         _work(run, task, folder, journal, first_step)
     except BaseException as error:
-        _tell(error, journal)
+        _tell(error, journal, run)
         return FAILED
     finally:
         journal.close()
@@ -134,7 +134,7 @@ def redirect(log: Path) -> None:
 
 def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_step: int) -> None:
     # Imported here, as some of it needs TensorFlow and the rest of this module must not.
-    from . import snapshots
+    from . import backend, operations, snapshots
     from .evaluate import evaluate
     from .inject import Injector
     from .serve import serve
@@ -146,7 +146,7 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
     workload.delay = injector.delay
     strategy = run.create_strategy()
     # An error is told before the trainer leaves the others, whose errors come from that.
-    with strategy.trainer(task, workload) as trainer, _told(journal):
+    with strategy.trainer(task, workload) as trainer, _told(journal, run):
         if isinstance(trainer, Server):
             serve(trainer, journal)
             return
@@ -163,6 +163,7 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
             versions=_versions(),
             memory=trainer.memory and dataclasses.asdict(trainer.memory),
             activation_bytes=workload.activation_bytes,
+            tokens_per_example=operations.tokens_per_example(workload.info),
             traffic_bytes=expected if trainer.traffic_bytes is None else trainer.traffic_bytes,
         )
         switches = usage.involuntary_switches()
@@ -181,7 +182,7 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
             reports=reports,
         )
         journal.event("trained", involuntary_switches=usage.involuntary_switches() - switches)
-        used = usage.totals()
+        used = usage.totals() | {"gpu_peak_bytes": backend.gpu_peak_bytes()}
         workload.delay = None
     if reports():
         with _snapshots(folder):
@@ -201,22 +202,22 @@ def _snapshots(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _told(journal: Journal) -> Iterator[None]:
+def _told(journal: Journal, run: spec.RunSpec) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        _tell(error, journal)
+        _tell(error, journal, run)
         raise
 
 
-def _tell(error: BaseException, journal: Journal) -> None:
+def _tell(error: BaseException, journal: Journal, run: spec.RunSpec) -> None:
     """Journal and log an error, once."""
     if hasattr(error, _TOLD):
         return
     setattr(error, _TOLD, True)
     known = isinstance(error, StratbenchError)
     text = telling_line(str(error))
-    journal.event("failed", error=text if known else one_line(error))
+    journal.event("failed", error=text if known else out_of_memory(error, run.per_replica_batch) or one_line(error))
     if not known:
         traceback.print_exc()
     else:

@@ -11,11 +11,25 @@ _NOISE = (
 """How lines of TensorFlow's and Keras's messages begin that say nothing."""
 _WITHOUT = re.compile(r"\x1b\[[0-9;]*m|\{\{(function_)?node [^}]*\}\} ?| \[Op:\w+\].*")
 """Bold type in Keras's messages, and names of TensorFlow's own in its."""
+_OUT_OF_MEMORY = re.compile(r"OOM when allocating tensor with shape(?P<shape>\[[^]]*\]).*?device:(?P<device>\w+:\d+)")
 
 
 def one_line(error: BaseException) -> str:
     """The error's type, and the first line of its message that says something."""
     return f"{type(error).__name__}: {telling_line(str(error))}".rstrip(": ")
+
+
+def out_of_memory(error: BaseException, batch: int) -> str | None:
+    """One line on a tensor for which there was no memory; None for other errors.
+
+    Args:
+        batch: of one replica, in examples.
+    """
+    found = _OUT_OF_MEMORY.search(str(error)) if type(error).__name__ == "ResourceExhaustedError" else None
+    return found and (
+        f"memory ran out on {found['device']} with {batch} examples a replica, for a tensor of shape {found['shape']}; "
+        "use a smaller batch, or more replicas of the same global batch"
+    )
 
 
 def telling_line(text: str) -> str:

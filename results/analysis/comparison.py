@@ -56,6 +56,9 @@ _SPEC = (
 )
 
 _MEDIANS = (
+    "tokens_per_second",
+    "flops_per_example",
+    "flops_per_second",
     "startup_seconds",
     "first_step_seconds",
     "train_seconds",

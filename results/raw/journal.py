@@ -6,16 +6,18 @@ Every task of a run writes its own file, ``<role>-<index>.jsonl``; no other proc
 start       pid, created (Unix seconds), start_method (forked, or fresh with the reason), host, role, index, rank,
             cores (list of int), replicas, attempt
 ready       parameters, unused (text), versions (dict), memory (dict or null), activation_bytes (or null),
-            traffic_bytes: expected of all workers in a step; written just before the first step
+            tokens_per_example (or null), traffic_bytes: expected of all workers in a step; written just before the
+            first step
 serving     memory (dict or null); instead of ready, from a task that only serves
 steps       rows, each in the order of ``STEP_FIELDS``
 updates     rows, each in the order of ``UPDATE_FIELDS``
 epoch       epoch, seconds, sent_bytes, received_bytes (null if unknown); after its last step
 trained     involuntary_switches: how often the kernel took a core from it since ready; after its last step
-evaluation  epoch, validation: {name: value} of the loss and all metrics; test, on the last, the same
+evaluation  epoch, validation: {name: value} of the loss and all metrics; test and train, on the last, the same
+work        flops_per_example, or null
 failed      error (one line), step (int or null)
 end         peak_rss_bytes, cpu_seconds; sent_bytes and received_bytes of the whole task, or null;
-            injected_seconds: how much longer --inject made its steps, or null
+            injected_seconds: how much longer --inject made its steps, or null; gpu_peak_bytes, or null
 injected    fault (in the form of --inject), kind, task (the affected one: this one or a ps task), step
 restored    update, steps, seconds, by_this (bool): this worker continued after a death, with the weights of
             that update, so its last ``steps`` steps are undone. by_this: this event counts for all workers
@@ -189,6 +191,7 @@ class TaskLog:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     trained: dict[str, Any] | None = None
+    work: dict[str, Any] | None = None
     failed: dict[str, Any] | None = None
     end: dict[str, Any] | None = None
     last_time: float | None = None
@@ -216,7 +219,7 @@ def read(path: str | os.PathLike[str]) -> TaskLog:
                 log.injected.append(event)
             case "restored":
                 log.restored.append(event)
-            case "start" | "ready" | "serving" | "trained" | "failed" | "end" as name:
+            case "start" | "ready" | "serving" | "trained" | "work" | "failed" | "end" as name:
                 setattr(log, name, event)
                 if name == "start":
                     log.starts.append(event)

@@ -39,6 +39,9 @@ _QUANTILES = {
 }
 
 
+_OF_END = ("peak_rss_bytes", "gpu_peak_bytes", "cpu_seconds", "sent_bytes", "received_bytes")
+
+
 def _measured(log: TaskLog) -> np.ndarray:
     return log.steps[~log.steps["warmup"]]
 
@@ -69,7 +72,7 @@ def task(log: TaskLog) -> dict[str, Any]:
         "examples_per_second": _ratio(examples, seconds),
         **{name: memory.get(name) for name in ("weights_bytes", "optimizer_bytes", "transient_bytes")},
         "activation_bytes": ready.get("activation_bytes"),
-        **{name: end.get(name) for name in ("peak_rss_bytes", "cpu_seconds", "sent_bytes", "received_bytes")},
+        **{name: end.get(name) for name in _OF_END},
         **exchange.updates([log]),
         "involuntary_switches": (log.trained or {}).get("involuntary_switches"),
         "injected_seconds": end.get("injected_seconds"),
@@ -142,7 +145,19 @@ def run(logs: Sequence[TaskLog], started: float) -> dict[str, Any]:
         values = np.quantile(measured, list(_QUANTILES.values())).tolist()
         columns |= {f"step_seconds_{name}": value for name, value in zip(_QUANTILES, values, strict=True)}
     first = rank_zero(logs)
-    return columns | (_reported(first, started) if first else {})
+    columns |= _reported(first, started) if first else {}
+    return columns | _work(first, columns["examples_per_second"])
+
+
+def _work(log: TaskLog | None, rate: float) -> dict[str, Any]:
+    """What an example is, as rank 0 says it, and how much of it all tasks do in a second."""
+    tokens = ((log and log.ready) or {}).get("tokens_per_example")
+    flops = ((log and log.work) or {}).get("flops_per_example")
+    return {
+        "tokens_per_second": math.nan if tokens is None else rate * tokens,
+        "flops_per_example": flops,
+        "flops_per_second": math.nan if flops is None else rate * flops,
+    }
 
 
 def _switch_rate(log: TaskLog) -> float:

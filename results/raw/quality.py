@@ -8,10 +8,12 @@ from typing import Any
 from .checked import MOST_NAME_BYTES
 from .journal import TaskLog
 
-SPLITS = ("validation", "test")
+SPLITS = ("train", "validation", "test")
 
 ACCURACY = {"accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy", "binary_accuracy"}
 """Names that Keras gives to the share of right answers. The share within the first k answers is not among them."""
+
+PERPLEXITY = "perplexity"
 
 
 def rows(log: TaskLog | None) -> Iterator[dict[str, Any]]:
@@ -29,8 +31,10 @@ def shortened(name: str) -> str:
 
 
 def main_metric(names: Iterable[str]) -> str:
-    """Which of an evaluation's names stands for a run: accuracy, else the first metric, else the loss."""
+    """The name that stands for a run: perplexity, else accuracy, else the first metric, else the loss."""
     metrics = [name for name in names if name != "loss" and not name.endswith("_loss")]
+    if PERPLEXITY in metrics:
+        return PERPLEXITY
     return next((name for name in metrics if name in ACCURACY), metrics[0] if metrics else "loss")
 
 
@@ -40,7 +44,7 @@ def columns(event: Mapping[str, Any] | None, split: str) -> dict[str, Any]:
     main = main_metric(found)
     return {
         f"{split}_loss": found.get("loss"),
-        f"{split}_accuracy": found[main] if main in ACCURACY else None,
+        f"{split}_accuracy": next((value for name, value in found.items() if name in ACCURACY), None),
         f"{split}_metric": found.get(main),
     }
 

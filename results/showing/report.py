@@ -119,7 +119,10 @@ def _count(number: float, noun: str) -> str:
 
 def _table(rows: Sequence[Row], console: Console, with_faults: bool) -> Table:
     """The widest table that fits and is at most `_WIDE` wide, except for the strategies' names, which fold."""
-    headers = [header for header in _NUMBERS if header != _RANGE or any(row["ok"] > 1 for row in rows)]
+    absent = set() if any(row["ok"] > 1 for row in rows) else {_RANGE}
+    if all(math.isnan(row["tokens_per_second"]) for row in rows):
+        absent.add(_TOKENS)
+    headers = [header for header in _NUMBERS if header not in absent]
     table = _filled(rows, headers, with_faults)
     for header in _LESS_NEEDED:
         names = max(cell_len(name) for name in table.columns[0].cells if isinstance(name, str))
@@ -186,15 +189,18 @@ def _status(row: Row) -> str:
     return f"{status}, busy" if row["disturbed"] else status
 
 
+_TOKENS = "tokens\nper second"
 _RANGE = "lowest–\nhighest"
 _VALIDATION, _TEST = "valid.\n{}", "test\n{}"
 """Headings of the main metric."""
+_PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 _LONGEST_METRIC = 10
 """Characters of a heading."""
 _NUMBERS: dict[str, Callable[[Row], str]] = {
     "repli-\ncas": lambda row: str(row["replicas"]),
     "global\nbatch": lambda row: str(row["global_batch"]),
     "examples\nper second": _rate,
+    _TOKENS: lambda row: doubts.rate_mark(row) + _number(row["tokens_per_second"], ",.0f"),
     _RANGE: _range,
     "runs": lambda row: str(row["ok"]) if row["ok"] else _NOTHING,
     "speed-\nup": lambda row: doubts.speedup_mark(row) + _number(row["speedup"], ".2f"),
@@ -223,7 +229,23 @@ def _captions(rows: Sequence[Row]) -> list[str]:
         lines.append(f"{whose}speed-up and efficiency against {base}" + (f" ({kinds})" if kinds else ""))
     if _metric(rows) == "metric":
         lines.append(f"metric: {', '.join(dict.fromkeys(row['metric'] for row in rows if row['metric']))}")
-    return lines + _unused(rows) + doubts.captions(rows)
+    return lines + _work(rows) + _unused(rows) + doubts.captions(rows)
+
+
+def _work(rows: Sequence[Row]) -> list[str]:
+    """What an example costs, and the most operations a second that a row reached."""
+    counted = [row for row in rows if not math.isnan(row["flops_per_second"])]
+    if not counted:
+        return []
+    best = max(counted, key=lambda row: row["flops_per_second"])
+    most = f"{_strategy(best)} ×{best['replicas']} does {_scaled(best['flops_per_second'])}FLOP/s"
+    return [f"an example takes {_scaled(best['flops_per_example'])}FLOP, forward and backward; {most}"]
+
+
+def _scaled(number: float) -> str:
+    """Three digits and a unit's prefix, as in ``12.3 M``."""
+    power = min(int(math.log10(max(number, 1.0))) // 3, len(_PREFIXES) - 1)
+    return f"{number / 1000**power:.3g} {_PREFIXES[power]}"
 
 
 def _unused(rows: Sequence[Row]) -> list[str]:
