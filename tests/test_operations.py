@@ -32,9 +32,7 @@ def test_a_dense_layer_multiplies_three_matrices() -> None:
         ("ab...,bc->a...c", [(3, 5, 7, 2), (5, 11)], 2 * 3 * 5 * 14 * 11),
     ],
 )
-def test_einsum_counts_as_the_product_that_it_is(
-    equation: str, shapes: list[tuple[int, ...]], as_product: int
-) -> None:
+def test_einsum_counts_as_the_product_that_it_is(equation: str, shapes: list[tuple[int, ...]], as_product: int) -> None:
     import tensorflow as tf
 
     specs = [tf.TensorSpec(shape) for shape in shapes]
