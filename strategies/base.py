@@ -142,6 +142,7 @@ class Strategy(ABC):
         backend: of Keras, that its tasks load.
         own_loop: whether its trainer is an `OwnLoop`. Faults can't be injected into its steps.
         joins_jobs: whether its workers may be the processes of a job that ``horovodrun`` or ``mpirun`` started.
+        compiles: whether XLA can compile what computes its gradients.
     """
 
     name: ClassVar[str]
@@ -154,6 +155,7 @@ class Strategy(ABC):
     backend: ClassVar[Literal["tensorflow", "jax"]] = "tensorflow"
     own_loop: ClassVar[bool] = False
     joins_jobs: ClassVar[bool] = False
+    compiles: ClassVar[bool] = False
 
     def global_batch(self, asked: int, examples: int) -> int:
         """The global batch of a run. The user asked for ``asked``, and there are ``examples`` training examples."""
@@ -183,6 +185,10 @@ class Strategy(ABC):
         By options where each replica's update is its own anyway, it can.
         """
         return None
+
+    def skip_loss_scaling(self) -> str | None:
+        """Why it can't train with a scaled loss, as float16 needs it, naming the fix; None if it can."""
+        return f"{self.name} has no loss scaling, which float16 needs; use --precision mixed_bfloat16 or float32"
 
     def skip(self, replicas: int) -> str | None:
         """Why it can't run here with so many replicas, in one sentence that names the fix; None if it can."""

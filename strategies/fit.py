@@ -6,8 +6,8 @@ as all others. What a call takes before its first step and after its last one is
 Source: https://keras.io/api/models/model_training_apis/
 
 Limits: an epoch's examples are in memory, twice. The loss of a step is computed from Keras's mean over the epoch so
-far, so it is less exact. Waiting for data is not measured. On GPUs, Keras compiles the step by XLA, unless the model
-says ``jit_compile=False``.
+far, so it is less exact. Waiting for data is not measured. If the loss is scaled and gradients are accumulated, Keras
+leaves out a step whose gradients are not finite, and `single` the whole update.
 """
 
 from __future__ import annotations
@@ -38,6 +38,11 @@ class Fit(Strategy):
     uneven = True
     own_loop = True
     max_replicas = 1
+    compiles = True
+
+    def skip_loss_scaling(self) -> str | None:
+        """Keras's optimizer does it."""
+        return None
 
     def tasks(self, replicas: int, place: Place) -> list[Task]:
         """One worker."""
@@ -52,7 +57,10 @@ class Fit(Strategy):
         use_gpu(0)
         model, optimizer = workload.model(), workload.optimizer()
         if workload.accumulate > 1:
-            optimizer.gradient_accumulation_steps = workload.accumulate
+            inner = getattr(optimizer, "inner_optimizer", optimizer)
+            inner.gradient_accumulation_steps = workload.accumulate
+        model.jit_compile = workload.jit
+        model.steps_per_execution, model.run_eagerly = 1, False
         optimizer.build(model.trainable_variables)
         model.optimizer = optimizer
         memory = Memory(size_bytes(model.variables), size_bytes(optimizer.variables))
@@ -64,6 +72,7 @@ class FitTrainer(OwnLoop):
 
     def __init__(self, model: keras.Model, workload: Workload, memory: Memory):
         self._model, self._workload, self.memory = model, workload, memory
+        self._steps = 0
         self.sparse = [variable.path for variable in model.trainable_variables]
 
     def epoch(self, batches: Sequence[Batch], learning_rates: Sequence[float], note: Note) -> None:
@@ -83,6 +92,13 @@ class FitTrainer(OwnLoop):
             verbose=0,
             callbacks=[_steps(list(map(examples_of, batches)), learning_rates, note)],
         )
+        self._steps += len(batches)
+
+    def skipped_updates(self) -> int | None:
+        """See `Trainer.skipped_updates`."""
+        from ._shared.replica import skipped_updates
+
+        return skipped_updates(self._workload, self._model.optimizer, self._steps)
 
     def weights(self) -> list[np.ndarray | None]:
         """See `Trainer.weights`."""

@@ -37,6 +37,7 @@ class Single(Strategy):
     traits = Traits("–", "yes", "none", "W + S", "the run ends")
     uneven = True
     max_replicas = 1
+    compiles = True
 
     mode: Literal["minibatch", "bgd", "sgd"] = option(
         "minibatch", "examples an update: the global batch, all (bgd), or one (sgd)"
@@ -63,6 +64,10 @@ class Single(Strategy):
             )
         return None
 
+    def skip_loss_scaling(self) -> str | None:
+        """Keras's optimizer does it."""
+        return None
+
     def tasks(self, replicas: int, place: Place) -> list[Task]:
         """One worker."""
         return [Task(host=place.host(0))]
@@ -80,7 +85,7 @@ class Single(Strategy):
         optimizer.build(model.trainable_variables)
         trained = model.trainable_variables
 
-        by_rows = kept_as_rows(workload.optimizer_settings, workload.accumulate) and bool(embeddings(model))
+        by_rows = kept_as_rows(workload) and bool(embeddings(model))
         sparse: dict[str, None] = {}
 
         def keep(place: int, ids: int | None) -> bool:
@@ -88,7 +93,7 @@ class Single(Strategy):
             return True
 
         def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            return loss_and_gradients(workload, model, batch, rows=keep if by_rows else None)
+            return loss_and_gradients(workload, model, batch, optimizer, rows=keep if by_rows else None)
 
         steps = Accumulation(workload.accumulate, trained, compute, lambda means: optimizer.apply(means, trained))
         trainer = KerasTrainer(model, optimizer, workload, steps, shards=self.parts, count=self.parts)

@@ -38,6 +38,8 @@ class Workload(Protocol):
         total_steps: of the run.
         optimizer_settings: ``name``, the optimizer's class in ``keras.optimizers``, and settings.
         accumulate: steps whose gradients make one update: their mean is exchanged and applied after the last of them.
+        jit: whether XLA compiles what computes gradients; only under strategies that can (`Strategy.compiles`). It is
+            known once `model` was called, as is `scales_loss`.
     """
 
     replicas: int
@@ -48,12 +50,17 @@ class Workload(Protocol):
     cores_per_replica: int
     optimizer_settings: Mapping[str, Any]
     accumulate: int
+    jit: bool
 
     def model(self) -> keras.Model:
         """A new model; every call gives the same initial weights."""
 
     def optimizer(self) -> keras.optimizers.Optimizer:
-        """A new Keras optimizer, as `optimizer_settings` says. It does not accumulate."""
+        """A new Keras optimizer, as `optimizer_settings` says, for the newest model. It does not accumulate."""
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether `optimizer` scales the loss and expects scaled gradients. Only under strategies that can do so."""
 
     def scratch(self) -> Path:
         """A folder for the strategy's own files, removed after the run."""
@@ -185,6 +192,10 @@ class Trainer(ABC):
                 Fewer, even none, where the last batch of an epoch is kept and the strategy is `uneven`.
             learning_rate: for this update.
         """
+
+    def skipped_updates(self) -> int | None:
+        """How many updates were left out because a gradient was not finite; None where the loss is not scaled."""
+        return None
 
     @abstractmethod
     def weights(self) -> list[np.ndarray | None]:

@@ -178,8 +178,8 @@ COMPILE = {
     "weighted_metrics": "weighted",
     "run_eagerly": "named as unused: tests/test_compiled.py",
     "steps_per_execution": "named as unused: tests/test_compiled.py",
-    "jit_compile": "named as unused: tests/test_compiled.py",
-    "auto_scale_loss": "is for mixed_float16, which is refused: tests/test_compiled.py",
+    "jit_compile": "used, or named as unused: tests/test_numerics.py",
+    "auto_scale_loss": "used for mixed_float16: tests/test_numerics.py",
 }
 """Each argument of ``compile()``, and the case here that uses it, or what else becomes of it."""
 

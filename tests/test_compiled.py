@@ -50,12 +50,14 @@ UNUSED = {
     "'rmsprop'": "optimizer RMSprop(learning_rate=0.001)",
     "optimizers.SGD(optimizers.schedules.CosineDecay(0.1, 10))": "optimizer SGD(learning_rate=CosineDecay)",
     "optimizers.AdamW(weight_decay=0.5)": "optimizer AdamW(learning_rate=0.001, weight_decay=0.5)",
-    "'adam', jit_compile=True": "jit_compile=True",
+    "'adam', jit_compile=True": "",
+    "optimizers.LossScaleOptimizer(optimizers.Adam(0.001))": "",
+    "optimizers.LossScaleOptimizer(optimizers.Adam(0.01))": "optimizer Adam(learning_rate=0.01)",
     "'adam', run_eagerly=True": "run_eagerly=True",
     "'adam', steps_per_execution=4": "steps_per_execution=4",
     "'adam', metrics=['accuracy', 'sparse_top_k_categorical_accuracy']": "",
-    "'sgd', metrics=[metrics.SparseTopKCategoricalAccuracy(3)], jit_compile=True": (
-        "optimizer SGD(learning_rate=0.01); jit_compile=True"
+    "'sgd', metrics=[metrics.SparseTopKCategoricalAccuracy(3)], run_eagerly=True": (
+        "optimizer SGD(learning_rate=0.01); run_eagerly=True"
     ),
 }
 
@@ -208,14 +210,6 @@ REFUSED = {
         "def make(shape, classes):\n    model = Base(classes)\n    model.train_step = lambda data: {}\n"
         "    return model",
         "train_step to Keras",
-    ),
-    "loss scaling": (
-        "def make(shape, classes):\n    return layered(shape, classes, dtype='mixed_float16')",
-        "must not need loss scaling",
-    ),
-    "loss scaling by the optimizer": (
-        compiled("optimizers.LossScaleOptimizer(optimizers.SGD())"),
-        "must not need loss scaling",
     ),
     "weights of another type": (
         "def make(shape, classes): return layered(shape, classes, dtype='float16')",
@@ -377,4 +371,5 @@ def test_regularisers_losses_that_are_means_and_other_float_types_are_taken(text
         "unused_by_own": "",
         "alone": "",
         "normalised": False,
+        "scales_loss": False,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -124,7 +125,11 @@ def test_each_row_once() -> None:
     ],
 )
 def test_when_single_updates_rows(text: str, accumulate: int, expected: bool) -> None:
-    assert kept_as_rows(optimizers.parse(text).settings, accumulate) is expected
+    settings = optimizers.parse(text).settings
+    workload = SimpleNamespace(optimizer_settings=settings, accumulate=accumulate, scales_loss=False, jit=False)
+    assert kept_as_rows(workload) is expected
+    assert not kept_as_rows(SimpleNamespace(**vars(workload) | {"scales_loss": True}))
+    assert not kept_as_rows(SimpleNamespace(**vars(workload) | {"jit": True}))
 
 
 DENSE = {"sgd": 0.5, "adagrad": 0.05, "adam": RATE["adam"]}

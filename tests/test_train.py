@@ -54,13 +54,30 @@ class FakeTrainer(Trainer):
 
 
 def run(
-    folder: Path, steps: int, losses: list[float], first: int = 0, kind: Any = FakeTrainer, accumulate: int = 1
+    folder: Path,
+    steps: int,
+    losses: list[float],
+    first: int = 0,
+    kind: Any = FakeTrainer,
+    accumulate: int = 1,
+    scales_loss: bool = False,
 ) -> tuple[journal.TaskLog, Any]:
     clock = Clock()
     trainer = kind(clock, losses)
     writer = journal.Journal(folder / "worker-0.jsonl")
     try:
-        train(trainer, FakeBatches(clock), Schedule(0.1, 0.3, 2), steps, writer, folder, clock, first, accumulate)
+        train(
+            trainer,
+            FakeBatches(clock),
+            Schedule(0.1, 0.3, 2),
+            steps,
+            writer,
+            folder,
+            clock,
+            first,
+            accumulate,
+            scales_loss,
+        )
     finally:
         writer.close()
     return journal.read(folder / "worker-0.jsonl"), trainer

@@ -111,10 +111,12 @@ class Grid:
             self._tell(line)
         self._tried = tried
         if job and (reason := self.why_not(self.specs[0])):
-            raise UsageError(f"model {spec.model} can't have several replicas: {reason}")
+            raise UsageError(f"model {spec.model} can't be trained so: {reason}")
 
     def why_not(self, spec: RunSpec) -> str:
         """Why this run would not train what one replica does, by what the trial found; empty if it would."""
+        if self._tried.scales_loss and (reason := spec.create_strategy().skip_loss_scaling()):
+            return reason
         if spec.replicas == 1:
             return ""
         if self._tried.alone or not self._tried.normalised:
@@ -123,6 +125,11 @@ class Grid:
             return (
                 "its loss is a mean over what a mask leaves, or over sample weights, which needs batches of one size; "
                 "use --last-batch drop"
+            )
+        if spec.jit == "on":
+            return (
+                "its loss is a mean over what a mask leaves, or over sample weights, which processes exchange within "
+                "the step; XLA can't compile that: use --jit off or auto"
             )
         return spec.create_strategy().skip_normaliser() or ""
 

@@ -111,8 +111,17 @@ def spec_options(command: Command) -> Command:
         ),
         click.option(
             "--precision",
-            type=click.Choice(["float32", "mixed_bfloat16"]),
-            help="Keras's dtype policy for layers that don't set one. [default: the model's own]",
+            type=click.Choice(["float32", "mixed_float16", "mixed_bfloat16"]),
+            help="Keras's dtype policy for layers that don't set one. mixed_float16 scales the loss, as Keras does. "
+            "[default: the model's own]",
+        ),
+        click.option(
+            "--jit",
+            type=click.Choice(["auto", "on", "off"]),
+            default="auto",
+            show_default=True,
+            help="Whether XLA compiles the forward and backward pass; auto as the model's jit_compile says, or else as "
+            "Keras: on GPUs, but not under tf.distribute.",
         ),
         click.option(
             "--class-weight",
@@ -182,8 +191,8 @@ def work(flags: dict[str, Any]) -> dict[str, Any]:
     """
     names = (
         "model dataset split sharding global_batch per_replica_batch last_batch epochs steps optimizer clip_norm "
-        "accumulate learning_rate lr_scaling reference_batch warmup_epochs lr_schedule precision class_weight seed "
-        "cores_per_replica inject timeout"
+        "accumulate learning_rate lr_scaling reference_batch warmup_epochs lr_schedule precision jit class_weight "
+        "seed cores_per_replica inject timeout"
     )
     chosen = {name: flags[name] for name in names.split()}
     source = click.get_current_context().get_parameter_source

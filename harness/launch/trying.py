@@ -31,6 +31,7 @@ class Tried:
         unused_by_own: the same for a run with the model's own optimizer.
         alone: why several replicas would not train what one does; empty if they would.
         normalised: whether its loss is a mean over what a mask leaves, or over the sum of sample weights.
+        scales_loss: whether its loss is scaled, as for float16.
         optimizer, learning_rate: the model's own, as the flags of these names say it; empty and 0 if it has none.
         schedule: of the model's own optimizer, in words; empty if its rate is a number.
         problem: why the model's own optimizer can't be used, in one sentence; empty if it can.
@@ -40,6 +41,7 @@ class Tried:
     unused_by_own: str = ""
     alone: str = ""
     normalised: bool = False
+    scales_loss: bool = False
     optimizer: str = ""
     learning_rate: float = 0.0
     schedule: str = ""

@@ -55,7 +55,8 @@ class Experiment(BaseModel):
     warmup_epochs: float = 0.0
     lr_schedule: str = CONSTANT
     compiled_schedule: str = ""
-    precision: Literal["float32", "mixed_bfloat16"] | None = None
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] | None = None
+    jit: Literal["auto", "on", "off"] = "auto"
     class_weight: str | None = None
     seed: int = 1
     cores_per_replica: int | None = None
@@ -164,6 +165,7 @@ class Experiment(BaseModel):
             "warmup_epochs": self.warmup_epochs + 0.0,
             "lr_schedule": self.compiled_schedule or str(parse_schedule(self.lr_schedule)),
             "precision": self.precision or "",
+            "jit": "" if self.jit == "auto" else self.jit,
             "class_weight": class_weights.said(weights),
             "seed": self.seed,
             "inject": tuple(sorted(str(parse(text)) for text in self.inject)),

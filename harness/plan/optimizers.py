@@ -37,6 +37,12 @@ CLASSES = {
 ACCUMULATION = "gradient_accumulation_steps"
 """The setting of ``--accumulate``, which the strategies honour, not the optimizer."""
 
+STATIC_SCALE = "loss_scale_factor"
+"""The setting by which Keras's optimizers scale the loss, and divide gradients."""
+
+SCALED_PRECISION = "mixed_float16"
+"""The dtype policy under which Keras scales the loss."""
+
 NOT_SUPPORTED = {"MultiOptimizer", "ScheduleFreeAdamW"}
 """Optimizers of Keras that train several optimizers' parts, or other weights than they evaluate."""
 
@@ -52,9 +58,7 @@ _REFUSED = {
     "learning_rate": "give --learning-rate",
     "name": "leave it out",
     "exclude_layers": "it is not supported yet",
-    **dict.fromkeys(
-        ("use_ema", "ema_momentum", "ema_overwrite_frequency", "loss_scale_factor"), "it is not supported yet"
-    ),
+    **dict.fromkeys(("use_ema", "ema_momentum", "ema_overwrite_frequency"), "it is not supported yet"),
 }
 _CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 """Settings of Keras's optimizers, of which one at most can be set."""

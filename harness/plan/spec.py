@@ -55,6 +55,7 @@ class RunSpec(BaseModel):
     warmup_epochs: float
     lr_schedule: str = CONSTANT
     precision: str = ""
+    jit: Literal["", "on", "off"] = ""
     class_weight: str = ""
     seed: int
     model_digest: str = ""
@@ -104,6 +105,14 @@ class RunSpec(BaseModel):
                 f"use --last-batch drop, or a strategy that weighs them by examples: {exact}"
             )
         optimizer = optimizers.parse(self.optimizer)
+        if self.jit == "on" and not strategy.compiles:
+            able = ", ".join(name for name, cls in strategies.available().items() if cls.compiles)
+            return f"{self.strategy} can't be compiled by XLA; use --jit off or auto, or one of {able}"
+        if self.jit == "on" and any(fault.kind == "slow" for fault in self.faults):
+            return "a compiled step can't be slowed down on purpose; use --jit off"
+        scaled = self.precision == optimizers.SCALED_PRECISION or optimizer.settings.get(optimizers.STATIC_SCALE)
+        if scaled and (reason := strategy.skip_loss_scaling()):
+            return reason
         return (
             strategy.skip_sharding(self.sharding)
             or strategy.skip_optimizer(optimizer.settings, optimizer.accumulate)

@@ -42,12 +42,6 @@ def check(reference: str, model: keras.Model, scaled: bool) -> None:
                 f"model {reference} must leave {name} to Keras: a model's own is not supported yet. "
                 f"Received: {type(model).__name__}.{name}."
             )
-    policies = sorted({layer.dtype_policy.name for layer in [model, *layers(model)]})
-    if "mixed_float16" in policies or type(getattr(model, "optimizer", None)).__name__ == "LossScaleOptimizer":
-        raise UsageError(
-            f"model {reference} must not need loss scaling: it is not supported yet. "
-            f"Received: the dtype policies {', '.join(policies)}. Use float32 or mixed_bfloat16."
-        )
     if other := [f"{v.path} ({v.dtype})" for v in model.trainable_variables if v.dtype != "float32"]:
         raise UsageError(
             f"model {reference} must have float32 weights: others are not supported yet. Received: {', '.join(other)}."
@@ -60,25 +54,38 @@ def check(reference: str, model: keras.Model, scaled: bool) -> None:
             )
 
 
-def unused(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None, scheduled: bool = False) -> str:
+def unused(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    scheduled: bool = False,
+    jit: bool | None = None,
+) -> str:
     """What the model says, mostly by ``compile()``, and this run does not use, in words; empty if there is nothing.
 
     Args:
         optimizer: that the run trains with; by default the model's own.
         scheduled: whether its rate follows the model's own schedule.
+        jit: whether XLA compiles the step; by default as the model says.
     """
     config = arguments(model)
     words = []
-    theirs = getattr(model, "optimizer", None) if "optimizer" in config else None
+    theirs = own_optimizer(model) if "optimizer" in config else None
     if theirs is not None and optimizer is not None and _differ(theirs, optimizer, scheduled):
         words.append(f"optimizer {_optimizer_words(theirs)}")
-    if config.get("jit_compile") is True:
-        words.append("jit_compile=True")
+    said = config.get("jit_compile")
+    if isinstance(said, bool) and jit is not None and said != jit:
+        words.append(f"jit_compile={said}")
     if config.get("run_eagerly"):
         words.append("run_eagerly=True")
     if (config.get("steps_per_execution") or 1) > 1:
         words.append(f"steps_per_execution={config['steps_per_execution']}")
     return "; ".join(words)
+
+
+def own_optimizer(model: keras.Model) -> keras.optimizers.Optimizer | None:
+    """That of ``compile``, without what scales the loss around it."""
+    own = getattr(model, "optimizer", None)
+    return getattr(own, "inner_optimizer", own)
 
 
 def tables(model: keras.Model) -> dict[str, str]:

@@ -164,6 +164,7 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
             memory=trainer.memory and dataclasses.asdict(trainer.memory),
             activation_bytes=workload.activation_bytes,
             tokens_per_example=operations.tokens_per_example(workload.info),
+            compiled=workload.jit,
             traffic_bytes=expected if trainer.traffic_bytes is None else trainer.traffic_bytes,
         )
         switches = usage.involuntary_switches()
@@ -179,9 +180,14 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
             folder,
             first_step=first_step,
             accumulate=workload.accumulate,
+            scales_loss=workload.scales_loss,
             reports=reports,
         )
-        journal.event("trained", involuntary_switches=usage.involuntary_switches() - switches)
+        journal.event(
+            "trained",
+            involuntary_switches=usage.involuntary_switches() - switches,
+            updates_skipped=trainer.skipped_updates(),
+        )
         used = usage.totals() | {"gpu_peak_bytes": backend.gpu_peak_bytes()}
         workload.delay = None
     if reports():

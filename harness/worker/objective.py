@@ -35,6 +35,9 @@ class Objective:
     Args:
         tries: whether to call the model, which may be of any kind, rather than to read its shapes.
 
+    Attributes:
+        normalised: whether replicas exchange a count to compute the loss: see `normalisers`. Known if it tries.
+
     Raises:
         UsageError: the model does not take the examples, nothing says which loss it is trained with, or that loss does
             not take the outputs and targets.
@@ -50,6 +53,7 @@ class Objective:
         self._classifies = scores and not has_own(model, "compute_loss")
         self._complete(shapes)
         self._form = target_form(self.losses[0]) if self._classifies and self.losses else "stored"
+        self.normalised = False
         if tries:
             self._build_loss()
 
@@ -137,7 +141,7 @@ class Objective:
         x, y, *weights = self._made_up()
         try:
             known = [(variable, variable.value) for variable in self._model.variables]
-            with keras.StatelessScope(known, collect_losses=True):
+            with keras.StatelessScope(known, collect_losses=True), normalisers.combined_by(self._note_count):
                 # Again, as losses that the call adds belong to this scope.
                 outputs = self._model(x)
                 loss = compute_loss(
@@ -150,6 +154,10 @@ class Objective:
                 f"model {self._reference} must have a loss that is one number; use another reduction. "
                 f"Received: the shape {tuple(loss.shape)}."
             )
+
+    def _note_count(self, count: Tensor) -> Tensor:
+        self.normalised = True
+        return count
 
 
 def compute_loss(

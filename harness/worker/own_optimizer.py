@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import UsageError
 from ..plan import optimizers
-from . import own_schedule
+from . import compiled, own_schedule
 from .wording import one_line
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def said(reference: str, model: keras.Model, total_steps: int) -> dict[str, Any]
     Returns:
         ``{"problem": …}``, one sentence, for an optimizer that ``--optimizer`` can't name.
     """
-    optimizer = getattr(model, "optimizer", None)
+    optimizer = compiled.own_optimizer(model)
     if optimizer is None:
         return {}
     try:

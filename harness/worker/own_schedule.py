@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import backend
+from .compiled import own_optimizer
 
 if TYPE_CHECKING:
     import keras
@@ -33,7 +34,8 @@ def of(optimizer: keras.optimizers.Optimizer) -> Any:
 
 def make_describable(model: keras.Model) -> None:
     """Have ``optimizer.get_config`` work with a schedule of the user's without ``get_config``, which ``fit`` allows."""
-    schedule = of(model.optimizer) if getattr(model, "optimizer", None) is not None else None
+    optimizer = own_optimizer(model)
+    schedule = of(optimizer) if optimizer is not None else None
     if schedule is None:
         return
     try:

@@ -19,6 +19,9 @@ from .usage import tcp_bytes
 WARMUP_STEPS = 2
 """Updates at the start of a run that trace, compile and fill caches: kept in the table, left out of rates."""
 
+MOST_NOT_FINITE = 100
+"""Steps in a row. Each halves the scale of the loss, so after these nothing is left of it."""
+
 
 def train(
     trainer: Trainer,
@@ -30,6 +33,7 @@ def train(
     clock: Callable[[], float] = time.perf_counter,
     first_step: int = 0,
     accumulate: int = 1,
+    scales_loss: bool = False,
     reports: Callable[[], bool] = lambda: True,
 ) -> None:
     """Train from ``first_step`` up to ``total_steps`` updates and journal each.
@@ -39,12 +43,13 @@ def train(
 
     Args:
         accumulate: steps of an update.
+        scales_loss: whether the optimizer scales the loss, and leaves out updates that are not finite.
         reports: whether this process saves the weights that all processes hold.
 
     Raises:
         RunError: the loss of a step is NaN or infinite.
     """
-    steps = _Steps(trainer, journal, first_step, WARMUP_STEPS * accumulate)
+    steps = _Steps(trainer, journal, first_step, WARMUP_STEPS * accumulate, scales_loss)
     for epoch, skipped, stop in _epochs(first_step, total_steps, batches.steps_per_epoch):
         # A former process of this worker may have died after the last step of an epoch and before its copy was saved.
         source = islice(batches.epoch(epoch), skipped, stop) if skipped < stop else ()
@@ -89,26 +94,39 @@ class _Steps:
     Args:
         first: number of the first step.
         warmup: how many steps from there on are warm-up.
+        scales_loss: whether the optimizer does.
 
     Attributes:
         done: number of the next step.
         whole: False since a death that the trainer recovered from.
     """
 
-    def __init__(self, trainer: Trainer, journal: Journal, first: int, warmup: int):
+    def __init__(self, trainer: Trainer, journal: Journal, first: int, warmup: int, scales_loss: bool):
         self._trainer, self._journal = trainer, journal
+        self._scales_loss, self._not_finite = scales_loss, 0
         self._measured, self.done, self.whole = first + warmup, first, True
 
     def note(self, epoch: int, result: StepResult, seconds: float, waited: float, now: float) -> None:
-        """A step is over. Raises RunError if its loss is NaN or infinite."""
+        """A step is over. Raises RunError if its loss is NaN or infinite, unless that may be left out."""
         step, warmup = self.done, self.done < self._measured
         self._journal.step(epoch, step, seconds, waited, result.examples, result.loss, warmup, now)
         self.whole &= not _restored(self._trainer, self._journal)
         if result.update:
             _note(self._journal, step, result.update)
-        if result.loss is not None and not math.isfinite(result.loss):
-            raise RunError(f"the loss became {result.loss} at step {step}")
+        if result.loss is not None:
+            self._check(result.loss)
         self.done += 1
+
+    def _check(self, loss: float) -> None:
+        """Raise RunError for a loss that is not finite. If the loss is scaled, such a step may only be left out."""
+        if math.isfinite(loss):
+            self._not_finite = 0
+            return
+        self._not_finite += 1
+        if not self._scales_loss:
+            raise RunError(f"the loss became {loss} at step {self.done}")
+        if self._not_finite == MOST_NOT_FINITE:
+            raise RunError(f"the loss has been {loss} for {MOST_NOT_FINITE} steps, up to step {self.done}")
 
 
 def _restored(trainer: Trainer, journal: Journal) -> bool:

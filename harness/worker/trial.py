@@ -54,9 +54,9 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
     (batch,) = workload.in_order(rows, _EXAMPLES)
     optimizer = workload.optimizer()
     try:
-        _, gradients = loss_and_gradients(workload, model, batch)
+        _, gradients = loss_and_gradients(workload, model, batch, optimizer)
         alone = _why_alone(workload, model, batch)
-        normalised = bool(_counts(workload, model, batch))
+        normalised = workload.objective.normalised or bool(_counts(workload, model, batch))
         optimizer.apply(gradients, model.trainable_variables)
     except Exception as error:
         raise UsageError(f"model {run.model} can't be trained: {one_line(error)}") from error
@@ -70,6 +70,7 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
         "unused_by_own": compiled.unused(model),
         "alone": alone,
         "normalised": normalised,
+        "scales_loss": workload.scales_loss,
     }
     if run.save_model:
         _try_to_save(run, model)

@@ -21,7 +21,7 @@ from ..plan import class_weights, learning_rate, optimizers
 from ..plan.models import own
 from ..plan.spec import RunSpec
 from ..plan.task import LOST_SUFFIX, SCRATCH
-from . import backend, compiled, normalisers, own_schedule
+from . import backend, compiled, normalisers, numerics, own_schedule
 from .building import build, policy
 from .objective import Objective, compute_loss
 from .wording import one_line
@@ -69,6 +69,8 @@ class SpecWorkload:
         self.trained_bytes = 0
         self.activation_bytes: int | None = None
         self.unused = ""
+        self.jit = False
+        self._loss_scale: Mapping[str, Any] | None = None
         self._objective: Objective | None = None
         self._tables: Mapping[str, str] = {}
         self._class_weights = _table(class_weights.parse(spec.class_weight), self.info.classes)
@@ -90,9 +92,13 @@ class SpecWorkload:
         own_schedule.make_describable(model)
         accumulation = {optimizers.ACCUMULATION: self.accumulate} if self.accumulate > 1 else {}
         trained_by = self._new_optimizer({**self.optimizer_settings, **accumulation})
-        self.unused = compiled.unused(model, trained_by, self._scheduled)
+        # XLA has no exchange between processes.
+        able = self.spec.create_strategy().compiles and (self.replicas == 1 or not self._objective.normalised)
+        self.jit = numerics.jit(self.spec.model, model, self.spec.jit, able)
+        self._loss_scale = numerics.loss_scale(model)
+        self.unused = compiled.unused(model, trained_by, self._scheduled, self.jit)
         self._tables = compiled.tables(model)
-        self._own_schedule = own_schedule.of(model.optimizer) if self._scheduled else None
+        self._own_schedule = own_schedule.of(compiled.own_optimizer(model)) if self._scheduled else None
         return model
 
     def unused_with(self, sparse: Collection[str]) -> str:
@@ -103,7 +109,12 @@ class SpecWorkload:
 
     def optimizer(self) -> keras.optimizers.Optimizer:
         """See the protocol. Raises UsageError for settings that the optimizer does not have."""
-        return self._new_optimizer(self.optimizer_settings)
+        return numerics.wrapped(self._new_optimizer(self.optimizer_settings), self._loss_scale)
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether the optimizer scales the loss, as for float16."""
+        return self._loss_scale is not None or bool(self.optimizer_settings.get(optimizers.STATIC_SCALE))
 
     def _new_optimizer(self, settings: Mapping[str, Any]) -> keras.optimizers.Optimizer:
         import keras

@@ -22,6 +22,8 @@ _SAME_WORK = (
     "parts",
     "last_batch",
     "optimizer",
+    "precision",
+    "jit",
     "cores_per_replica",
 )
 
@@ -49,6 +51,7 @@ _SPEC = (
     "warmup_epochs",
     "lr_schedule",
     "precision",
+    "jit",
     "class_weight",
     "seed",
     "cores_per_replica",
@@ -75,6 +78,7 @@ _MEDIANS = (
     "test_metric",
     "updates_applied",
     "updates_dropped",
+    "updates_skipped",
     "staleness_mean",
     "staleness_max",
     "blocked_seconds",
@@ -114,7 +118,7 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
           busy in the first of these, "" if there is none;
         - ``status`` and ``reason``: of the first run that isn't ok, else ``ok`` and ""; ``fault``: of the first run;
         - ``unused``: what the model was compiled with and the runs did not use; ``metric``: the name of their main one;
-        - ``oversubscribed``: whether any run was oversubscribed;
+        - ``oversubscribed``: whether any run was oversubscribed; ``compiled``: whether XLA compiled any;
         - ``examples_per_second``, with ``examples_per_second_min`` and ``_max``, and other figures of the
           runs table (``train_seconds``, ``test_accuracy``, …): medians over the ok runs, NaN without any;
         - ``base`` ("single×1", or "" without one), ``base_replicas``, ``scaling`` ("strong" or "weak"),
@@ -160,6 +164,7 @@ def _columns() -> list[str]:
             "unused",
             "metric",
             "oversubscribed",
+            "compiled",
             "disturbed_runs",
             "disturbed",
         ),
@@ -188,6 +193,7 @@ def _summary(repeats: Sequence[Row]) -> Row:
         "fault": repeats[0]["fault"],
         "unused": next(filter(None, (run["unused"] for run in repeats)), ""),
         "metric": next(filter(None, (run["metric"] for run in repeats)), ""),
+        "compiled": any(run["compiled"] for run in ok),
         "oversubscribed": any(run["oversubscribed"] for run in repeats),
         "disturbed_runs": len(disturbed),
         "disturbed": disturbed[0] if disturbed else "",

@@ -182,6 +182,8 @@ def _reported(log: TaskLog, started: float) -> dict[str, Any]:
         "steps_done": len(steps),
         "parameters": ready.get("parameters"),
         "unused": ready.get("unused", ""),
+        "compiled": ready.get("compiled", False),
+        "updates_skipped": (log.trained or {}).get("updates_skipped"),
         "metric": quality.metric(last),
         **quality.columns(last, "validation"),
         **quality.columns(last, "test"),

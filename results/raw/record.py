@@ -165,7 +165,10 @@ def _canonical(value: Any) -> str:
 
 _NO_WORK = ("repeat", "timeout", "data_file", "save_model")
 """Fields that don't change what is measured."""
-_NEWER = {"lr_schedule": "constant", "model_digest": "", "data_digest": "", "precision": "", "class_weight": ""}
+_NEWER = {
+    **{"lr_schedule": "constant", "model_digest": "", "data_digest": ""},
+    **{"precision": "", "jit": "", "class_weight": ""},
+}
 """Fields that earlier specs don't have, with the value that they had by default."""
 
 

@@ -105,6 +105,7 @@ def _title(row: Row) -> str:
         amount,
         rate,
         *((row["precision"],) if row["precision"] else ()),
+        *((f"jit {row['jit']}",) if row["jit"] else ()),
         *((f"class weights {row['class_weight']}",) if row["class_weight"] else ()),
         f"seed {row['seed']}",
         f"{_count(row['cores_per_replica'], 'core')} per replica",
@@ -229,7 +230,15 @@ def _captions(rows: Sequence[Row]) -> list[str]:
         lines.append(f"{whose}speed-up and efficiency against {base}" + (f" ({kinds})" if kinds else ""))
     if _metric(rows) == "metric":
         lines.append(f"metric: {', '.join(dict.fromkeys(row['metric'] for row in rows if row['metric']))}")
-    return lines + _work(rows) + _unused(rows) + doubts.captions(rows)
+    return lines + _work(rows) + _compiled(rows) + _unused(rows) + doubts.captions(rows)
+
+
+def _compiled(rows: Sequence[Row]) -> list[str]:
+    """Which of the strategies XLA compiled, if it compiled any."""
+    compiled = [row for row in rows if row["compiled"]]
+    others = any(row["status"] == "ok" and not row["compiled"] for row in rows)
+    who = f", of {', '.join(dict.fromkeys(map(_strategy, compiled)))} only" if others else ""
+    return [f"XLA compiles the forward and backward pass{who}"] if compiled else []
 
 
 def _work(rows: Sequence[Row]) -> list[str]:
@@ -290,6 +299,8 @@ def _exchanged(row: Row) -> str:
     if row["updates_dropped"] > 0:
         pushed = row["updates_applied"] + row["updates_dropped"]
         parts.append(f"{row['updates_dropped']:,.0f} of {pushed:,.0f} updates dropped")
+    if row["updates_skipped"] > 0:
+        parts.append(f"{row['updates_skipped']:,.0f} updates left out, as float16 gradients were not finite")
     if row["blocked_seconds"] > 0:
         parts.append(f"blocked {row['blocked_seconds']:.1f} s")
     if row["traffic_bytes_expected"] > 0 and not math.isnan(row["traffic_bytes_measured"]):

@@ -21,26 +21,52 @@ def loss_and_gradients(
     workload: Workload,
     model: keras.Model,
     batch: Batch,
+    optimizer: keras.optimizers.Optimizer | None = None,
     scale: float = 1.0,
     mean: Mean | None = None,
     rows: Callable[[int, int | None], bool] | None = None,
 ) -> tuple[tf.Tensor, list[tf.Tensor | tf.IndexedSlices]]:
-    """The workload's total loss over a batch of tensors, and its gradients.
+    """The workload's total loss over a batch of tensors, and its gradients. XLA compiles them as `Workload.jit` says.
 
     Args:
+        optimizer: that is then given gradients of the loss as it scales it. By default the loss is not scaled.
         scale: factor on the gradients only; 1/N if they are then summed over N replicas.
         mean: see `Workload.total_loss`.
         rows: (place of an embedding table among the trained weights, how many ids are looked up there) → whether its
             gradient shall hold only these rows, each once. All others are dense, and so is that of a table that the
-            model uses in another way, too.
+            model uses in another way, too. Compiled gradients are all dense.
     """
+    if not workload.jit:
+        return _loss_and_gradients(workload, model, batch, optimizer, scale, mean, rows)
+
+    @tf.function(autograph=False, jit_compile=True)
+    def compiled(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        return _loss_and_gradients(workload, model, batch, optimizer, scale, mean, None)
+
+    return compiled(batch)
+
+
+def _loss_and_gradients(
+    workload: Workload,
+    model: keras.Model,
+    batch: Batch,
+    optimizer: keras.optimizers.Optimizer | None,
+    scale: float,
+    mean: Mean | None,
+    rows: Callable[[int, int | None], bool] | None,
+) -> tuple[tf.Tensor, list[tf.Tensor | tf.IndexedSlices]]:
     variables = [variable.value for variable in model.trainable_variables]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(variables)
         lookups = Lookups({id(v): _reader(v.value, tape) for v in model.trainable_variables} if rows else {})
         with lookups.recorded():
             loss = workload.total_loss(model, batch, mean)
-        scaled = loss * scale if scale != 1.0 else loss
+        scaled = optimizer.scale_loss(loss) if optimizer else loss
+        # In the backward pass a replica's gradients are then as large as one replica's part of them for the whole
+        # batch, so that they become infinite at the same scale.
+        parts = workload.replicas if optimizer and workload.scales_loss and scale == 1.0 else 1
+        factor = scale / parts
+        scaled = scaled * factor if factor != 1.0 else scaled
     pairs = {key: list(zip(*each, strict=True)) for key, each in lookups.found.items()}
     looked_up = {key: found for key, (_, found) in pairs.items()}
     gradients, of_rows = tape.gradient(scaled, (variables, looked_up))
@@ -57,7 +83,8 @@ def loss_and_gradients(
         dense = tf.math.unsorted_segment_sum(sparse.values, sparse.indices, variable.shape[0])
         return dense if whole is None else dense + tf.convert_to_tensor(whole)
 
-    return loss, [gradient(place, variable) for place, variable in enumerate(model.trainable_variables)]
+    found = [gradient(place, variable) for place, variable in enumerate(model.trainable_variables)]
+    return loss, [each * parts for each in found] if parts > 1 else found
 
 
 def _reader(table: tf.Variable, tape: tf.GradientTape) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -159,9 +186,20 @@ class KerasTrainer(Trainer):
         loss, examples = float(body(batch)), examples_of(batch)
         return StepResult(loss if examples else None, examples)
 
+    def skipped_updates(self) -> int | None:
+        """See `Trainer.skipped_updates`."""
+        return skipped_updates(self._workload, self.optimizer, self._steps)
+
     def weights(self) -> list[np.ndarray | None]:
         """See `Trainer.weights`."""
         return self.model.get_weights()
+
+
+def skipped_updates(workload: Workload, optimizer: keras.optimizers.Optimizer, steps: int) -> int | None:
+    """See `Trainer.skipped_updates`. Keras does not count them, but those that it applied."""
+    if not workload.scales_loss:
+        return None
+    return steps // workload.accumulate - int(optimizer.iterations.numpy())
 
 
 def release(variable: keras.Variable) -> None:

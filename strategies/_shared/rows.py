@@ -13,6 +13,8 @@ from .clip import Clip
 if TYPE_CHECKING:
     import keras
 
+    from ..trainer import Workload
+
 _LEAST_RATIO = 2
 _ID_BYTES = 8
 
@@ -23,9 +25,11 @@ def updates_by_rows(settings: Mapping[str, Any]) -> bool:
     return not decay and (name == "Adagrad" or (name == "SGD" and not settings.get("momentum")))
 
 
-def kept_as_rows(settings: Mapping[str, Any], accumulate: int) -> bool:
+def kept_as_rows(workload: Workload) -> bool:
     """Whether Keras's optimizer can be given rows: it updates by rows, and needs no whole gradient before."""
-    return updates_by_rows(settings) and accumulate == 1 and not Clip.of(settings)
+    settings = workload.optimizer_settings
+    whole = workload.accumulate > 1 or workload.scales_loss or workload.jit
+    return updates_by_rows(settings) and not whole and not Clip.of(settings)
 
 
 def embeddings(model: keras.Model) -> list[keras.layers.Embedding]:

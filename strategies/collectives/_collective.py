@@ -166,7 +166,11 @@ def mean_over_ranks(hvd: ModuleType) -> Mean:
 
 
 def weighted_gradients(
-    hvd: ModuleType, workload: Workload, model: keras.Model, batch: Batch
+    hvd: ModuleType,
+    workload: Workload,
+    model: keras.Model,
+    batch: Batch,
+    optimizer: keras.optimizers.Optimizer | None = None,
 ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
     """Mean loss, and this process's part of the mean over all: n_i·g_i for each trained weight, and n_i.
 
@@ -181,7 +185,7 @@ def weighted_gradients(
     count = tf.cast(tf.shape(examples)[0], variables[0].dtype)
 
     def some() -> tuple[tf.Tensor, list[tf.Tensor]]:
-        loss, gradients = loss_and_gradients(workload, model, batch, mean=mean_over_ranks(hvd))
+        loss, gradients = loss_and_gradients(workload, model, batch, optimizer, mean=mean_over_ranks(hvd))
         return loss, [gradient * count for gradient in gradients]
 
     def none() -> tuple[tf.Tensor, list[tf.Tensor]]:

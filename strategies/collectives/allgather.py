@@ -35,8 +35,13 @@ class AllGather(Collective):
     summary = "decentralised: all gradients to all processes, each forms the mean (Horovod's collectives)"
     traits = Traits("yes", "yes", "(N−1)·W each way", "W + S", "the run ends")
     uneven = True
+    compiles = True
 
     bucket_mib: Annotated[float, Ge(0)] | Literal["all"] = bucket_option("gathered")
+
+    def skip_loss_scaling(self) -> str | None:
+        """Keras's optimizer does it."""
+        return None
 
     def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """Each worker's gradient reaches N−1 others; a ring passes it on, which adds up to the same."""
@@ -57,7 +62,7 @@ class AllGather(Collective):
             positions = buckets(trained, self.bucket_mib)
 
             def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
-                loss, sums, count = weighted_gradients(hvd, workload, model, batch)
+                loss, sums, count = weighted_gradients(hvd, workload, model, batch, optimizer)
                 compute_in_order(loss, sums, positions)
                 return loss, [*sums, count]
 

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 class Horovod(Collective):
     """One process a replica, all-reduce by Horovod's background thread."""
 
+    compiles = True
+
     name = "horovod"
     summary = "Horovod: N processes, ring all-reduce of fused gradients"
     traits = Traits("yes", "yes", "2(N−1)/N·W each way", "W + S", "ends; elastic: others go on")
@@ -85,6 +87,10 @@ class Horovod(Collective):
             return "elastic=true can't give back half-summed gradients; leave --accumulate out"
         return None
 
+    def skip_loss_scaling(self) -> str | None:
+        """An elastic job does not count which updates its steps have had."""
+        return "elastic=true has no loss scaling; use --precision mixed_bfloat16 or float32" if self.elastic else None
+
     def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """One ring all-reduce an update, of half as many bytes with fp16. Adasum's tree moves as many."""
         size = 0.5 if self.compression == "fp16" else 1.0
@@ -119,12 +125,13 @@ class Horovod(Collective):
             positions = buckets(trained, self.bucket_mib)
             rows = RowExchange(hvd, trained, workload.optimizer_settings)
             # Sums over steps and the other exchanges need whole gradients.
-            plain = workload.accumulate == 1 and self.op == "average" and self.compression == "none"
+            whole = workload.accumulate > 1 or workload.scales_loss or workload.jit
+            plain = not whole and self.op == "average" and self.compression == "none"
             by_rows = plain and not self.elastic and hvd.size() > 1 and bool(embeddings(model))
 
             def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
                 chooses, mean = rows.chooses if by_rows else None, mean_over_ranks(hvd)
-                loss, gradients = loss_and_gradients(workload, model, batch, mean=mean, rows=chooses)
+                loss, gradients = loss_and_gradients(workload, model, batch, optimizer, mean=mean, rows=chooses)
                 compute_in_order(loss, gradients, positions)
                 return loss, gradients
 

@@ -39,6 +39,7 @@ class LocalSgd(Collective):
     name = "local-sgd"
     summary = "local SGD: every process trains alone, weights are averaged every period steps (Horovod's collectives)"
     synchronous = False
+    compiles = True
     traits = Traits("every τ steps", "after averaging", "2(N−1)/N·W/τ each way", "W + S", "the run ends")
 
     period: Annotated[int, Ge(1)] | Literal["end"] = option(

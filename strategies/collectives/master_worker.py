@@ -33,6 +33,7 @@ class MasterWorker(Collective):
     summary = "centralised: rank 0 gathers all gradients, updates, broadcasts the weights (Horovod's collectives)"
     traits = Traits("yes", "yes", "W each way; the master (N−1)·W each way", "W; the master W + S", "the run ends")
     uneven = True
+    compiles = True
 
     def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """N−1 gradients sent to the master and received by it, and N−1 copies of the weights on their way back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,15 +11,23 @@ import tensorflow as tf
 from .._shared.clip import Clip
 
 
-def clip_the_mean(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """The optimizer, which now sums the replicas' gradients before it clips them, if it clips.
+def sum_first(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The optimizer, which now sums the replicas' gradients before it clips them, or checks that they are finite.
 
-    Keras's optimizers clip each replica's own gradient and sum the results: N replicas would not train what one does.
+    Keras's optimizers do so with each replica's own gradient and sum the results: N replicas would not train what one
+    does.
     """
-    if Clip.of(vars(optimizer)):
-        kind = type(optimizer)
-        optimizer.__class__ = type(kind.__name__, (_SumFirst, kind), {})
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        _extend(optimizer, _SumBeforeCheck)
+        _extend(optimizer.inner_optimizer, _Summed)
+    elif Clip.of(vars(optimizer)):
+        _extend(optimizer, _SumBeforeClip)
     return optimizer
+
+
+def _extend(optimizer: keras.optimizers.Optimizer, by: type) -> None:
+    kind = type(optimizer)
+    optimizer.__class__ = type(kind.__name__, (by, kind), {})
 
 
 def mean_over_replicas(value: tf.Tensor) -> tf.Tensor:
@@ -26,12 +35,22 @@ def mean_over_replicas(value: tf.Tensor) -> tf.Tensor:
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, value)
 
 
-class _SumFirst:
-    """Methods of a Keras optimizer. They are not public; the conformance suite compares what they give."""
+def _sums(gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
 
-    def _clip_gradients(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-        sums = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        return super()._clip_gradients(sums)  # type: ignore[misc]
+
+class _Summed:
+    """A Keras optimizer that is given sums. What it overrides is not public; the conformance suite compares results."""
 
     def _all_reduce_sum_gradients(self, pairs: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
         return pairs
+
+
+class _SumBeforeClip(_Summed):
+    def _clip_gradients(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        return super()._clip_gradients(_sums(gradients))  # type: ignore[misc]
+
+
+class _SumBeforeCheck:
+    def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> None:
+        super().apply(_sums(grads), trainable_variables)  # type: ignore[misc]

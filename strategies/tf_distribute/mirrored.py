@@ -40,6 +40,10 @@ class Mirrored(Strategy):
             return f"cross_device_ops={self.cross_device_ops} needs GPUs and there are none; use auto"
         return skip_for_gpus(replicas)
 
+    def skip_loss_scaling(self) -> str | None:
+        """Keras's optimizer does it."""
+        return None
+
     def tasks(self, replicas: int, place: Place) -> list[Task]:
         """One worker that computes all replicas."""
         return [Task(host=place.host(0), replicas=replicas)]
@@ -51,7 +55,7 @@ class Mirrored(Strategy):
 
         from .._shared.accumulation import Accumulation, Body
         from .._shared.replica import KerasTrainer, loss_and_gradients, set_threads
-        from ._all_reduce import clip_the_mean, mean_over_replicas
+        from ._all_reduce import mean_over_replicas, sum_first
 
         replicas = task.replicas
         set_threads(replicas, workload.cores_per_replica)
@@ -62,13 +66,13 @@ class Mirrored(Strategy):
             start = tf.distribute.get_replica_context().replica_id_in_sync_group * share
             batch = tf.nest.map_structure(lambda each: each[start : start + share], batch)
             # Keras's optimizer sums gradients over the replicas; 1/N makes that the mean.
-            return loss_and_gradients(workload, model, batch, scale=1 / replicas, mean=mean_over_replicas)
+            return loss_and_gradients(workload, model, batch, optimizer, scale=1 / replicas, mean=mean_over_replicas)
 
         def around(step: Body) -> Body:
             return lambda batch: strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(step, (batch,)), axis=None)
 
         with strategy.scope():
-            model, optimizer = workload.model(), clip_the_mean(workload.optimizer())
+            model, optimizer = workload.model(), sum_first(workload.optimizer())
             trained = model.trainable_variables
             optimizer.build(trained)
             steps = Accumulation(workload.accumulate, trained, compute, lambda sums: optimizer.apply(sums, trained))

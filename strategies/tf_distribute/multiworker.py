@@ -49,6 +49,10 @@ class MultiWorker(Strategy):
         """One ring all-reduce an update."""
         return ring_bytes(weights_bytes, replicas) / accumulate
 
+    def skip_loss_scaling(self) -> str | None:
+        """Keras's optimizer does it."""
+        return None
+
     def tasks(self, replicas: int, place: Place) -> list[Task]:
         """N workers. ``TF_CONFIG`` gives each one the addresses of all."""
         hosts = [place.host(index) for index in range(replicas)]
@@ -75,7 +79,7 @@ class MultiWorker(Strategy):
         from .._shared.accumulation import Accumulation, Body
         from .._shared.buckets import buckets, compute_in_order
         from .._shared.replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
-        from ._all_reduce import clip_the_mean, mean_over_replicas
+        from ._all_reduce import mean_over_replicas, sum_first
 
         set_threads(1, workload.cores_per_replica, exchanges=self.pack_mib > 0)
         use_gpu(task.index)
@@ -89,7 +93,7 @@ class MultiWorker(Strategy):
         def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
             # Keras's optimizer sums gradients over the replicas; 1/N makes that the mean.
             loss, gradients = loss_and_gradients(
-                workload, model, batch, scale=1 / workload.replicas, mean=mean_over_replicas
+                workload, model, batch, optimizer, scale=1 / workload.replicas, mean=mean_over_replicas
             )
             if self.pack_mib:
                 compute_in_order(loss, gradients, buckets(trained, self.pack_mib))
@@ -99,7 +103,7 @@ class MultiWorker(Strategy):
             return lambda batch: strategy.experimental_local_results(strategy.run(step, (batch,)))[0]
 
         with strategy.scope():
-            model, optimizer = workload.model(), clip_the_mean(workload.optimizer())
+            model, optimizer = workload.model(), sum_first(workload.optimizer())
             trained = model.trainable_variables
             optimizer.build(trained)
             steps = Accumulation(workload.accumulate, trained, compute, lambda sums: optimizer.apply(sums, trained))
