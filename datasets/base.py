@@ -53,8 +53,9 @@ class Info:
     ``block_rows`` is how many consecutive rows are cheap to read together. Examples must be multiplied by ``scale``
     before a model sees them (1: as stored); another scale than 1 needs a single array ``x``.
 
-    ``classes`` is a number if ``y`` is one class index an example, and else None. Then ``not_classes`` says in a few
-    words what ``y`` is. ``labels`` is how class labels are stored, and ``one_hot`` whether as a row with one 1 each.
+    ``y`` is ``()`` if there are no targets. ``classes`` is a number if ``y`` is one class index an example, and else
+    None. Then ``not_classes`` says in a few words what ``y`` is. ``labels`` is how class labels are stored, and
+    ``one_hot`` whether as a row with one 1 each.
     """
 
     train_examples: int | None

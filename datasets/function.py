@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ._arrays import prepared
 from ._arrays.checks import UnfitError
 from ._arrays.hdf5_file import opened
-from ._arrays.parts import SETS
+from ._arrays.parts import NO_TARGETS, SETS, TARGETS
 from ._arrays.prepared import NAMES, Examples, check
 from .base import Dataset, Info
 from .hdf5 import Hdf5
@@ -31,8 +31,9 @@ def keep(folder: Path, sets: Mapping[str, Examples]) -> Path:
 class Function(Dataset):
     """Examples of a function, which is called once for each command, with no arguments.
 
-    It returns what ``model.fit`` takes: ``(x, y)`` or ``(x, y, sample_weight)``, structures of arrays; a
-    ``keras.utils.PyDataset``; a ``tf.data.Dataset`` of batches; or a sequence with an ``(x, y)`` for each index.
+    It returns what ``model.fit`` takes: ``(x, y)`` or ``(x, y, sample_weight)``, structures of arrays; one array ``x``;
+    a ``keras.utils.PyDataset``; a ``tf.data.Dataset`` of batches; or a sequence with an ``(x, y)`` for each index.
+    Each of these may be without ``y``.
     ``(train, test)`` and ``(train, validation, test)`` of these, and a dictionary with these keys, have sets of their
     own. The examples are kept in a file of the output folder, so that all processes read the same ones, and each is
     used once in an epoch, in an order that stratbench chooses: what the function shuffles or batches makes no
@@ -82,4 +83,6 @@ class Function(Dataset):
         weighted = len(self._forms) > 2
         names: list[Any] = [option for name in self._attributes["sets"] for option in SETS[NAMES.index(name)]]
         options: dict[str, Any] = {name: name for name in names if weighted or "sample_weight" not in name}
+        if self._forms[1] == prepared.form_of(()):
+            options = {name: name for name in options if name not in TARGETS} | {"y": NO_TARGETS}
         return Hdf5(self.file, **options)

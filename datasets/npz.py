@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import DataError, StratbenchError, UsageError
 from ._arrays import checks
 from ._arrays.checks import UnfitError
-from ._arrays.parts import SETS, Part, Parts, named_errors
+from ._arrays.parts import NO_TARGETS, SETS, TARGETS, Part, Parts, named_errors
 from ._arrays.sets import ArraysFile
 from .base import Info
 
@@ -32,7 +32,9 @@ class Npz(ArraysFile):
     licence = "that of your file"
 
     x: str | None = field(default=None, metadata={"help": "array with the examples; default: x, or Keras's x_train"})
-    y: str | None = field(default=None, metadata={"help": "array with labels or other targets; default: y, or y_train"})
+    y: str | None = field(
+        default=None, metadata={"help": "array with labels or other targets, none without any; default: y, or y_train"}
+    )
     test_x: str | None = field(
         default=None, metadata={"help": "array with the test set's examples; default: x_test, else a share of x"}
     )
@@ -75,6 +77,8 @@ class Npz(ArraysFile):
         return names | {"x": names["x"] or "x", "y": names["y"] or "y"}
 
     def _array(self, file: Any, option: str, name: str | None) -> Any:
+        if option in TARGETS and self.y == NO_TARGETS:
+            return ()
         if name is None:
             return None
         with named_errors(option, self.reference, UsageError):

@@ -22,6 +22,11 @@ def named(structure: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield from named(each, f"{name}/{key}" if name else str(key))
 
 
+def is_empty(structure: Any) -> bool:
+    """Whether it has no arrays, as targets that are not there."""
+    return not leaves(structure)
+
+
 def leaves(structure: Any) -> list[Any]:
     """All arrays, in order."""
     return [each for _, each in named(structure)]

@@ -20,6 +20,7 @@ DATA = {
     "own_loss": "x=wide,y=one",
     "binary": "x=wide,y=yes",
     "autoencoder": "x=wide,y=wide_again",
+    "untargeted": "x=wide,y=none",
     "masked": "x=words,y=tags",
     "normalised": "x=words,y=both,sample_weight=worth",
     "rare": "x=wide,y=yes",
@@ -161,6 +162,11 @@ def autoencoder() -> keras.Model:
     model = keras.Model(x, Squared()(x, again))
     model.compile()
     return model
+
+
+def untargeted() -> keras.Model:
+    """`autoencoder` without targets, which it does not use."""
+    return autoencoder()
 
 
 OWN = {

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conformance import RATE, STEPS, SYNCHRONOUS, TOLERANCE, assert_same, keep_weights, weights  # noqa: F401
 from conftest import make_spec
+from stratbench.datasets.structure import is_empty
 from stratbench.harness.plan import class_weights
 from stratbench.harness.worker import evaluate
 from stratbench.harness.worker.building import policy
@@ -29,7 +30,8 @@ USUAL = {
     "weighted": ("mirrored", "ps:sync=true"),
     "own_loss": ("ps:sync=true", "fsdp"),
     "binary": ("ps:sync=true",),
-    "autoencoder": ("allgather", "fsdp"),
+    "autoencoder": ("fsdp",),
+    "untargeted": ("mirrored", "allgather", "ps:sync=true"),
     "rare": ("mirrored", "ps:sync=true"),
     "half": ("multiworker", "ps:sync=true"),
     "masked": ("mirrored", "ps:sync=true", "fsdp"),
@@ -91,9 +93,15 @@ def by_keras(case: str, data: Path, **arguments: Any) -> tuple[list[np.ndarray],
     if case not in any_models.OWN:
         model.optimizer = workload.optimizer()
     for _, batch in zip(range(STEPS), workload.batches(1, 0).epoch(0), strict=False):
-        model.train_on_batch(*batch, class_weight=weights)
+        model.train_on_batch(*with_targets(batch), class_weight=weights)
     (whole,) = workload.in_order(workload.rows["validation"], any_models.ROWS)
-    return model.get_weights(), model.evaluate(*whole[:2], any_models.ROWS, 0, *whole[2:], return_dict=True)
+    x, y, *weight = with_targets(whole)
+    return model.get_weights(), model.evaluate(x, y, any_models.ROWS, 0, *weight, return_dict=True)
+
+
+def with_targets(batch: Any) -> Any:
+    """As Keras takes it."""
+    return [None if is_empty(part) else part for part in batch]
 
 
 @pytest.mark.parametrize("case", any_models.DATA)

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from conftest import Write
 from stratbench.datasets.base import Array, parse
-from stratbench.datasets.function import UnfitError, check, keep
+from stratbench.datasets.function import Function, UnfitError, check, keep
 from stratbench.errors import UsageError
 from stratbench.harness.cli.commands import cli
 from stratbench.harness.launch import preparing
@@ -145,7 +145,7 @@ def generator() -> Any:
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "None": (lambda: None, "it must return (x, y), (x, y, sample_weight), a keras.utils.PyDataset, a tf.data"),
     "a generator": (generator, "a generator has no known end"),
-    "x alone": (lambda: X, "it must return (x, y)"),
+    "a number": (lambda: 3, "it must return (x, y)"),
     "random": (lambda: stream().map(lambda x, y: (x + noise(), y)), "the same examples each time"),
     "endless": (lambda: stream().repeat(), "leave out repeat(), or add take(n)"),
     "single examples": (lambda: stream().unbatch().map(lambda x, y: (x[0], y)), "needs batch(n)"),
@@ -156,7 +156,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "two alike": (lambda: ((X, Y), (X, Y)), "return a dictionary such as {'train': (x, y), 'test': (x, y)}"),
     "ragged": (lambda: ([[1, 2], [3]], [0, 1]), "convertible by np.asarray"),
     "objects": (lambda: (np.array([{}, {}]), Y[:2]), "of numbers, and each of one shape"),
-    "x without y": (lambda: tf.data.Dataset.from_tensor_slices(X).batch(7), "the train set must give (x, y)"),
+    "four parts": (lambda: {"train": (X, Y, Y, Y)}, "the train set must be (x, y), (x, y, sample_weight) or x alone."),
+    "batches of four parts": (
+        lambda: tf.data.Dataset.from_tensor_slices((X, Y, Y, Y)).batch(7),
+        "the train set must give (x, y), (x, y, sample_weight) or x alone. Received: a tuple of 4",
+    ),
     "batches of other shapes": (
         lambda: tf.data.Dataset.from_generator(
             lambda: iter([(np.zeros((2, n)), np.zeros(2)) for n in (1, 2)]), output_types=("float32", "float32")
@@ -174,10 +178,41 @@ def test_what_is_not_understood(kind: str) -> None:
     assert message in f"{caught.value.rule}. Received: {caught.value.received}."
 
 
+ALONE = {
+    "an array": lambda: X,
+    "a set": lambda: {"train": (X,)},
+    "tf.data": lambda: tf.data.Dataset.from_tensor_slices(X).batch(7),
+    "tf.data of tuples": lambda: tf.data.Dataset.from_tensor_slices((X,)).batch(7),
+}
+
+
+@pytest.mark.parametrize("kind", ALONE)
+def test_examples_without_targets(kind: str, tmp_path: Path) -> None:
+    found = examples.sets(ALONE[kind]())
+    assert found.keys() == {"train"}
+    np.testing.assert_array_equal(found["train"][0], X)
+    assert found["train"][1:] == ((),)
+    dataset = Function("data:make", str(keep(tmp_path, found)))
+    info = dataset.info()
+    assert (info.y, info.classes, info.not_classes) == ((), None, "no targets")
+    x, y = dataset.read(np.array([3, 1]))
+    np.testing.assert_array_equal(x, X[[3, 1]])
+    assert y == ()
+
+
+def test_examples_without_targets_that_are_dictionaries(tmp_path: Path) -> None:
+    found = examples.sets({"train": ({"b": X, "a": Y},), "test": ({"a": Y[:9], "b": X[:9]},)})
+    dataset = Function("data:make", str(keep(tmp_path, found)))
+    assert dataset.info().y == () and dataset.info().test_examples == 9
+    x, _ = dataset.read(np.array([60, 1]))
+    assert list(x) == ["a", "b"] and x["a"].tolist() == [Y[0], Y[1]]
+
+
 UNFIT = {
     "def make(): return X, Y[:9]": "y of the train set must be of as many rows as the other arrays of the train set,",
     "def make(): return np.array(['a', 'b']), np.array([0, 1])": "x of the train set must be integers, floats or bool",
     "def make(): return {'train': (X, Y), 'test': (X[:, :2], Y)}": "x of the test set must be of the type and shape of",
+    "def make(): return {'train': (X, Y), 'test': X}": "y of the test set must be of the type and shape of the train",
     "def make(): return {'train': (X, Y), 'test': (X, Y, Y)}": "must have sample weights if the others have some",
     "def make(): raise ValueError('no file\\nhere')": "failed when called without arguments: ValueError: no file",
     "def make(n): return X, Y": "failed when called without arguments: TypeError",

@@ -152,3 +152,24 @@ def test_class_weights_need_labels_and_no_sample_weights(options: str, message: 
     with pytest.raises(UsageError) as caught:
         make_spec(dataset=f"hdf5:{tmp_path / 'data.h5'},{options}", class_weight="0=1")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "npz"])
+def test_a_file_may_be_without_targets(kind: str, tmp_path: Path) -> None:
+    path, x = tmp_path / f"data.{kind}", np.arange(400.0).reshape(200, 2)
+    if kind == "npz":
+        np.savez(path, x=x, more=x[:50])
+    else:
+        with h5py.File(path, "w") as file:
+            file["x"], file["more"] = x, x[:50]
+    dataset = parse(f"{kind}:{path},y=none,test_x=more")
+    assert dataset.info().y == () and dataset.info().test_examples == 50
+    found, nothing = dataset.read(np.array([200, 3]))
+    assert found.tolist() == [x[0].tolist(), x[3].tolist()] and nothing == ()
+    for options, said in (
+        ("y=none,sample_weight=more", "must be left out with y=none"),
+        ("y=none,test_x=more,test_y=x", "test_y of .* must be left out with y=none. Received: 'x'"),
+        ("y=none,test_y=none", "must be given together"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            parse(f"{kind}:{path},{options}").info()

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import StratbenchError, UsageError
 from ..base import LABEL, Array, Info
-from ..structure import leaves, map_structure, named
+from ..structure import is_empty, leaves, map_structure, named
 from . import checks
 from .checks import MAX_CLASSES, UnfitError, class_indices, is_one_hot
 from .pieces import piece_rows, pieces
@@ -23,6 +23,10 @@ SETS = (
     ("test_x", "test_y", "test_sample_weight"),
 )
 """Options of a data set that name the arrays of training, validation and test."""
+TARGETS = tuple(y for _, y, _ in SETS)
+
+NO_TARGETS = "none"
+"""As ``y`` of a data set that has examples only. Its targets are a structure without arrays."""
 
 
 class Part(NamedTuple):
@@ -135,6 +139,8 @@ class Parts:
         seen = np.zeros(MAX_CLASSES, bool)
         for part in self._parts:
             with self._named(part.names[1]):
+                if is_empty(part.y):
+                    raise UnfitError("class labels", "no targets")
                 if isinstance(part.y, dict | tuple):
                     raise UnfitError("one array of class labels", f"{len(leaves(part.y))} arrays")
                 checks.check_labels_shape(part.y)
@@ -166,9 +172,16 @@ class Parts:
 
 def check_options(dataset: Any) -> None:
     """Raise UsageError if some of a set's options are given, but not all."""
+    untargeted = dataset.y == NO_TARGETS
+    if untargeted and dataset.sample_weight is not None:
+        raise UsageError(f"sample_weight of {dataset.name} must be left out with y={NO_TARGETS}.")
     for x, y, weight in SETS[1:]:
         given = [option for option in (x, y) if getattr(dataset, option) is not None]
-        if len(given) == 1:
+        if untargeted and getattr(dataset, y) not in (None, NO_TARGETS):
+            raise UsageError(
+                f"{y} of {dataset.name} must be left out with y={NO_TARGETS}. Received: {getattr(dataset, y)!r}"
+            )
+        if len(given) == 1 and not (untargeted and given == [x]):
             raise UsageError(f"{x} and {y} of {dataset.name} must be given together. Received: {given[0]} alone")
         weighted = getattr(dataset, weight) is not None
         if weighted != (bool(given) and dataset.sample_weight is not None):

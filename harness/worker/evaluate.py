@@ -62,7 +62,8 @@ def measure(workload: SpecWorkload, model: keras.Model, rows: np.ndarray) -> dic
     def batches() -> Iterator[Structure]:
         for batch in workload.in_order(rows, EVALUATION_BATCH):
             x, y, weights = workload.unpack(batch)
-            yield keras.tree.map_structure(np.asarray, (x, y) if weights is None else (x, y, weights))
+            given = (x,) if y is None else (x, y) if weights is None else (x, y, weights)
+            yield keras.tree.map_structure(np.asarray, given)
 
     steps = -(-len(rows) // EVALUATION_BATCH)
     source = backend.one_batch(next(batches())) if steps == 1 else batches()

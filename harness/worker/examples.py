@@ -18,10 +18,11 @@ from ...datasets.function import NAMES, Examples, UnfitError
 from ...datasets.structure import leaves, map_structure
 
 _FORMS = (
-    "it must return (x, y), (x, y, sample_weight), a keras.utils.PyDataset, a tf.data.Dataset, a sequence of (x, y), "
+    "it must return (x, y), (x, y, sample_weight), an array x, a keras.utils.PyDataset, a tf.data.Dataset, a sequence of (x, y), "
     "or a dictionary or tuple of these for train and test"
 )
 _PARTS = (2, 3)
+_NO_TARGETS: tuple[()] = ()
 
 
 def sets(returned: Any) -> dict[str, Examples]:
@@ -46,7 +47,7 @@ def _by_name(returned: Any) -> dict[str, Any]:
                 f"a dictionary must have the key train, and may have {NAMES[1]} and {NAMES[2]}", _keys(returned)
             )
         return {name: returned[name] for name in NAMES if name in returned}
-    if _source(returned) is not None:
+    if _source(returned) is not None or hasattr(returned, "shape"):
         return {NAMES[0]: returned}
     if isinstance(returned, tuple | list) and len(returned) in _PARTS:
         if not all(map(_is_set, returned)):
@@ -102,9 +103,17 @@ def _structure(value: Any) -> Any:
 def _arrays(name: str, value: Any) -> Examples:
     if (batches := _source(value)) is not None:
         return _twice(name, batches)
-    if not isinstance(value, tuple | list) or len(value) not in _PARTS:
-        raise UnfitError(f"the {name} set must be (x, y) or (x, y, sample_weight)", _type(value))
-    return tuple(map_structure(_array, _structure(each)) for each in value)
+    if hasattr(value, "shape"):
+        value = (value,)
+    return _examples(f"the {name} set must be", value)
+
+
+def _examples(must: str, value: Any) -> Examples:
+    """The parts of a set or of a batch, with empty targets where there are none."""
+    if not isinstance(value, tuple | list) or len(value) not in (1, *_PARTS):
+        raise UnfitError(f"{must} (x, y), (x, y, sample_weight) or x alone", _type(value))
+    x, *others = (map_structure(_array, _structure(each)) for each in value)
+    return (x, *(others or [_NO_TARGETS]))
 
 
 def _array(value: Any) -> np.ndarray:
@@ -168,9 +177,8 @@ def _all(name: str, batches: Iterator[Any]) -> Examples:
     """All batches as one."""
     parts: list[Examples] = []
     for batch in batches:
-        if not isinstance(batch, tuple | list) or len(batch) not in _PARTS:
-            raise UnfitError(f"the {name} set must give (x, y) or (x, y, sample_weight)", _type(batch))
-        parts.append(tuple(map_structure(_array, _structure(each)) for each in batch))
+        alone = isinstance(batch, Mapping) or hasattr(batch, "shape")
+        parts.append(_examples(f"the {name} set must give", (batch,) if alone else batch))
     if not parts:
         raise UnfitError(f"the {name} set must have examples", "none")
     if any(not array.shape for array in leaves(parts[0])):

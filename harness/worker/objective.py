@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...datasets.base import described
-from ...datasets.structure import map_structure
+from ...datasets.structure import is_empty, map_structure
 from ...errors import UsageError
 from ...results.raw.quality import ACCURACY
 from . import normalisers
@@ -139,14 +139,13 @@ class Objective:
         import keras
 
         x, y, *weights = self._made_up()
+        targets = None if is_empty(y) else self.targets(y)
         try:
             known = [(variable, variable.value) for variable in self._model.variables]
             with keras.StatelessScope(known, collect_losses=True), normalisers.combined_by(self._note_count):
                 # Again, as losses that the call adds belong to this scope.
                 outputs = self._model(x)
-                loss = compute_loss(
-                    self._model, x, self.targets(y), outputs, weights[0] if weights else None, training=False
-                )
+                loss = compute_loss(self._model, x, targets, outputs, weights[0] if weights else None, training=False)
         except Exception as error:
             raise UsageError(f"model {self._reference} can't be trained: {one_line(error)}") from error
         if tuple(getattr(loss, "shape", ())) != ():

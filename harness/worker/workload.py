@@ -14,7 +14,7 @@ import numpy as np
 from ...datasets import base as datasets
 from ...datasets.batches import Batches, sequential, steps_per_epoch
 from ...datasets.split import split_rows
-from ...datasets.structure import map_structure
+from ...datasets.structure import is_empty, map_structure
 from ...errors import UsageError
 from ...results.schema import COMPILED_SCHEDULE
 from ..plan import class_weights, learning_rate, optimizers
@@ -128,7 +128,7 @@ class SpecWorkload:
     def unpack(self, batch: Batch) -> tuple[Structure, Structure, Structure | None]:
         """What the model is called with, what its loss compares with the outputs, and sample weights, if any."""
         x, y, *weights = batch
-        return self._scaled(x), self.objective.targets(y), weights[0] if weights else None
+        return self._scaled(x), None if is_empty(y) else self.objective.targets(y), weights[0] if weights else None
 
     def inputs(self, batch: Batch) -> Structure:
         """See the protocol."""
