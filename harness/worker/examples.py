@@ -18,8 +18,8 @@ from ...datasets.function import NAMES, Examples, UnfitError
 from ...datasets.structure import leaves, map_structure
 
 _FORMS = (
-    "it must return (x, y), (x, y, sample_weight), an array x, a keras.utils.PyDataset, a tf.data.Dataset, a sequence of (x, y), "
-    "or a dictionary or tuple of these for train and test"
+    "it must return (x, y), (x, y, sample_weight), a keras.utils.PyDataset, a tf.data.Dataset, a sequence of (x, y), "
+    "an array x without targets, or a dictionary or tuple of these for train and test"
 )
 _PARTS = (2, 3)
 _NO_TARGETS: tuple[()] = ()
