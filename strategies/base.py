@@ -143,6 +143,7 @@ class Strategy(ABC):
         own_loop: whether its trainer is an `OwnLoop`. Faults can't be injected into its steps.
         joins_jobs: whether its workers may be the processes of a job that ``horovodrun`` or ``mpirun`` started.
         compiles: whether XLA can compile what computes its gradients.
+        runs_own_steps: whether it can call a model's own ``train_step`` (`Workload.own_step`).
     """
 
     name: ClassVar[str]
@@ -156,6 +157,7 @@ class Strategy(ABC):
     own_loop: ClassVar[bool] = False
     joins_jobs: ClassVar[bool] = False
     compiles: ClassVar[bool] = False
+    runs_own_steps: ClassVar[bool] = False
 
     def global_batch(self, asked: int, examples: int) -> int:
         """The global batch of a run. The user asked for ``asked``, and there are ``examples`` training examples."""

@@ -39,6 +39,7 @@ class Fit(Strategy):
     own_loop = True
     max_replicas = 1
     compiles = True
+    runs_own_steps = True
 
     def skip_loss_scaling(self) -> str | None:
         """Keras's optimizer does it."""

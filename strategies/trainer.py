@@ -39,7 +39,8 @@ class Workload(Protocol):
         optimizer_settings: ``name``, the optimizer's class in ``keras.optimizers``, and settings.
         accumulate: steps whose gradients make one update: their mean is exchanged and applied after the last of them.
         jit: whether XLA compiles what computes gradients; only under strategies that can (`Strategy.compiles`). It is
-            known once `model` was called, as is `scales_loss`.
+            known once `model` was called, as are `scales_loss` and `own_step`.
+        own_step: whether the model has a ``train_step`` of its own, which is to be called.
     """
 
     replicas: int
@@ -51,6 +52,7 @@ class Workload(Protocol):
     optimizer_settings: Mapping[str, Any]
     accumulate: int
     jit: bool
+    own_step: bool
 
     def model(self) -> keras.Model:
         """A new model; every call gives the same initial weights."""

@@ -204,12 +204,12 @@ def method(name: str, parameters: str) -> str:
 
 
 REFUSED = {
-    "train_step": (method("train_step", "self, *args, **kwargs"), "train_step to Keras"),
+    "make_train_function": (method("make_train_function", "self, *args, **kwargs"), "make_train_function to Keras"),
     "fit": (method("fit", "self, *args, **kwargs"), "Mine.fit"),
     "train_step of the object": (
         "def make(shape, classes):\n    model = Base(classes)\n    model.train_step = lambda data: {}\n"
         "    return model",
-        "train_step to Keras",
+        "train_step must return a dictionary with the key 'loss'. Received: an empty one.",
     ),
     "weights of another type": (
         "def make(shape, classes): return layered(shape, classes, dtype='float16')",
@@ -372,4 +372,5 @@ def test_regularisers_losses_that_are_means_and_other_float_types_are_taken(text
         "alone": "",
         "normalised": False,
         "scales_loss": False,
+        "own_step": False,
     }

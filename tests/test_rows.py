@@ -126,7 +126,9 @@ def test_each_row_once() -> None:
 )
 def test_when_single_updates_rows(text: str, accumulate: int, expected: bool) -> None:
     settings = optimizers.parse(text).settings
-    workload = SimpleNamespace(optimizer_settings=settings, accumulate=accumulate, scales_loss=False, jit=False)
+    workload = SimpleNamespace(
+        optimizer_settings=settings, accumulate=accumulate, scales_loss=False, jit=False, own_step=False
+    )
     assert kept_as_rows(workload) is expected
     assert not kept_as_rows(SimpleNamespace(**vars(workload) | {"scales_loss": True}))
     assert not kept_as_rows(SimpleNamespace(**vars(workload) | {"jit": True}))

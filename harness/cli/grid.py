@@ -12,6 +12,7 @@ import click
 from ...errors import UsageError
 from ...results.raw.files import shown, why
 from ...results.schema import COMPILED_SCHEDULE
+from ...strategies import registry as strategies
 from ..launch import trying
 from ..launch.preparing import Preparing
 from ..launch.starter import Starter
@@ -107,6 +108,10 @@ class Grid:
             words += self._take_own(tried)
         if unused := tried.unused_by_own if own else tried.unused:
             words.append(f"not used of model {spec.model}: {unused}")
+        if tried.own_step and any(each.replicas > 1 for each in self.specs):
+            words.append(
+                f"whether several replicas train what one does is not checked for the train_step of {spec.model}"
+            )
         for line in words:
             self._tell(line)
         self._tried = tried
@@ -115,6 +120,9 @@ class Grid:
 
     def why_not(self, spec: RunSpec) -> str:
         """Why this run would not train what one replica does, by what the trial found; empty if it would."""
+        if self._tried.own_step and not spec.create_strategy().runs_own_steps:
+            able = ", ".join(name for name, cls in strategies.available().items() if cls.runs_own_steps)
+            return f"the model has a train_step of its own, which {spec.strategy} can't call; use one of {able}"
         if self._tried.scales_loss and (reason := spec.create_strategy().skip_loss_scaling()):
             return reason
         if spec.replicas == 1:

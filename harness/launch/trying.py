@@ -32,6 +32,7 @@ class Tried:
         alone: why several replicas would not train what one does; empty if they would.
         normalised: whether its loss is a mean over what a mask leaves, or over the sum of sample weights.
         scales_loss: whether its loss is scaled, as for float16.
+        own_step: whether it has a ``train_step`` of its own.
         optimizer, learning_rate: the model's own, as the flags of these names say it; empty and 0 if it has none.
         schedule: of the model's own optimizer, in words; empty if its rate is a number.
         problem: why the model's own optimizer can't be used, in one sentence; empty if it can.
@@ -42,6 +43,7 @@ class Tried:
     alone: str = ""
     normalised: bool = False
     scales_loss: bool = False
+    own_step: bool = False
     optimizer: str = ""
     learning_rate: float = 0.0
     schedule: str = ""

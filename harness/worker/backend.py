@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,22 @@ def one_batch(batch: Structure) -> Any:
     import tensorflow as tf
 
     return tf.data.Dataset.from_tensors(batch)
+
+
+def stream(batches: Callable[[], Iterator[Structure]]) -> Any:
+    """What ``model.evaluate`` takes as these batches."""
+    import keras
+
+    first = next(batches())
+    if isinstance(first, tuple):
+        return batches()
+    if keras.backend.backend() != "tensorflow":
+        return ((x,) for x in batches())
+    import tensorflow as tf
+
+    # A generator could not give examples without targets as ``fit`` gives them to a model's own step: not in a tuple.
+    signature = tf.nest.map_structure(lambda each: tf.TensorSpec((None, *each.shape[1:]), each.dtype), first)
+    return tf.data.Dataset.from_generator(batches, output_signature=signature)
 
 
 def gpu_peak_bytes() -> int | None:

@@ -17,8 +17,10 @@ from ...errors import UsageError
 if TYPE_CHECKING:
     import keras
 
-_METHODS = ("train_step", "make_train_function", "make_test_function", "fit", "evaluate")
+_METHODS = ("make_train_function", "make_test_function", "fit", "evaluate")
 """That decide what is trained or evaluated under ``model.fit``; a model's own are not called here."""
+
+OWN_STEP = "train_step"
 
 _RECORD = "_stratbench_compiled"
 """Attribute of a model: the arguments of its last ``compile()``."""
@@ -42,6 +44,11 @@ def check(reference: str, model: keras.Model, scaled: bool) -> None:
                 f"model {reference} must leave {name} to Keras: a model's own is not supported yet. "
                 f"Received: {type(model).__name__}.{name}."
             )
+    if has_own(model, OWN_STEP) and (more := _other_optimizers(model)):
+        raise UsageError(
+            f"model {reference} must train with the optimizer of compile() alone: train_step with others is not "
+            f"supported yet. Received: {', '.join(more)}."
+        )
     if other := [f"{v.path} ({v.dtype})" for v in model.trainable_variables if v.dtype != "float32"]:
         raise UsageError(
             f"model {reference} must have float32 weights: others are not supported yet. Received: {', '.join(other)}."
@@ -103,6 +110,18 @@ def has_own(model: keras.Model, name: str) -> bool:
     method = vars(model).get(name) or getattr(type(model), name, None)
     module = getattr(inspect.unwrap(method), "__module__", "") if method else "keras."
     return not str(module).startswith("keras.")
+
+
+def _other_optimizers(model: keras.Model) -> list[str]:
+    """Attributes of the model with optimizers beside that of ``compile``."""
+    import keras
+
+    own = (getattr(model, "optimizer", None), own_optimizer(model))
+    return [
+        name
+        for name, value in vars(model).items()
+        if isinstance(value, keras.optimizers.Optimizer) and not any(value is each for each in own)
+    ]
 
 
 def layers(model: keras.Model) -> Iterator[keras.layers.Layer]:

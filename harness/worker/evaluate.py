@@ -62,11 +62,11 @@ def measure(workload: SpecWorkload, model: keras.Model, rows: np.ndarray) -> dic
     def batches() -> Iterator[Structure]:
         for batch in workload.in_order(rows, EVALUATION_BATCH):
             x, y, weights = workload.unpack(batch)
-            given = (x,) if y is None else (x, y) if weights is None else (x, y, weights)
+            given = x if y is None else (x, y) if weights is None else (x, y, weights)
             yield keras.tree.map_structure(np.asarray, given)
 
     steps = -(-len(rows) // EVALUATION_BATCH)
-    source = backend.one_batch(next(batches())) if steps == 1 else batches()
+    source = backend.one_batch(next(batches())) if steps == 1 else backend.stream(batches)
     results = model.evaluate(source, steps=steps, verbose=0, return_dict=True)
     # In the order of compile(): evaluate sorts the names.
     ordered = {name: results[name] for name in model.get_metrics_result() if name in results} | results

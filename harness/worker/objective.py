@@ -16,7 +16,7 @@ from ...datasets.structure import is_empty, map_structure
 from ...errors import UsageError
 from ...results.raw.quality import ACCURACY
 from . import normalisers
-from .compiled import arguments, has_own
+from .compiled import OWN_STEP, arguments, has_own
 from .wording import one_line
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Objective:
         self._complete(shapes)
         self._form = target_form(self.losses[0]) if self._classifies and self.losses else "stored"
         self.normalised = False
-        if tries:
+        if tries and not has_own(model, OWN_STEP):
             self._build_loss()
 
     def targets(self, y: Structure) -> Structure:
@@ -105,7 +105,8 @@ class Objective:
         model = self._model
         given = dict(arguments(model)) if model.compiled else {"optimizer": None}
         missing: dict[str, Any] = {}
-        if given.get("loss") is None and not has_own(model, "compute_loss") and not (model.compiled and adds(model)):
+        own = any(has_own(model, name) for name in ("compute_loss", OWN_STEP))
+        if given.get("loss") is None and not own and not (model.compiled and adds(model)):
             if not self._classifies:
                 raise UsageError(self._no_loss(shapes))
             missing["loss"] = keras.losses.SparseCategoricalCrossentropy(from_logits=not _ends_in_softmax(model))

@@ -41,7 +41,7 @@ def flops_per_example(workload: SpecWorkload, model: keras.Model) -> float | Non
     """Operations of a training step with the batch of a replica, divided by its examples; None if not all are known."""
     import keras
 
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() != "tensorflow" or workload.own_step:
         return None
     import tensorflow as tf
 

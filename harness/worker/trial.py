@@ -43,6 +43,7 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
         UsageError: the model can't be trained or evaluated, in one line.
         DataError: the examples can't be read.
     """
+    from ...strategies._shared.own_step import OwnStep
     from ...strategies._shared.replica import loss_and_gradients
     from . import compiled, own_optimizer
     from .evaluate import measure
@@ -52,29 +53,35 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
     model = workload.model()
     rows = workload.rows["train"][:_EXAMPLES]
     (batch,) = workload.in_order(rows, _EXAMPLES)
+    # The trial gives the model another optimizer.
+    own, unused_by_own = own_optimizer.said(run.model, model, workload.total_steps), compiled.unused(model)
     optimizer = workload.optimizer()
     try:
-        _, gradients = loss_and_gradients(workload, model, batch, optimizer)
-        alone = _why_alone(workload, model, batch)
-        normalised = workload.objective.normalised or bool(_counts(workload, model, batch))
-        optimizer.apply(gradients, model.trainable_variables)
+        if workload.own_step:
+            alone, normalised = "", False
+            OwnStep(workload, model, optimizer).update(batch)
+        else:
+            _, gradients = loss_and_gradients(workload, model, batch, optimizer)
+            alone = _why_alone(workload, model, batch)
+            normalised = workload.objective.normalised or bool(_counts(workload, model, batch))
+            optimizer.apply(gradients, model.trainable_variables)
     except Exception as error:
         raise UsageError(f"model {run.model} can't be trained: {one_line(error)}") from error
     try:
         measure(workload, model, rows)
     except Exception as error:
         raise UsageError(f"model {run.model} can't be evaluated: {one_line(error)}") from error
-    own = own_optimizer.said(run.model, model, workload.total_steps)
-    found = {
+    found = own | {
         "unused": workload.unused,
-        "unused_by_own": compiled.unused(model),
+        "unused_by_own": unused_by_own,
         "alone": alone,
         "normalised": normalised,
         "scales_loss": workload.scales_loss,
+        "own_step": workload.own_step,
     }
     if run.save_model:
         _try_to_save(run, model)
-    return found | own
+    return found
 
 
 def _try_to_save(run: spec.RunSpec, model: keras.Model) -> None:

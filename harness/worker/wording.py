@@ -9,7 +9,9 @@ _NOISE = (
     "Exception encountered when calling",
 )
 """How lines of TensorFlow's and Keras's messages begin that say nothing."""
-_WITHOUT = re.compile(r"\x1b\[[0-9;]*m|\{\{(function_)?node [^}]*\}\} ?| \[Op:\w+\].*")
+_WITHOUT = re.compile(
+    r"\x1b\[[0-9;]*m|\{\{(function_)?node [^}]*\}\} ?| \[Op:\w+\].*|^\d+ root error\(s\) found\.$|^\s*\(\d+\) "
+)
 """Bold type in Keras's messages, and names of TensorFlow's own in its."""
 _OUT_OF_MEMORY = re.compile(r"OOM when allocating tensor with shape(?P<shape>\[[^]]*\]).*?device:(?P<device>\w+:\d+)")
 

@@ -15,7 +15,7 @@ from ...datasets import base as datasets
 from ...datasets.batches import Batches, sequential, steps_per_epoch
 from ...datasets.split import split_rows
 from ...datasets.structure import is_empty, map_structure
-from ...errors import UsageError
+from ...errors import RunError, UsageError
 from ...results.schema import COMPILED_SCHEDULE
 from ..plan import class_weights, learning_rate, optimizers
 from ..plan.models import own
@@ -69,7 +69,7 @@ class SpecWorkload:
         self.trained_bytes = 0
         self.activation_bytes: int | None = None
         self.unused = ""
-        self.jit = False
+        self.jit = self.own_step = False
         self._loss_scale: Mapping[str, Any] | None = None
         self._objective: Objective | None = None
         self._tables: Mapping[str, str] = {}
@@ -92,8 +92,13 @@ class SpecWorkload:
         own_schedule.make_describable(model)
         accumulation = {optimizers.ACCUMULATION: self.accumulate} if self.accumulate > 1 else {}
         trained_by = self._new_optimizer({**self.optimizer_settings, **accumulation})
+        strategy = self.spec.create_strategy()
+        self.own_step = compiled.has_own(model, compiled.OWN_STEP)
+        if self.own_step and self.accumulate > 1:
+            raise UsageError(f"model {self.spec.model} has a train_step of its own: leave --accumulate out.")
         # XLA has no exchange between processes.
-        able = self.spec.create_strategy().compiles and (self.replicas == 1 or not self._objective.normalised)
+        able = strategy.compiles and (self.replicas == 1 or not self._objective.normalised)
+        able = able and (strategy.own_loop or not self.own_step)
         self.jit = numerics.jit(self.spec.model, model, self.spec.jit, able)
         self._loss_scale = numerics.loss_scale(model)
         self.unused = compiled.unused(model, trained_by, self._scheduled, self.jit)
@@ -178,7 +183,11 @@ class SpecWorkload:
         return self._objective
 
     def total_loss(self, model: keras.Model, batch: Batch, mean: Mean | None = None) -> Tensor:
-        """See the protocol."""
+        """See the protocol. Raises RunError for a model whose own ``train_step`` is to be called instead."""
+        if self.own_step:
+            raise RunError(
+                f"model {self.spec.model} has a train_step of its own, which {self.spec.strategy} can't call"
+            )
         x, y, weights = self.fit_arguments(batch)
         x = self._delayed(x)
         with normalisers.combined_by(mean):

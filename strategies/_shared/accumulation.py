@@ -7,7 +7,7 @@ Source: ``gradient_accumulation_steps`` of https://keras.io/api/optimizers/, whi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import tensorflow as tf
 
@@ -20,6 +20,14 @@ Compute = Callable[["Batch"], tuple[tf.Tensor, Gradients]]
 Apply = Callable[[Gradients], None]
 Body = Callable[["Batch"], tf.Tensor]
 """batch → loss: what a step does."""
+
+
+class Steps(Protocol):
+    """What a trainer runs; the attributes are those of `Accumulation`."""
+
+    update: Body
+    add: Body | None
+    sums: list[tf.Variable]
 
 
 class Accumulation:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 
 from ..trainer import Batch, Mean, Memory, StepResult, Trainer, Workload, examples_of
-from .accumulation import Accumulation, Body
+from .accumulation import Body, Steps
 from .lookups import Lookups, each_row_once
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class KerasTrainer(Trainer):
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
         workload: Workload,
-        steps: Accumulation,
+        steps: Steps,
         around: Callable[[Body], Body] = lambda body: body,
         rank: int = 0,
         shards: int = 1,

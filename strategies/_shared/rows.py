@@ -28,7 +28,7 @@ def updates_by_rows(settings: Mapping[str, Any]) -> bool:
 def kept_as_rows(workload: Workload) -> bool:
     """Whether Keras's optimizer can be given rows: it updates by rows, and needs no whole gradient before."""
     settings = workload.optimizer_settings
-    whole = workload.accumulate > 1 or workload.scales_loss or workload.jit
+    whole = workload.accumulate > 1 or workload.scales_loss or workload.jit or workload.own_step
     return updates_by_rows(settings) and not whole and not Clip.of(settings)
 
 

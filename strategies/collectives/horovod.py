@@ -45,6 +45,7 @@ class Horovod(Collective):
     """One process a replica, all-reduce by Horovod's background thread."""
 
     compiles = True
+    runs_own_steps = True
 
     name = "horovod"
     summary = "Horovod: N processes, ring all-reduce of fused gradients"
@@ -112,8 +113,9 @@ class Horovod(Collective):
         with self.joined(workload, exchanges=True) as hvd:
             import tensorflow as tf
 
-            from .._shared.accumulation import Accumulation
+            from .._shared.accumulation import Accumulation, Steps
             from .._shared.buckets import buckets, compute_in_order, exchange
+            from .._shared.own_step import OwnStep
             from .._shared.replica import KerasTrainer, loss_and_gradients
             from .._shared.rows import embeddings
             from ._rows import RowExchange
@@ -125,7 +127,7 @@ class Horovod(Collective):
             positions = buckets(trained, self.bucket_mib)
             rows = RowExchange(hvd, trained, workload.optimizer_settings)
             # Sums over steps and the other exchanges need whole gradients.
-            whole = workload.accumulate > 1 or workload.scales_loss or workload.jit
+            whole = workload.accumulate > 1 or workload.scales_loss or workload.jit or workload.own_step
             plain = not whole and self.op == "average" and self.compression == "none"
             by_rows = plain and not self.elastic and hvd.size() > 1 and bool(embeddings(model))
 
@@ -142,7 +144,11 @@ class Horovod(Collective):
                 means = exchange(gradients, positions, lambda bucket: self._combine(hvd, bucket), sparse)
                 optimizer.apply(means, trained)
 
-            steps = Accumulation(workload.accumulate, trained, compute, apply)
+            steps: Steps
+            if workload.own_step:
+                steps = OwnStep(workload, model, optimizer, lambda gradients: self._combine(hvd, gradients))
+            else:
+                steps = Accumulation(workload.accumulate, trained, compute, apply)
             trainer = KerasTrainer(model, optimizer, workload, steps, rank=hvd.rank(), shards=hvd.size())
             if by_rows:
                 trainer.trace()

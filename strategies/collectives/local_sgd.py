@@ -40,6 +40,7 @@ class LocalSgd(Collective):
     summary = "local SGD: every process trains alone, weights are averaged every period steps (Horovod's collectives)"
     synchronous = False
     compiles = True
+    runs_own_steps = True
     traits = Traits("every τ steps", "after averaging", "2(N−1)/N·W/τ each way", "W + S", "the run ends")
 
     period: Annotated[int, Ge(1)] | Literal["end"] = option(
@@ -57,7 +58,8 @@ class LocalSgd(Collective):
         with self.joined(workload) as hvd:
             import tensorflow as tf
 
-            from .._shared.accumulation import Accumulation
+            from .._shared.accumulation import Accumulation, Steps
+            from .._shared.own_step import OwnStep
             from .._shared.replica import KerasTrainer, loss_and_gradients
 
             model, optimizer = replicate(hvd, workload)
@@ -74,7 +76,11 @@ class LocalSgd(Collective):
             def means() -> list[tf.Tensor]:
                 return hvd.grouped_allreduce(averaged, op=hvd.Average)
 
-            steps = Accumulation(workload.accumulate, trained, compute, lambda means: optimizer.apply(means, trained))
+            steps: Steps
+            if workload.own_step:
+                steps = OwnStep(workload, model, optimizer)
+            else:
+                steps = Accumulation(workload.accumulate, trained, compute, lambda m: optimizer.apply(m, trained))
             local = KerasTrainer(model, optimizer, workload, steps, rank=hvd.rank(), shards=hvd.size())
             period = workload.total_steps if self.period == "end" else self.period
             # Traced now: the first averaging comes after the warm-up steps, so its tracing would be measured.

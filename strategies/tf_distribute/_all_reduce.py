@@ -11,13 +11,18 @@ import tensorflow as tf
 from .._shared.clip import Clip
 
 
-def sum_first(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+def sum_first(optimizer: keras.optimizers.Optimizer, given: bool = False) -> keras.optimizers.Optimizer:
     """The optimizer, which now sums the replicas' gradients before it clips them, or checks that they are finite.
 
     Keras's optimizers do so with each replica's own gradient and sum the results: N replicas would not train what one
     does.
+
+    Args:
+        given: whether what it is given is of all replicas already.
     """
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+    if given:
+        _extend(getattr(optimizer, "inner_optimizer", optimizer), _Summed)
+    elif isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         _extend(optimizer, _SumBeforeCheck)
         _extend(optimizer.inner_optimizer, _Summed)
     elif Clip.of(vars(optimizer)):
@@ -30,8 +35,8 @@ def _extend(optimizer: keras.optimizers.Optimizer, by: type) -> None:
     optimizer.__class__ = type(kind.__name__, (by, kind), {})
 
 
-def mean_over_replicas(value: tf.Tensor) -> tf.Tensor:
-    """See `stratbench.strategies.trainer.Mean`."""
+def mean_over_replicas(value: Any) -> Any:
+    """See `stratbench.strategies.trainer.Mean`; of a list, the means."""
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, value)
 
 

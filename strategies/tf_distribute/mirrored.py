@@ -40,6 +40,8 @@ class Mirrored(Strategy):
             return f"cross_device_ops={self.cross_device_ops} needs GPUs and there are none; use auto"
         return skip_for_gpus(replicas)
 
+    runs_own_steps = True
+
     def skip_loss_scaling(self) -> str | None:
         """Keras's optimizer does it."""
         return None
@@ -53,7 +55,8 @@ class Mirrored(Strategy):
         """Reads the shards of all replicas, one after the other. Each replica takes its own slice."""
         import tensorflow as tf
 
-        from .._shared.accumulation import Accumulation, Body
+        from .._shared.accumulation import Accumulation, Body, Steps
+        from .._shared.own_step import OwnStep
         from .._shared.replica import KerasTrainer, loss_and_gradients, set_threads
         from ._all_reduce import mean_over_replicas, sum_first
 
@@ -62,20 +65,28 @@ class Mirrored(Strategy):
         strategy = tf.distribute.MirroredStrategy(_devices(replicas), self._cross_device_ops())
         share = workload.global_batch // replicas
 
-        def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        def part(batch: Batch) -> Batch:
             start = tf.distribute.get_replica_context().replica_id_in_sync_group * share
-            batch = tf.nest.map_structure(lambda each: each[start : start + share], batch)
+            return tf.nest.map_structure(lambda each: each[start : start + share], batch)
+
+        def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
             # Keras's optimizer sums gradients over the replicas; 1/N makes that the mean.
-            return loss_and_gradients(workload, model, batch, optimizer, scale=1 / replicas, mean=mean_over_replicas)
+            scale, mean = 1 / replicas, mean_over_replicas
+            return loss_and_gradients(workload, model, part(batch), optimizer, scale=scale, mean=mean)
 
         def around(step: Body) -> Body:
             return lambda batch: strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(step, (batch,)), axis=None)
 
         with strategy.scope():
-            model, optimizer = workload.model(), sum_first(workload.optimizer())
+            model = workload.model()
+            optimizer = sum_first(workload.optimizer(), workload.own_step)
             trained = model.trainable_variables
             optimizer.build(trained)
-            steps = Accumulation(workload.accumulate, trained, compute, lambda sums: optimizer.apply(sums, trained))
+            steps: Steps
+            if workload.own_step:
+                steps = OwnStep(workload, model, optimizer, mean_over_replicas, part)
+            else:
+                steps = Accumulation(workload.accumulate, trained, compute, lambda sums: optimizer.apply(sums, trained))
         yield KerasTrainer(model, optimizer, workload, steps, around, shards=replicas, copies=replicas, count=replicas)
 
     def _cross_device_ops(self) -> tf.distribute.CrossDeviceOps | None:

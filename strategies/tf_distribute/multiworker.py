@@ -49,6 +49,8 @@ class MultiWorker(Strategy):
         """One ring all-reduce an update."""
         return ring_bytes(weights_bytes, replicas) / accumulate
 
+    runs_own_steps = True
+
     def skip_loss_scaling(self) -> str | None:
         """Keras's optimizer does it."""
         return None
@@ -76,8 +78,9 @@ class MultiWorker(Strategy):
         """Keras 3's ``fit`` fails here, a ``strategy.run`` step in a ``tf.function`` does not."""
         import tensorflow as tf
 
-        from .._shared.accumulation import Accumulation, Body
+        from .._shared.accumulation import Accumulation, Body, Steps
         from .._shared.buckets import buckets, compute_in_order
+        from .._shared.own_step import OwnStep
         from .._shared.replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
         from ._all_reduce import mean_over_replicas, sum_first
 
@@ -103,8 +106,13 @@ class MultiWorker(Strategy):
             return lambda batch: strategy.experimental_local_results(strategy.run(step, (batch,)))[0]
 
         with strategy.scope():
-            model, optimizer = workload.model(), sum_first(workload.optimizer())
+            model = workload.model()
+            optimizer = sum_first(workload.optimizer(), workload.own_step)
             trained = model.trainable_variables
             optimizer.build(trained)
-            steps = Accumulation(workload.accumulate, trained, compute, lambda sums: optimizer.apply(sums, trained))
+            steps: Steps
+            if workload.own_step:
+                steps = OwnStep(workload, model, optimizer, mean_over_replicas)
+            else:
+                steps = Accumulation(workload.accumulate, trained, compute, lambda sums: optimizer.apply(sums, trained))
         yield KerasTrainer(model, optimizer, workload, steps, around, rank=task.index, shards=workload.replicas)
