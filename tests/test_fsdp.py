@@ -72,6 +72,29 @@ def test_a_constraint_is_refused_and_the_weight_named(
     assert re.search(r"constraint on a part of a weight\. Received: one on .*bound/kernel", outcome.reason)
 
 
+DEEP = """
+import keras
+
+def deep():
+    layers = keras.layers
+    equal = [layers.Conv2D(8, 3, padding="same", use_bias=False) for _ in range(10)]
+    return keras.Sequential([layers.Input((8, 8, 8)), *equal, layers.Flatten(), layers.Dense(3)])
+"""
+
+
+def test_layers_wait_only_for_what_the_forward_pass_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, horovod: None
+) -> None:
+    """The graph also has the gradient of the examples, which nobody needs: late layers would wait for it."""
+    (tmp_path / "many.py").write_text(DEEP)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    spec = make_spec("fsdp", 2, model="many:deep", dataset="synthetic:shape=8x8x8,classes=3", steps=3)
+    outcome = launch(spec, tmp_path / "run")
+    assert outcome.status == "ok", outcome.reason
+    log = journal.read(tmp_path / "run" / "worker-0.jsonl")
+    assert log.ready["memory"]["transient_bytes"] < 4 * log.ready["parameters"]
+
+
 @pytest.mark.parametrize("release", ["true", "false"])
 def test_expected_traffic_counts_what_is_gathered_again(release: str, tmp_path: Path, horovod: None) -> None:
     spec = make_spec(f"fsdp:reshard_after_forward={release}", 2, model="cnn", steps=3, global_batch=8)

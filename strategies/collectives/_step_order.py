@@ -73,12 +73,12 @@ class StepOrder:
         self._forward = ancestors([loss.op], set())
         self._backward = ancestors(ends, self._forward)
         readers = [sorted(set(unit.users), key=number.__getitem__) for unit in units]
-        first = [next((number[op] for op in each if op not in self._backward), len(number)) for each in readers]
+        first = [next((number[op] for op in each if op in self._forward), len(number)) for each in readers]
         self.order = sorted(range(len(units)), key=first.__getitem__)
         self._units = [units[position] for position in self.order]
         self._early, self._late = ([], [])
         for position in self.order:
-            self._early.append([op for op in readers[position] if op not in self._backward])
+            self._early.append([op for op in readers[position] if op in self._forward])
             self._late.append([op for op in readers[position] if op in self._backward and op.type not in _SHAPES])
 
     def uses(self, sizes_bytes: Sequence[int]) -> list[Use]:
@@ -95,7 +95,7 @@ class StepOrder:
         own = {unit.gathered.op: number for number, unit in enumerate(self._units)}
         found: dict[tf.Operation, int] = {}
         for op in self._units[0].gathered.graph.get_operations() if self._units else ():
-            if op not in self._backward:
+            if op in self._forward:
                 before = [found[i] for i in (*(t.op for t in op.inputs), *op.control_inputs) if i in found]
                 if op in own or before:
                     found[op] = max([own.get(op, 0), *before])
