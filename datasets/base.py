@@ -160,7 +160,7 @@ def parse(reference: str, file: str = "") -> Dataset:
     name, separator, rest = _REFERENCE.fullmatch(reference).groups()  # type: ignore[union-attr]
     known = available()
     if name not in known and _FUNCTION.fullmatch(reference):
-        return known[_OF_FUNCTIONS](reference, file)  # type: ignore[call-arg]
+        return known[_OF_FUNCTIONS](reference, file=file)  # type: ignore[call-arg]
     if name not in known:
         raise UsageError(_choice("data set", known, name))
     if _UNPRINTABLE.search(reference):

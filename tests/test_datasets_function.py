@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from conftest import Write
 from stratbench.datasets.base import Array, parse
-from stratbench.datasets.function import Function, UnfitError, check, keep
+from stratbench.datasets.prepared import Function, UnfitError, check, keep
 from stratbench.errors import UsageError
 from stratbench.harness.cli.commands import cli
 from stratbench.harness.launch import preparing

@@ -1,7 +1,7 @@
 """Has examples made ready before anything runs, by processes that have Keras.
 
-Those of a user's function are kept in a file, by `worker.prepare`. What synthetic ones look like is read from the
-model, by `worker.fitting`, and kept, too.
+Those of a user's function and of Keras's own data sets are kept in a file, by `worker.prepare`. What synthetic ones
+look like is read from the model, by `worker.fitting`, and kept, too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from ...datasets import base as datasets
-from ...datasets.function import Function
+from ...datasets.prepared import Prepared
 from ...datasets.synthetic import Form, Synthetic, described
 from ...errors import RunError, UsageError
 from ...results.raw.files import shown, why
@@ -60,8 +60,8 @@ class Preparing:
         """
         dataset = datasets.parse(reference)
         try:
-            if isinstance(dataset, Function):
-                return self._examples(reference, dataset.function)
+            if isinstance(dataset, Prepared):
+                return self._examples(reference, dataset.question)
             if isinstance(dataset, Synthetic) and dataset.fits_model:
                 return self._form(model, precision)
         except OSError as error:
@@ -70,10 +70,10 @@ class Preparing:
             ) from None
         return ""
 
-    def _examples(self, reference: str, function: str) -> str:
-        """Call the function, and keep its examples; the same examples are kept once."""
+    def _examples(self, reference: str, asked: dict[str, Any]) -> str:
+        """Keep the examples; the same examples are kept once."""
         with _own_folder(self._folder) as own:
-            question = json.dumps({"function": function, "folder": str(own)})
+            question = json.dumps(asked | {"folder": str(own)})
             found = self._ask(_PREPARE, question, own, f"data set {reference} can't be prepared")
             kept = self._folder / found["file"]
             if not kept.exists():

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...datasets.function import NAMES, Examples, UnfitError
+from ...datasets.prepared import NAMES, Examples, UnfitError
 from ...datasets.structure import leaves, map_structure
 
 _FORMS = (

@@ -1,15 +1,17 @@
-"""Calls a user's data function, and keeps its examples: ``python -P -m stratbench.harness.worker.prepare FOLDER``.
+"""Makes examples ready, and keeps them: ``python -P -m stratbench.harness.worker.prepare FOLDER``.
 
-The answer is ``{"file": name in the folder, "examples": number}``.
+They are those of a user's data function, or of ``keras.datasets``. The answer is
+``{"file": name in the folder, "examples": number}``.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...datasets.function import UnfitError, check, keep
+from ...datasets.prepared import NAMES, Examples, UnfitError, check, keep
 from ...errors import UsageError
 from . import examples, importing
 from .answering import answer
@@ -21,8 +23,19 @@ def main() -> None:
     answer(lambda question: prepare(**json.loads(question)))
 
 
-def prepare(function: str, folder: str) -> dict[str, Any]:
-    """Raises UsageError, in one line, for a function that can't be used."""
+def prepare(
+    folder: str, function: str = "", of_keras: str = "", words: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """Keep the examples of a function, or of a data set of Keras's. Raises UsageError, in one line, if it can't.
+
+    Args:
+        words: ``num_words`` and ``maxlen`` of a data set of texts.
+    """
+    sets = _of_keras(of_keras, words or {}) if of_keras else _of_function(function)
+    return {"file": keep(Path(folder), sets).name, "examples": sum(examples.count(each) for each in sets.values())}
+
+
+def _of_function(function: str) -> Mapping[str, Examples]:
     what = f"data set {function}"
     call = importing.function(function, "data set")
     try:
@@ -36,7 +49,28 @@ def prepare(function: str, folder: str) -> dict[str, Any]:
         raise UsageError(f"{what}: {error.rule}. Received: {error.received}.") from error
     except Exception as error:
         raise UsageError(f"{what} failed while its examples were read: {one_line(error)}") from error
-    return {"file": keep(Path(folder), sets).name, "examples": sum(examples.count(each) for each in sets.values())}
+    return sets
+
+
+def _of_keras(name: str, words: Mapping[str, int]) -> Mapping[str, Examples]:
+    import keras
+
+    given = {"num_words": words["num_words"]} if words else {}
+    try:
+        train, test = getattr(keras.datasets, name).load_data(**given)
+    except Exception as error:
+        raise UsageError(
+            f"data set keras:{name} can't be loaded by keras.datasets.{name}.load_data(), which needs a network or "
+            f"Keras's cache: {one_line(error)}"
+        ) from error
+
+    def arrays(x: Any, y: Any) -> Examples:
+        if words:
+            x = keras.utils.pad_sequences(x, maxlen=words["maxlen"])
+        # Keras's grey images have no axis of channels.
+        return (x[..., None] if x.ndim == 3 else x), y
+
+    return {NAMES[0]: arrays(*train), NAMES[-1]: arrays(*test)}
 
 
 if __name__ == "__main__":

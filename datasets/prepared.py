@@ -1,0 +1,162 @@
+"""Data sets whose examples are made ready once a command, in a process that has Keras, and then read from a file."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError
+from ._arrays import prepared
+from ._arrays.checks import UnfitError
+from ._arrays.hdf5_file import opened
+from ._arrays.parts import NO_TARGETS, SETS, TARGETS
+from ._arrays.prepared import NAMES, Examples, check
+from .base import Dataset, Info
+from .hdf5 import Hdf5
+
+__all__ = ["NAMES", "Examples", "Function", "OfKeras", "Prepared", "UnfitError", "check", "keep"]
+
+
+def keep(folder: Path, sets: Mapping[str, Examples]) -> Path:
+    """Write the examples to a file in this folder, named by their content. Raises OSError."""
+    unnamed = folder / "unnamed.h5"
+    return unnamed.rename(folder / prepared.named_by(prepared.write(unnamed, sets)))
+
+
+@dataclass(frozen=True)
+class Prepared(Dataset):
+    """What both kinds share: the examples are in ``file``."""
+
+    file: str = field(default="", kw_only=True, metadata={"help": "where the examples are kept", "internal": True})
+
+    @property
+    def question(self) -> dict[str, Any]:
+        """What ``harness.worker.prepare`` is asked for."""
+        raise NotImplementedError
+
+    @property
+    def factor(self) -> Fraction:
+        """By which the model's inputs are scaled."""
+        return Fraction(1)
+
+    def info(self) -> Info:
+        """See :meth:`Dataset.info`. Raises UsageError before the examples were prepared."""
+        kept = self._kept.info()
+        parts = [prepared.restored(each, form) for each, form in zip(kept.structure, self._forms, strict=True)]
+        return replace(kept, **dict(zip(SETS[0], parts, strict=False)))
+
+    def read(self, rows: np.ndarray) -> tuple[Any, ...]:
+        """See :meth:`Dataset.read`."""
+        found = self._kept.read(rows)
+        return tuple(prepared.restored(each, form) for each, form in zip(found, self._forms, strict=True))
+
+    def digest(self) -> str:
+        """See :meth:`Dataset.digest`: of all examples."""
+        return prepared.digest_of(Path(self.file)) if self.file else ""
+
+    @cached_property
+    def _attributes(self) -> Mapping[str, Any]:
+        if not self.file:
+            raise UsageError(f"data set {self.reference} must be prepared by the command line first")
+        with opened(self.file, UsageError) as file:
+            return {name: json.loads(file.attrs[name]) for name in ("forms", "sets")}
+
+    @property
+    def _forms(self) -> list[Any]:
+        return self._attributes["forms"]
+
+    @cached_property
+    def _kept(self) -> Hdf5:
+        weighted = len(self._forms) > 2
+        names: list[Any] = [option for name in self._attributes["sets"] for option in SETS[NAMES.index(name)]]
+        options: dict[str, Any] = {name: name for name in names if weighted or "sample_weight" not in name}
+        if self._forms[1] == prepared.form_of(()):
+            options = {name: name for name in options if name not in TARGETS} | {"y": NO_TARGETS}
+        return Hdf5(self.file, scale=self.factor, **options)
+
+
+@dataclass(frozen=True)
+class Function(Prepared):
+    """Examples of a function, which is called once for each command, with no arguments.
+
+    It returns what ``model.fit`` takes: ``(x, y)`` or ``(x, y, sample_weight)``, structures of arrays; one array ``x``;
+    a ``keras.utils.PyDataset``; a ``tf.data.Dataset`` of batches; or a sequence with an ``(x, y)`` for each index.
+    Each of these may be without ``y``.
+    ``(train, test)`` and ``(train, validation, test)`` of these, and a dictionary with these keys, have sets of their
+    own. The examples are kept in a file of the output folder, so that all processes read the same ones, and each is
+    used once in an epoch, in an order that stratbench chooses: what the function shuffles or batches makes no
+    difference. So it must give the same examples each time. Types reach the model as they are.
+    """
+
+    name = "package.module:function"
+    summary = "Your own function: returns arrays, a PyDataset, a tf.data.Dataset, or a sequence of examples"
+    licence = "that of your data"
+
+    function: str = field(metadata={"help": "package.module:function", "positional": True})
+
+    @property
+    def question(self) -> dict[str, Any]:
+        """See `Prepared.question`."""
+        return {"function": self.function}
+
+    @property
+    def reference(self) -> str:
+        """See :attr:`Dataset.reference`."""
+        return self.function
+
+
+_IMAGES = ("mnist", "fashion_mnist", "cifar10", "cifar100")
+_TEXTS = ("imdb", "reuters")
+_NUMBERS = ("boston_housing", "california_housing")
+_MOST_WORDS, _LENGTH = 20_000, 200
+
+
+@dataclass(frozen=True)
+class OfKeras(Prepared):
+    """A data set of ``keras.datasets``, from Keras's cache or its download, with its own test set.
+
+    Images have the shape (height, width, channels). Texts are token ids of equal length: the last ``maxlen`` of each,
+    with zeros before shorter ones, as ``keras.utils.pad_sequences`` has it.
+    """
+
+    name = "keras"
+    summary = f"Keras's own: keras:NAME, one of {', '.join((*_IMAGES, *_TEXTS, *_NUMBERS))}"
+    licence = "that of the data set: see https://keras.io/api/datasets/"
+
+    which: str = field(metadata={"help": "name in keras.datasets, as in keras:cifar10", "positional": True})
+    scale: Fraction | None = field(
+        default=None, metadata={"help": "factor on the stored examples; default: 1/255 for images, else 1"}
+    )
+    num_words: int | None = field(
+        default=None,
+        metadata={"help": f"imdb and reuters: how many words are told apart [{_MOST_WORDS}]"},
+    )
+    maxlen: int | None = field(default=None, metadata={"help": f"imdb and reuters: words of an example [{_LENGTH}]"})
+
+    def __post_init__(self) -> None:
+        known = (*_IMAGES, *_TEXTS, *_NUMBERS)
+        if self.which not in known:
+            raise UsageError(f"data set keras:NAME must be one of {', '.join(known)}. Received: {self.which!r}")
+        for option in ("num_words", "maxlen"):
+            value = getattr(self, option)
+            if value is not None and (self.which not in _TEXTS or value < 1):
+                raise UsageError(
+                    f"{option} of data set keras must be at least 1, and is for {' and '.join(_TEXTS)}. "
+                    f"Received: {value} for {self.which}"
+                )
+
+    @property
+    def factor(self) -> Fraction:
+        """See `Prepared.factor`."""
+        return self.scale or Fraction(1, 255 if self.which in _IMAGES else 1)
+
+    @property
+    def question(self) -> dict[str, Any]:
+        """See `Prepared.question`."""
+        words = {"num_words": self.num_words or _MOST_WORDS, "maxlen": self.maxlen or _LENGTH}
+        return {"of_keras": self.which, "words": words if self.which in _TEXTS else {}}
