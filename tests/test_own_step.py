@@ -114,7 +114,7 @@ def test_strategies_that_can_not_call_it_say_so(data: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("case", "changes", "message"),
     [
-        ("two", {}, "must train with the optimizer of compile() alone: train_step with others is not supported yet"),
+        ("two", {}, "must train with the optimizer of compile() alone: a train_step with others, as of a GAN, is not"),
         ("nameless", {}, "train_step must return a dictionary with the key 'loss'. Received: loss_of_mine."),
         ("guide", {"accumulate": 2}, "has a train_step of its own: leave --accumulate out."),
     ],

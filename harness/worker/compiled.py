@@ -44,11 +44,6 @@ def check(reference: str, model: keras.Model, scaled: bool) -> None:
                 f"model {reference} must leave {name} to Keras: a model's own is not supported yet. "
                 f"Received: {type(model).__name__}.{name}."
             )
-    if has_own(model, OWN_STEP) and (more := _other_optimizers(model)):
-        raise UsageError(
-            f"model {reference} must train with the optimizer of compile() alone: train_step with others is not "
-            f"supported yet. Received: {', '.join(more)}."
-        )
     if other := [f"{v.path} ({v.dtype})" for v in model.trainable_variables if v.dtype != "float32"]:
         raise UsageError(
             f"model {reference} must have float32 weights: others are not supported yet. Received: {', '.join(other)}."
@@ -59,6 +54,15 @@ def check(reference: str, model: keras.Model, scaled: bool) -> None:
                 f"model {reference} scales its examples itself (layer {layer.name}), and the data set scales them too. "
                 "Add scale=1 to --dataset, which leaves the examples as they are stored."
             )
+
+
+def check_step(reference: str, model: keras.Model) -> None:
+    """Refuse a ``train_step`` of its own that trains with more than the optimizer of ``compile``. Raises UsageError."""
+    if has_own(model, OWN_STEP) and (more := _other_optimizers(model)):
+        raise UsageError(
+            f"model {reference} must train with the optimizer of compile() alone: a train_step with others, as of a "
+            f"GAN, is not supported yet. Received: {', '.join(more)}."
+        )
 
 
 def unused(

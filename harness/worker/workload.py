@@ -84,6 +84,7 @@ class SpecWorkload:
         keras.utils.set_random_seed(self.spec.seed)
         with policy(self.spec.precision, self.spec.model):
             model = build(self.spec.model, self.info)
+            compiled.check_step(self.spec.model, model)
             self._objective = Objective(self.spec.model, model, self.info, tries=own(self.spec.model) is None)
         compiled.check(self.spec.model, model, scaled=self.info.scale != 1)
         self.parameters = model.count_params()
