@@ -140,10 +140,13 @@ class Strategy(ABC):
         synchronous: whether it gives one replica's weights up to rounding, by default options.
         uneven: whether that holds for shards of different sizes too, as those of an incomplete last batch are.
         backend: of Keras, that its tasks load.
+        max_replicas: the most that it can have; None where there is no limit.
         own_loop: whether its trainer is an `OwnLoop`. Faults can't be injected into its steps.
         joins_jobs: whether its workers may be the processes of a job that ``horovodrun`` or ``mpirun`` started.
         compiles: whether XLA can compile what computes its gradients.
         runs_own_steps: whether it can call a model's own ``train_step`` (`Workload.own_step`).
+
+    What of these is otherwise by some option may be set anew in ``__post_init__``, for that object.
     """
 
     name: ClassVar[str]

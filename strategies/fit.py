@@ -1,39 +1,47 @@
-"""Keras's own ``model.fit`` on one device: the baseline that users have.
+"""Keras's own ``model.fit``: the baseline that users have.
 
 θ ← θ − η·g, as `single`, in Keras's loop. Beside the step, it computes the compiled metrics of every batch. It is
 called once an epoch, with that epoch's examples as arrays and without shuffling, so that it trains on the same batches
 as all others. What a call takes before its first step and after its last one is not in any step.
-Source: https://keras.io/api/models/model_training_apis/
+``distribute=mirrored`` calls it in the scope of ``tf.distribute.MirroredStrategy``, as Keras's guide does. Keras then
+divides its losses by the number of replicas and sums their gradients, g = (1/N) Σ g_i.
+Source: https://keras.io/api/models/model_training_apis/; https://keras.io/guides/distributed_training_with_tensorflow/
 
 Limits: an epoch's examples are in memory, twice. The loss of a step is computed from Keras's mean over the epoch so
 far, so it is less exact. Waiting for data is not measured. If the loss is scaled and gradients are accumulated, Keras
-leaves out a step whose gradients are not finite, and `single` the whole update.
+leaves out a step whose gradients are not finite, and `single` the whole update. With ``distribute=mirrored`` Keras
+clips and checks each replica's gradient before the sum, takes the mean of masks by replica, and does not divide the
+loss of a model's own ``compute_loss``: such runs are skipped or fail, with the reason.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal
 
-from .base import Place, Strategy, Task, Traits
+from ..errors import RunError
+from ._shared.devices import replica_devices, skip_for_gpus
+from .base import Place, Strategy, Task, Traits, option
 from .trainer import Batch, Memory, OwnLoop, StepResult, Trainer, Workload, examples_of
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
 
+CLIPPING = ("clipnorm", "global_clipnorm", "clipvalue")
+
 Note = Callable[[StepResult, float], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit(Strategy):
-    """No distribution, in Keras's loop."""
+    """Keras's loop."""
 
     name = "fit"
-    summary = "Keras's own model.fit, one replica, one process: what single is to be compared with"
+    summary = "Keras's own model.fit, one process: what single, or mirrored, is to be compared with"
     traits = Traits("–", "yes", "none", "W + S", "the run ends")
     uneven = True
     own_loop = True
@@ -41,38 +49,91 @@ class Fit(Strategy):
     compiles = True
     runs_own_steps = True
 
-    def skip_loss_scaling(self) -> str | None:
-        """Keras's optimizer does it."""
+    distribute: Literal["none", "mirrored"] = option("none", "one replica, or N under tf.distribute.MirroredStrategy")
+
+    def __post_init__(self) -> None:
+        """What holds by default does not with several replicas."""
+        if self._mirrored:
+            of_class = {"max_replicas": None, "compiles": False, "runs_own_steps": False, "uneven": False}
+            for name, value in of_class.items():
+                object.__setattr__(self, name, value)
+
+    @property
+    def _mirrored(self) -> bool:
+        return self.distribute == "mirrored"
+
+    def skip(self, replicas: int) -> str | None:
+        """Replicas need a GPU each where there are any."""
+        return skip_for_gpus(replicas) if self._mirrored else None
+
+    def skip_optimizer(self, settings: Mapping[str, Any], accumulate: int) -> str | None:
+        """Keras's optimizers clip and accumulate by replica."""
+        if self._mirrored and accumulate > 1:
+            return "Keras does not accumulate gradients under tf.distribute; leave --accumulate out, or use mirrored"
+        if self._mirrored and any(settings.get(key) for key in CLIPPING):
+            return "under tf.distribute, Keras clips each replica's gradient instead of their mean; use mirrored"
         return None
 
+    def skip_normaliser(self) -> str | None:
+        """Keras divides by each replica's own count."""
+        return "under tf.distribute, Keras takes the mean over each replica's own mask; use mirrored"
+
+    def skip_loss_scaling(self) -> str | None:
+        """Keras's optimizer does it; of several replicas, each checks its own gradients."""
+        apart = "under tf.distribute, Keras checks each replica's gradient by itself; use mirrored"
+        return apart if self._mirrored else None
+
     def tasks(self, replicas: int, place: Place) -> list[Task]:
-        """One worker."""
-        return [Task(host=place.host(0))]
+        """One worker, that computes all replicas."""
+        return [Task(host=place.host(0), replicas=replicas)]
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """The compiled model, with the run's optimizer."""
         from ._shared.replica import set_threads, size_bytes, use_gpu
 
-        set_threads(1, workload.cores_per_replica)
-        use_gpu(0)
-        model, optimizer = workload.model(), workload.optimizer()
-        if workload.accumulate > 1:
-            inner = getattr(optimizer, "inner_optimizer", optimizer)
-            inner.gradient_accumulation_steps = workload.accumulate
+        set_threads(task.replicas, workload.cores_per_replica)
+        if not self._mirrored:
+            use_gpu(0)
+        with self._scope(task.replicas):
+            model, optimizer = workload.model(), workload.optimizer()
+            if workload.accumulate > 1:
+                inner = getattr(optimizer, "inner_optimizer", optimizer)
+                inner.gradient_accumulation_steps = workload.accumulate
+            optimizer.build(model.trainable_variables)
+        if task.replicas > 1:
+            _check(model)
         model.jit_compile = workload.jit
         model.steps_per_execution, model.run_eagerly = 1, False
-        optimizer.build(model.trainable_variables)
         model.optimizer = optimizer
-        memory = Memory(size_bytes(model.variables), size_bytes(optimizer.variables))
-        yield FitTrainer(model, workload, memory)
+        sizes = [task.replicas * size_bytes(each.variables) for each in (model, optimizer)]
+        yield FitTrainer(model, workload, Memory(*sizes), task.replicas)
+
+    def _scope(self, replicas: int) -> AbstractContextManager[Any]:
+        if not self._mirrored:
+            return nullcontext()
+        import tensorflow as tf
+
+        return tf.distribute.MirroredStrategy(replica_devices(replicas)).scope()
+
+
+def _check(model: keras.Model) -> None:
+    """Raises RunError for a model whose loss Keras would not divide by the number of replicas."""
+    import keras
+
+    if type(model).compute_loss is not keras.Model.compute_loss:
+        raise RunError(
+            "under tf.distribute, Keras does not divide the loss of a model's own compute_loss by the number of "
+            "replicas, and so sums their gradients; use mirrored"
+        )
 
 
 class FitTrainer(OwnLoop):
     """Calls ``fit``, and notes what its callbacks tell."""
 
-    def __init__(self, model: keras.Model, workload: Workload, memory: Memory):
+    def __init__(self, model: keras.Model, workload: Workload, memory: Memory, replicas: int):
         self._model, self._workload, self.memory = model, workload, memory
+        self.shards = self.count = replicas
         self._steps = 0
         self.sparse = [variable.path for variable in model.trainable_variables]
 

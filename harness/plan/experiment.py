@@ -85,14 +85,14 @@ class Experiment(BaseModel):
         for key in self.options:
             if not any(key in _fields(name) for name, _ in variants):
                 strategies.create(variants[0][0], {key: self.options[key]})
-        sizes = {name: self._sizes(name) for name, _ in variants}
-        bounds.check_runs(sum(len(sizes[name]) for name, _ in variants) * self.repeats)
-        per_replica = self.cores_per_replica or max(1, len(cores.usable()) // max(map(max, sizes.values())))
+        sizes = [self._sizes(*variant) for variant in variants]
+        bounds.check_runs(sum(map(len, sizes)) * self.repeats)
+        per_replica = self.cores_per_replica or max(1, len(cores.usable()) // max(map(max, sizes)))
         common = self._common()
         grid = [
             self._spec(name, options, replicas, per_replica, common)
-            for name, options in variants
-            for replicas in sizes[name]
+            for (name, options), counts in zip(variants, sizes, strict=True)
+            for replicas in counts
         ]
         self._check_faults(grid)
         repeated = (spec.model_copy(update={"repeat": repeat}) for repeat in range(self.repeats) for spec in grid)
@@ -124,8 +124,8 @@ class Experiment(BaseModel):
         }
         return name, changed
 
-    def _sizes(self, name: str) -> list[int]:
-        limit = strategies.find(name).max_replicas
+    def _sizes(self, name: str, options: Mapping[str, Any]) -> list[int]:
+        limit = strategies.create(name, options).max_replicas
         if limit is None:
             return list(dict.fromkeys(self.replicas))
         if len(self.strategies) == 1 and min(self.replicas) > limit:

@@ -34,6 +34,7 @@ class Objective:
 
     Args:
         tries: whether to call the model, which may be of any kind, rather than to read its shapes.
+        divides: whether Keras divides losses by the number of replicas of tf.distribute.
 
     Attributes:
         normalised: whether replicas exchange a count to compute the loss: see `normalisers`. Known if it tries.
@@ -43,9 +44,10 @@ class Objective:
             not take the outputs and targets.
     """
 
-    def __init__(self, reference: str, model: keras.Model, info: Info, tries: bool = True):
+    def __init__(self, reference: str, model: keras.Model, info: Info, tries: bool = True, divides: bool = False):
         self._reference, self._model, self._info = reference, model, info
-        _leave_mean_to_strategies()
+        if not divides:
+            _leave_mean_to_strategies()
         normalisers.install()
         outputs = self._call() if tries else None
         shapes = _shapes(outputs) if tries else [_without_examples(model.output_shape)]

@@ -81,11 +81,13 @@ class SpecWorkload:
         """See the protocol. The seed is set anew, so that every call draws the same initial weights."""
         import keras
 
+        strategy = self.spec.create_strategy()
         keras.utils.set_random_seed(self.spec.seed)
         with policy(self.spec.precision, self.spec.model):
             model = build(self.spec.model, self.info)
             compiled.check_step(self.spec.model, model)
-            self._objective = Objective(self.spec.model, model, self.info, tries=own(self.spec.model) is None)
+            tries = own(self.spec.model) is None
+            self._objective = Objective(self.spec.model, model, self.info, tries, divides=strategy.own_loop)
         compiled.check(self.spec.model, model, scaled=self.info.scale != 1)
         self.parameters = model.count_params()
         self.trained_bytes = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in model.trainable_variables)
@@ -93,7 +95,6 @@ class SpecWorkload:
         own_schedule.make_describable(model)
         accumulation = {optimizers.ACCUMULATION: self.accumulate} if self.accumulate > 1 else {}
         trained_by = self._new_optimizer({**self.optimizer_settings, **accumulation})
-        strategy = self.spec.create_strategy()
         self.own_step = compiled.has_own(model, compiled.OWN_STEP)
         if self.own_step and self.accumulate > 1:
             raise UsageError(f"model {self.spec.model} has a train_step of its own: leave --accumulate out.")

@@ -24,3 +24,14 @@ def skip_for_gpus(replicas: int) -> str | None:
             f"ask for at most {count}, or hide the GPUs with CUDA_VISIBLE_DEVICES=''"
         )
     return None
+
+
+def replica_devices(replicas: int) -> list[str]:
+    """TensorFlow's names of one device a replica, all in this process: GPUs, else logical devices of the CPU."""
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return [f"/gpu:{index}" for index in range(replicas)]
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
+    return [f"/cpu:{index}" for index in range(replicas)]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from .._shared.devices import gpus, skip_for_gpus
+from .._shared.devices import gpus, replica_devices, skip_for_gpus
 from ..base import Place, Strategy, Task, Traits, option
 from ..trainer import Batch, Trainer, Workload
 
@@ -62,7 +62,7 @@ class Mirrored(Strategy):
 
         replicas = task.replicas
         set_threads(replicas, workload.cores_per_replica)
-        strategy = tf.distribute.MirroredStrategy(_devices(replicas), self._cross_device_ops())
+        strategy = tf.distribute.MirroredStrategy(replica_devices(replicas), self._cross_device_ops())
         share = workload.global_batch // replicas
 
         def part(batch: Batch) -> Batch:
@@ -98,13 +98,3 @@ class Mirrored(Strategy):
             "reduction_to_one_device": tf.distribute.ReductionToOneDevice,
         }
         return makers[self.cross_device_ops]() if self.cross_device_ops in makers else None
-
-
-def _devices(replicas: int) -> list[str]:
-    import tensorflow as tf
-
-    if tf.config.list_physical_devices("GPU"):
-        return [f"/gpu:{index}" for index in range(replicas)]
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
-    return [f"/cpu:{index}" for index in range(replicas)]
