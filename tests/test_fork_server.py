@@ -21,7 +21,7 @@ from stratbench.harness.launch.starter import WORKER, Starter
 from stratbench.results.raw.record import Record
 from stratbench.results.tables.store import Store
 
-SAME = ["single", "mirrored", "multiworker", "ps:sync=true", "horovod"]
+SAME = ["single", pytest.param("mirrored", marks=pytest.mark.exhaustive), "multiworker", "ps:sync=true", "horovod"]
 OTHERS = ["horovod:launcher=horovodrun", "allgather", "master-worker", "local-sgd", "fsdp"]
 
 

@@ -308,7 +308,9 @@ class TestRuns:
         row = run(tmp_path, "ps:sync=true,backup=1", 2, *faults, steps=60).run
         assert row["status"] == "ok" and "others went on" in row["fault"], row
 
-    @pytest.mark.parametrize("moment", ["half written", "written", "announced"])
+    @pytest.mark.parametrize(
+        "moment", ["half written", "written", pytest.param("announced", marks=pytest.mark.exhaustive)]
+    )
     def test_a_death_within_a_push_stops_nobody(
         self, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

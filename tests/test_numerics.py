@@ -135,6 +135,7 @@ def test_strategies_without_loss_scaling_say_so(data: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_scale_that_stays_the_same(tmp_path: Path) -> None:
     given = {"model": "mlp", "dataset": "mnist-12k", **WORK}
     plain = weights("single", 1, folder=tmp_path / "plain", **given)
@@ -155,7 +156,7 @@ def test_a_scaled_loss_may_be_infinite_but_not_for_long(tmp_path: Path) -> None:
     ("strategy", "replicas"),
     [
         ("single", 1),
-        ("fit", 1),
+        pytest.param("fit", 1, marks=pytest.mark.exhaustive),
         ("horovod", 2),
         pytest.param("allgather", 2, marks=pytest.mark.exhaustive),
         pytest.param("master-worker", 2, marks=pytest.mark.exhaustive),

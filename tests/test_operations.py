@@ -14,6 +14,11 @@ from stratbench.harness.worker.workload import SpecWorkload
 from stratbench.results.raw import journal, measure, quality
 from stratbench.strategies.base import Task
 
+SAID = (
+    "memory ran out on CPU:0 with 64 examples a replica, for a tensor of shape [1048576,33554432]; "
+    "use a smaller batch, or more replicas of the same global batch"
+)
+
 
 def test_a_dense_layer_multiplies_three_matrices() -> None:
     workload = SpecWorkload(make_spec(model="mlp-wide:units=256"))
@@ -84,13 +89,22 @@ def test_a_run_says_how_much_it_computes_and_its_training_metrics(tmp_path: Path
 def test_memory_that_ran_out_is_said_with_the_device_and_the_batch() -> None:
     import tensorflow as tf
 
+    text = (
+        "OOM when allocating tensor with shape[1048576,33554432] and type float on "
+        "/job:localhost/replica:0/task:0/device:CPU:0 by allocator mklcpu"
+    )
+    assert wording.out_of_memory(tf.errors.ResourceExhaustedError(None, None, text), 64) == SAID
+    assert wording.out_of_memory(ValueError(text), 64) is None
+
+
+@pytest.mark.exhaustive
+def test_tensorflow_says_it_so() -> None:
+    """It takes ten seconds to give up."""
+    import tensorflow as tf
+
     with pytest.raises(tf.errors.ResourceExhaustedError) as caught:
         tf.zeros([2**20, 2**25])
-    assert wording.out_of_memory(caught.value, 64) == (
-        "memory ran out on CPU:0 with 64 examples a replica, for a tensor of shape [1048576,33554432]; "
-        "use a smaller batch, or more replicas of the same global batch"
-    )
-    assert wording.out_of_memory(ValueError(str(caught.value)), 64) is None
+    assert wording.out_of_memory(caught.value, 64) == SAID
 
 
 def test_a_process_that_the_kernel_killed_for_memory_is_said_to_be(

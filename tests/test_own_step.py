@@ -61,7 +61,7 @@ def by_keras(case: str, data: Path) -> tuple[list[np.ndarray], list[float]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["guide", pytest.param("denoise", marks=pytest.mark.exhaustive)])
-@pytest.mark.parametrize("strategy", ["single", "fit"])
+@pytest.mark.parametrize("strategy", ["single", pytest.param("fit", marks=pytest.mark.exhaustive)])
 def test_it_trains_as_by_keras(case: str, strategy: str, data: Path, tmp_path: Path) -> None:
     expected, losses = by_keras(case, data)
     assert_same(weights(strategy, 1, folder=tmp_path, **work(case, data)), expected, TOLERANCE)

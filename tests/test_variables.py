@@ -96,7 +96,10 @@ def test_stray_modules_change_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reference", ["horovod:launcher=horovodrun", "horovod:elastic=true"])
+@pytest.mark.parametrize(
+    "reference",
+    ["horovod:launcher=horovodrun", pytest.param("horovod:elastic=true", marks=pytest.mark.exhaustive)],
+)
 def test_no_command_line_of_a_horovod_run_shows_a_secret(
     reference: str, tmp_path: Path, horovod: None, no_strays: None
 ) -> None:
