@@ -185,8 +185,15 @@ def test_a_schedule_is_the_same_for_all(strategy: str, single, tmp_path: Path, n
         assert_same(found, single("mlp", "momentum"), TOLERANCE["momentum"])
 
 
+SHARES_ITS_STEP = {"allgather", "master-worker", "multiworker", "local-sgd:period=1,average_momentum=true", "ps-tree"}
+"""Their models are called where those of others are, too."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", SYNCHRONOUS)
+@pytest.mark.parametrize(
+    "strategy",
+    [pytest.param(name, marks=[pytest.mark.exhaustive] if name in SHARES_ITS_STEP else []) for name in SYNCHRONOUS],
+)
 def test_layers_know_that_they_are_trained(
     strategy: str, single, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_strays: None
 ) -> None:

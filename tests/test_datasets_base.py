@@ -14,7 +14,7 @@ from stratbench.datasets.hdf5 import Hdf5
 from stratbench.datasets.split import split_rows
 from stratbench.datasets.synthetic import Synthetic
 
-NAMES = "hdf5, mnist, mnist-12k, npz, package.module:function, synthetic"
+NAMES = "hdf5, keras, mnist, mnist-12k, npz, package.module:function, synthetic"
 
 
 def test_modules_are_discovered():

@@ -192,7 +192,7 @@ def test_examples_without_targets(kind: str, tmp_path: Path) -> None:
     assert found.keys() == {"train"}
     np.testing.assert_array_equal(found["train"][0], X)
     assert found["train"][1:] == ((),)
-    dataset = Function("data:make", str(keep(tmp_path, found)))
+    dataset = Function("data:make", file=str(keep(tmp_path, found)))
     info = dataset.info()
     assert (info.y, info.classes, info.not_classes) == ((), None, "no targets")
     x, y = dataset.read(np.array([3, 1]))
@@ -202,7 +202,7 @@ def test_examples_without_targets(kind: str, tmp_path: Path) -> None:
 
 def test_examples_without_targets_that_are_dictionaries(tmp_path: Path) -> None:
     found = examples.sets({"train": ({"b": X, "a": Y},), "test": ({"a": Y[:9], "b": X[:9]},)})
-    dataset = Function("data:make", str(keep(tmp_path, found)))
+    dataset = Function("data:make", file=str(keep(tmp_path, found)))
     assert dataset.info().y == () and dataset.info().test_examples == 9
     x, _ = dataset.read(np.array([60, 1]))
     assert list(x) == ["a", "b"] and x["a"].tolist() == [Y[0], Y[1]]
@@ -228,7 +228,7 @@ UNFIT = {
 def test_a_function_that_can_not_be_used_is_one_line(text: str, write: Write, tmp_path: Path) -> None:
     reference = write(text)
     with pytest.raises(UsageError) as caught:
-        prepare.prepare(reference, str(tmp_path))
+        prepare.prepare(folder=str(tmp_path), function=reference)
     assert UNFIT[text] in str(caught.value) and str(caught.value).startswith(f"data set {reference}")
     assert "\n" not in str(caught.value)
 

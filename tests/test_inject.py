@@ -309,7 +309,8 @@ class TestRuns:
         assert row["status"] == "ok" and "others went on" in row["fault"], row
 
     @pytest.mark.parametrize(
-        "moment", ["half written", "written", pytest.param("announced", marks=pytest.mark.exhaustive)]
+        "moment",
+        ["half written", *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ("written", "announced"))],
     )
     def test_a_death_within_a_push_stops_nobody(
         self, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

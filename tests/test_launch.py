@@ -98,7 +98,15 @@ def test_a_loss_that_turns_nan_names_the_step(tmp_path: Path) -> None:
     assert "the loss became" in outcome.reason and "at step" in outcome.reason
 
 
-@pytest.mark.parametrize("strategy", ["multiworker", "horovod", "horovod:launcher=horovodrun", "ps:sync=true"])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "multiworker",
+        "horovod",
+        pytest.param("horovod:launcher=horovodrun", marks=pytest.mark.exhaustive),
+        "ps:sync=true",
+    ],
+)
 def test_the_reason_is_the_error_that_caused_the_others(
     strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: Any
 ) -> None:

@@ -543,6 +543,7 @@ def long_log(count):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_million_steps_in_sane_time_and_memory(tmp_path):
     def seconds(function, *arguments):
         begin = time.perf_counter()
