@@ -13,7 +13,7 @@ from ..errors import DataError, StratbenchError, UsageError
 from ._arrays import checks
 from ._arrays.checks import UnfitError, row_bytes
 from ._arrays.hdf5_file import check_chunks, find, opened
-from ._arrays.parts import NO_TARGETS, SETS, TARGETS, Part, Parts, named_errors
+from ._arrays.parts import SETS, Part, Parts, named_errors
 from ._arrays.pieces import piece_rows
 from ._arrays.sets import ArraysFile
 from .base import Info
@@ -101,7 +101,7 @@ class Hdf5(ArraysFile):
             yield parts
 
     def _member(self, file: Any, option: str, failure: type[StratbenchError]) -> Any:
-        if option in TARGETS and self.y == NO_TARGETS:
+        if self.is_left_out(option):
             return ()
         if getattr(self, option) is None:
             return None

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import DataError, StratbenchError, UsageError
 from ._arrays import checks
 from ._arrays.checks import UnfitError
-from ._arrays.parts import NO_TARGETS, SETS, TARGETS, Part, Parts, named_errors
+from ._arrays.parts import SETS, Part, Parts, named_errors
 from ._arrays.sets import ArraysFile
 from .base import Info
 
@@ -77,7 +77,7 @@ class Npz(ArraysFile):
         return names | {"x": names["x"] or "x", "y": names["y"] or "y"}
 
     def _array(self, file: Any, option: str, name: str | None) -> Any:
-        if option in TARGETS and self.y == NO_TARGETS:
+        if self.is_left_out(option):
             return ()
         if name is None:
             return None

@@ -128,7 +128,7 @@ class OfKeras(Prepared):
     summary = f"Keras's own: keras:NAME, one of {', '.join((*_IMAGES, *_TEXTS, *_NUMBERS))}"
     licence = "that of the data set: see https://keras.io/api/datasets/"
 
-    which: str = field(metadata={"help": "name in keras.datasets, as in keras:cifar10", "positional": True})
+    dataset: str = field(metadata={"help": "name in keras.datasets, as in keras:cifar10", "positional": True})
     scale: Fraction | None = field(
         default=None, metadata={"help": "factor on the stored examples; default: 1/255 for images, else 1"}
     )
@@ -140,23 +140,23 @@ class OfKeras(Prepared):
 
     def __post_init__(self) -> None:
         known = (*_IMAGES, *_TEXTS, *_NUMBERS)
-        if self.which not in known:
-            raise UsageError(f"data set keras:NAME must be one of {', '.join(known)}. Received: {self.which!r}")
+        if self.dataset not in known:
+            raise UsageError(f"data set keras:NAME must be one of {', '.join(known)}. Received: {self.dataset!r}")
         for option in ("num_words", "maxlen"):
             value = getattr(self, option)
-            if value is not None and (self.which not in _TEXTS or value < 1):
+            if value is not None and (self.dataset not in _TEXTS or value < 1):
                 raise UsageError(
                     f"{option} of data set keras must be at least 1, and is for {' and '.join(_TEXTS)}. "
-                    f"Received: {value} for {self.which}"
+                    f"Received: {value} for {self.dataset}"
                 )
 
     @property
     def factor(self) -> Fraction:
         """See `Prepared.factor`."""
-        return self.scale or Fraction(1, 255 if self.which in _IMAGES else 1)
+        return self.scale or Fraction(1, 255 if self.dataset in _IMAGES else 1)
 
     @property
     def question(self) -> dict[str, Any]:
         """See `Prepared.question`."""
         words = {"num_words": self.num_words or _MOST_WORDS, "maxlen": self.maxlen or _LENGTH}
-        return {"of_keras": self.which, "words": words if self.which in _TEXTS else {}}
+        return {"of_keras": self.dataset, "words": words if self.dataset in _TEXTS else {}}

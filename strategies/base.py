@@ -41,6 +41,8 @@ from .trainer import Server, Trainer, Workload
 
 TASK_VARIABLE = "STRATBENCH_TASK"
 THIS_HOST = "127.0.0.1"
+CLIPPING = ("clipnorm", "global_clipnorm", "clipvalue")
+"""Settings of Keras's optimizers, of which one at most is set."""
 
 
 class Place(Protocol):

@@ -24,14 +24,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import RunError
 from ._shared.devices import replica_devices, skip_for_gpus
-from .base import Place, Strategy, Task, Traits, option
+from .base import CLIPPING, Place, Strategy, Task, Traits, option
 from .trainer import Batch, Memory, OwnLoop, StepResult, Trainer, Workload, examples_of
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
-
-CLIPPING = ("clipnorm", "global_clipnorm", "clipvalue")
 
 Note = Callable[[StepResult, float], None]
 

@@ -76,8 +76,7 @@ class Single(Strategy):
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """The plain Keras step in a ``tf.function``."""
-        from ._shared.accumulation import Accumulation, Steps
-        from ._shared.own_step import OwnStep
+        from ._shared.own_step import steps_of
         from ._shared.replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
         from ._shared.rows import embeddings, kept_as_rows
 
@@ -97,11 +96,7 @@ class Single(Strategy):
         def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
             return loss_and_gradients(workload, model, batch, optimizer, rows=keep if by_rows else None)
 
-        steps: Steps
-        if workload.own_step:
-            steps = OwnStep(workload, model, optimizer)
-        else:
-            steps = Accumulation(workload.accumulate, trained, compute, lambda means: optimizer.apply(means, trained))
+        steps = steps_of(workload, model, optimizer, compute)
         trainer = KerasTrainer(model, optimizer, workload, steps, shards=self.parts, count=self.parts)
         if by_rows:
             trainer.trace()

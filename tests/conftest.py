@@ -27,6 +27,22 @@ STARTER = Starter(ignored=["PYTEST_CURRENT_TEST"])
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the data of all models of `any_models`."""
+    import any_models
+
+    path = tmp_path_factory.mktemp("data") / "data.h5"
+    any_models.write(path)
+    return path
+
+
+@pytest.fixture
+def beside_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' folder is the current one, from which users' models are imported."""
+    monkeypatch.chdir(Path(__file__).parent)
+
+
 def make_spec(strategy: str = "single", replicas: int = 1, **changes: Any) -> RunSpec:
     """A small spec on synthetic data."""
     settings: dict[str, Any] = {

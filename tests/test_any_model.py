@@ -21,7 +21,7 @@ from stratbench.harness.worker.workload import SpecWorkload
 from stratbench.results.raw import journal
 from stratbench.strategies.registry import available
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("beside_the_models")]
 
 USUAL = {
     "two_by_two": ("mirrored", "horovod", "ps:sync=true", "fsdp"),
@@ -53,18 +53,6 @@ def tolerance(case: str) -> float:
 def work(case: str, data: Path) -> dict[str, Any]:
     optimizer = any_models.OWN.get(case, {"optimizer": "momentum", "learning_rate": RATE["momentum"]})
     return {"model": f"any_models:{case}", "dataset": any_models.dataset(data, case)} | optimizer
-
-
-@pytest.fixture(scope="module", autouse=True)
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "data.h5"
-    any_models.write(path)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def beside_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parent)
 
 
 @pytest.fixture(scope="module")

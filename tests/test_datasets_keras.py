@@ -85,13 +85,13 @@ def test_what_can_not_be_loaded_is_one_line(tmp_path: Path, monkeypatch: pytest.
     ("reference", "message"),
     [
         ("keras:cifar", "must be one of mnist, fashion_mnist, cifar10, .*. Received: 'cifar'"),
-        ("keras", "must have its which, as in keras:WHICH"),
+        ("keras", "must have its dataset, as in keras:DATASET"),
         (
             "keras:cifar10,maxlen=9",
             "maxlen of data set keras must be at least 1, and is for imdb and reuters",
         ),
         ("keras:imdb,num_words=0", "num_words of data set keras must be at least 1, .* Received: 0 for imdb"),
-        ("keras:imdb,length=9", "option of keras must be one of which, scale, num_words, maxlen. Received: 'length'"),
+        ("keras:imdb,length=9", "option of keras must be one of dataset, scale, num_words, maxlen. Received: 'length'"),
     ],
 )
 def test_what_can_not_be_asked_for(reference: str, message: str) -> None:

@@ -169,7 +169,7 @@ def test_a_file_may_be_without_targets(kind: str, tmp_path: Path) -> None:
     for options, said in (
         ("y=none,sample_weight=more", "must be left out with y=none"),
         ("y=none,test_x=more,test_y=x", "test_y of .* must be left out with y=none. Received: 'x'"),
-        ("y=none,test_y=none", "must be given together"),
+        ("y=none,test_y=none", "test_y of .* must be left out with y=none. Received: 'none'"),
     ):
         with pytest.raises(UsageError, match=said):
             parse(f"{kind}:{path},{options}").info()

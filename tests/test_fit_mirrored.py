@@ -36,11 +36,10 @@ def test_two_replicas_equal_one(model: str, optimizer: str, sharding: str, tmp_p
 
 
 @pytest.mark.slow
-def test_a_loss_that_keras_would_not_divide_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parent)
-    any_models.write(tmp_path / "data.h5")
-    data = f"hdf5:{tmp_path / 'data.h5'},x=wide,y=one"
-    outcome = launch(make_spec(MIRRORED, 2, model="any_models:own_loss", dataset=data), tmp_path / "run")
+@pytest.mark.usefixtures("beside_the_models")
+def test_a_loss_that_keras_would_not_divide_is_refused(tmp_path: Path, data: Path) -> None:
+    spec = make_spec(MIRRORED, 2, model="any_models:own_loss", dataset=any_models.dataset(data, "own_loss"))
+    outcome = launch(spec, tmp_path / "run")
     assert outcome.status == "failed" and "does not divide the loss of a model's own compute_loss" in outcome.reason
 
 

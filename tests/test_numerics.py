@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import any_models
 import keras
 import numeric_models
 import numpy as np
@@ -20,21 +19,11 @@ from stratbench.results.raw import journal, measure
 from stratbench.strategies.registry import available
 from test_train import run as run_steps
 
+pytestmark = pytest.mark.usefixtures("beside_the_models")
+
 WORK = {"optimizer": "momentum", "learning_rate": 0.05}
 CLOSE = 1e-3
 """Tolerance of weights whose gradients are of float16, where the same ones are added up."""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "data.h5"
-    any_models.write(path)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def beside_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parent)
 
 
 def work(case: str, data: Path) -> dict[str, Any]:

@@ -116,3 +116,12 @@ def test_a_process_that_the_kernel_killed_for_memory_is_said_to_be(
     monkeypatch.setattr(watch, "killed_for_memory", lambda: before + 1)
     assert "killed by SIGKILL (memory ran out) before" in seen.explain([seen.death("worker-0", -9)])
     assert "memory" not in seen.explain([seen.death("worker-0", -15)])
+
+
+def test_compiled_steps_have_the_same_operations() -> None:
+    found = []
+    for jit in ("off", "on"):
+        workload = SpecWorkload(make_spec(jit=jit))
+        found.append(operations.flops_per_example(workload, workload.model()))
+        assert workload.jit == (jit == "on")
+    assert found[0] == found[1] > 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import any_models
 import numpy as np
 import own_steps
 import pytest
@@ -20,24 +19,14 @@ from stratbench.harness.worker.workload import SpecWorkload
 from stratbench.results.raw import journal
 from stratbench.strategies.registry import available
 
+pytestmark = pytest.mark.usefixtures("beside_the_models")
+
 WORK = {
     "guide": {"optimizer": "momentum:global_clipnorm=1.0", "learning_rate": 0.05},
     "denoise": {"optimizer": "adam", "learning_rate": 0.001},
 }
 TOLERANCE = 1e-4
 ABLE = [name for name, cls in available().items() if cls.runs_own_steps and cls.max_replicas != 1]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "data.h5"
-    any_models.write(path)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def beside_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parent)
 
 
 def work(case: str, data: Path) -> dict[str, Any]:

@@ -177,11 +177,11 @@ def check_options(dataset: Any) -> None:
         raise UsageError(f"sample_weight of {dataset.name} must be left out with y={NO_TARGETS}.")
     for x, y, weight in SETS[1:]:
         given = [option for option in (x, y) if getattr(dataset, option) is not None]
-        if untargeted and getattr(dataset, y) not in (None, NO_TARGETS):
+        if untargeted and y in given:
             raise UsageError(
                 f"{y} of {dataset.name} must be left out with y={NO_TARGETS}. Received: {getattr(dataset, y)!r}"
             )
-        if len(given) == 1 and not (untargeted and given == [x]):
+        if len(given) == 1 and not untargeted:
             raise UsageError(f"{x} and {y} of {dataset.name} must be given together. Received: {given[0]} alone")
         weighted = getattr(dataset, weight) is not None
         if weighted != (bool(given) and dataset.sample_weight is not None):

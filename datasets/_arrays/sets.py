@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from ..base import Dataset
 from .fingerprint import fingerprint
-from .parts import check_options
+from .parts import NO_TARGETS, TARGETS, check_options
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ class ArraysFile(Dataset):
 
     def __post_init__(self) -> None:
         check_options(self)
+
+    def is_left_out(self, option: str) -> bool:
+        """Whether it names targets, which these examples don't have."""
+        return option in TARGETS and self.y == NO_TARGETS
 
     def digest(self) -> str:
         """See :meth:`Dataset.digest`."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import UsageError
+from ...strategies.base import CLIPPING
 from .task import MOST_COUNT
 
 Settings = Mapping[str, bool | int | float | None]
@@ -60,8 +61,6 @@ _REFUSED = {
     "exclude_layers": "it is not supported yet",
     **dict.fromkeys(("use_ema", "ema_momentum", "ema_overwrite_frequency"), "it is not supported yet"),
 }
-_CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
-"""Settings of Keras's optimizers, of which one at most can be set."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Choice:
         """With what ``--clip-norm`` and ``--accumulate`` say, in place of its own settings."""
         given = dict(self.given)
         if clip_norm is not None:
-            given = {key: value for key, value in given.items() if key not in _CLIPPING}
+            given = {key: value for key, value in given.items() if key not in CLIPPING}
             given["global_clipnorm"] = clip_norm
         if accumulate is not None:
             given.pop(ACCUMULATION, None)
@@ -134,7 +133,7 @@ def _check(given: Settings, whole: str) -> None:
         raise UsageError(
             f"--optimizer must have a whole number from 2 to {MOST_COUNT} as {ACCUMULATION}. Received: '{whole}'."
         )
-    for key in _CLIPPING:
+    for key in CLIPPING:
         limit = given.get(key)
         if limit is not None and (isinstance(limit, bool) or not limit > 0):
             raise UsageError(f"--optimizer must have a number above 0 as {key}. Received: '{whole}'.")

@@ -22,7 +22,6 @@ _FORMS = (
     "an array x without targets, or a dictionary or tuple of these for train and test"
 )
 _PARTS = (2, 3)
-_NO_TARGETS: tuple[()] = ()
 
 
 def sets(returned: Any) -> dict[str, Examples]:
@@ -113,7 +112,7 @@ def _examples(must: str, value: Any) -> Examples:
     if not isinstance(value, tuple | list) or len(value) not in (1, *_PARTS):
         raise UnfitError(f"{must} (x, y), (x, y, sample_weight) or x alone", _type(value))
     x, *others = (map_structure(_array, _structure(each)) for each in value)
-    return (x, *(others or [_NO_TARGETS]))
+    return (x, *(others or [()]))
 
 
 def _array(value: Any) -> np.ndarray:

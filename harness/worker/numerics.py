@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import UsageError
+from ..plan import optimizers
 from .compiled import arguments, layers
 
 if TYPE_CHECKING:
     import keras
-
-_SCALED = "mixed_float16"
 
 
 def loss_scale(model: keras.Model) -> Mapping[str, Any] | None:
@@ -26,7 +25,7 @@ def loss_scale(model: keras.Model) -> Mapping[str, Any] | None:
     own = getattr(model, "optimizer", None)
     if isinstance(own, keras.optimizers.LossScaleOptimizer):
         return {"initial_scale": own.initial_scale, "dynamic_growth_steps": own.dynamic_growth_steps}
-    scales = model.dtype_policy.name == _SCALED and arguments(model).get("auto_scale_loss", True)
+    scales = model.dtype_policy.name == optimizers.SCALED_PRECISION and arguments(model).get("auto_scale_loss", True)
     return {} if scales else None
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from ...datasets.base import Info
+    from ...strategies.trainer import Batch, Structure
     from .workload import SpecWorkload
 
 _HIDDEN = (
@@ -45,13 +46,17 @@ def flops_per_example(workload: SpecWorkload, model: keras.Model) -> float | Non
         return None
     import tensorflow as tf
 
-    from ...strategies._shared.replica import loss_and_gradients
-
     examples = workload.spec.per_replica_batch
     batch = tf.nest.map_structure(
         lambda each: tf.TensorSpec((examples, *each.shape[1:]), each.dtype), workload.empty_batch
     )
-    step = tf.function(lambda batch: loss_and_gradients(workload, model, batch), autograph=False)
+
+    @tf.function(autograph=False)
+    def step(batch: Batch) -> Structure:
+        with tf.GradientTape() as tape:
+            loss = workload.total_loss(model, batch)
+        return tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+
     flops = _flops(step.get_concrete_function(batch).graph)
     return None if flops is None else flops / examples
 

@@ -63,7 +63,7 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
         else:
             _, gradients = loss_and_gradients(workload, model, batch, optimizer)
             alone = _why_alone(workload, model, batch)
-            normalised = workload.objective.normalised or bool(_counts(workload, model, batch))
+            normalised = workload.objective.normalised
             optimizer.apply(gradients, model.trainable_variables)
     except Exception as error:
         raise UsageError(f"model {run.model} can't be trained: {one_line(error)}") from error

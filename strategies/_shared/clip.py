@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from ..base import CLIPPING
+
 if TYPE_CHECKING:
     import keras
-
-SETTINGS = ("clipnorm", "global_clipnorm", "clipvalue")
-"""Of a Keras optimizer. At most one is set."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Clip:
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Clip:
         """Of the settings of an optimizer."""
-        return cls(*[settings.get(key) for key in SETTINGS])
+        return cls(*[settings.get(key) for key in CLIPPING])
 
     def __bool__(self) -> bool:
         return any((self.norm, self.global_norm, self.value))
@@ -73,6 +72,6 @@ class Clip:
 
 def unclipped(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """The optimizer, which leaves clipping to a `Clip`."""
-    for key in SETTINGS:
+    for key in CLIPPING:
         setattr(optimizer, key, None)
     return optimizer

@@ -6,21 +6,19 @@ Source: https://keras.io/guides/custom_train_step_in_tensorflow/; https://horovo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
-from .accumulation import Body
+from .accumulation import Accumulation, Apply, Body, Compute, Steps
+from .exchanging import Exchange, exchanging
 
 if TYPE_CHECKING:
     import keras
 
     from ..trainer import Batch, Workload
-
-Means = Callable[[list[tf.Tensor]], Sequence[tf.Tensor]]
-"""Gradients of one replica → their means over all."""
 
 
 class OwnStep:
@@ -41,11 +39,11 @@ class OwnStep:
         workload: Workload,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
-        means: Means | None = None,
+        means: Exchange | None = None,
         part: Callable[[Batch], Batch] = lambda batch: batch,
     ):
         self._workload, self._model, self._part = workload, model, part
-        model.optimizer = _exchanging(optimizer, means) if means else optimizer
+        model.optimizer = exchanging(optimizer, means) if means else optimizer
         if tf.distribute.has_strategy():
             # As in fit: replicas can't create the metrics' variables within their step.
             one = tf.nest.map_structure(lambda each: np.zeros((1, *each.shape[1:]), each.dtype), workload.empty_batch)
@@ -75,17 +73,22 @@ def _keys(logs: Any) -> str:
     return ", ".join(map(str, logs)) or "an empty one" if isinstance(logs, dict) else type(logs).__name__
 
 
-def _exchanging(optimizer: keras.optimizers.Optimizer, means: Means) -> keras.optimizers.Optimizer:
-    """The optimizer, which now applies the means."""
-    kind = type(optimizer)
+def steps_of(
+    workload: Workload,
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    compute: Compute,
+    apply: Apply | None = None,
+    means: Exchange | None = None,
+    part: Callable[[Batch], Batch] = lambda batch: batch,
+) -> Steps:
+    """The model's own steps if the workload says so, and else those of ``compute`` and ``apply``, accumulated.
 
-    class Exchanging(kind):  # type: ignore[misc, valid-type]
-        def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
-            known = [place for place, each in enumerate(grads) if each is not None]
-            found = list(grads)
-            for place, mean in zip(known, means([tf.convert_to_tensor(grads[p]) for p in known]), strict=True):
-                found[place] = mean
-            super().apply(found, trainable_variables)
-
-    optimizer.__class__ = Exchanging
-    return optimizer
+    Args:
+        apply: by default what the optimizer does.
+        means, part: for the model's own steps; see `OwnStep`.
+    """
+    if workload.own_step:
+        return OwnStep(workload, model, optimizer, means, part)
+    trained = model.trainable_variables
+    return Accumulation(workload.accumulate, trained, compute, apply or (lambda g: optimizer.apply(g, trained)))

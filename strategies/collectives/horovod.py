@@ -44,12 +44,11 @@ if TYPE_CHECKING:
 class Horovod(Collective):
     """One process a replica, all-reduce by Horovod's background thread."""
 
-    compiles = True
-    runs_own_steps = True
-
     name = "horovod"
     summary = "Horovod: N processes, ring all-reduce of fused gradients"
     traits = Traits("yes", "yes", "2(N−1)/N·W each way", "W + S", "ends; elastic: others go on")
+    compiles = True
+    runs_own_steps = True
 
     compression: Literal["none", "fp16"] = option("none", "fp16 sends gradients as half floats")
     fusion_mib: Annotated[float, Ge(0)] = option(128.0, "tensor fusion buffer in MiB; 0 turns fusion off")
@@ -113,9 +112,8 @@ class Horovod(Collective):
         with self.joined(workload, exchanges=True) as hvd:
             import tensorflow as tf
 
-            from .._shared.accumulation import Accumulation, Steps
             from .._shared.buckets import buckets, compute_in_order, exchange
-            from .._shared.own_step import OwnStep
+            from .._shared.own_step import steps_of
             from .._shared.replica import KerasTrainer, loss_and_gradients
             from .._shared.rows import embeddings
             from ._rows import RowExchange
@@ -144,11 +142,7 @@ class Horovod(Collective):
                 means = exchange(gradients, positions, lambda bucket: self._combine(hvd, bucket), sparse)
                 optimizer.apply(means, trained)
 
-            steps: Steps
-            if workload.own_step:
-                steps = OwnStep(workload, model, optimizer, lambda gradients: self._combine(hvd, gradients))
-            else:
-                steps = Accumulation(workload.accumulate, trained, compute, apply)
+            steps = steps_of(workload, model, optimizer, compute, apply, lambda each: self._combine(hvd, each))
             trainer = KerasTrainer(model, optimizer, workload, steps, rank=hvd.rank(), shards=hvd.size())
             if by_rows:
                 trainer.trace()

@@ -58,16 +58,13 @@ class LocalSgd(Collective):
         with self.joined(workload) as hvd:
             import tensorflow as tf
 
-            from .._shared.accumulation import Accumulation, Steps
-            from .._shared.own_step import OwnStep
+            from .._shared.own_step import steps_of
             from .._shared.replica import KerasTrainer, loss_and_gradients
 
             model, optimizer = replicate(hvd, workload)
             averaged = [v.value for v in model.weights if v.value.dtype.is_floating]
             if self.average_momentum:
                 averaged += [v.value for v in _state(optimizer)]
-
-            trained = model.trainable_variables
 
             def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
                 return loss_and_gradients(workload, model, batch)
@@ -76,11 +73,7 @@ class LocalSgd(Collective):
             def means() -> list[tf.Tensor]:
                 return hvd.grouped_allreduce(averaged, op=hvd.Average)
 
-            steps: Steps
-            if workload.own_step:
-                steps = OwnStep(workload, model, optimizer)
-            else:
-                steps = Accumulation(workload.accumulate, trained, compute, lambda m: optimizer.apply(m, trained))
+            steps = steps_of(workload, model, optimizer, compute)
             local = KerasTrainer(model, optimizer, workload, steps, rank=hvd.rank(), shards=hvd.size())
             period = workload.total_steps if self.period == "end" else self.period
             # Traced now: the first averaging comes after the warm-up steps, so its tracing would be measured.

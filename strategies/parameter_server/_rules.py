@@ -10,8 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from .._shared.clip import SETTINGS
 from .._shared.rows import updates_by_rows
+from ..base import CLIPPING
 from ._keras_rule import KerasRule
 
 Gradient = Any
@@ -27,7 +27,7 @@ Rule = Callable[[tf.Variable, tf.Variable, Mapping[str, Any], bool], Update]
 def has_kernel(settings: Mapping[str, Any]) -> bool:
     """Whether an optimizer has a rule here, clipping apart."""
     name = settings["name"]
-    return name in _RULES and set(settings) - set(SETTINGS) == {"name", "learning_rate", *_KNOWN[name]}
+    return name in _RULES and set(settings) - set(CLIPPING) == {"name", "learning_rate", *_KNOWN[name]}
 
 
 def update_of(

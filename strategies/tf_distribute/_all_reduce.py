@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from .._shared.clip import Clip
+from .._shared.exchanging import exchanging
 
 
 def sum_first(optimizer: keras.optimizers.Optimizer, given: bool = False) -> keras.optimizers.Optimizer:
@@ -20,19 +21,13 @@ def sum_first(optimizer: keras.optimizers.Optimizer, given: bool = False) -> ker
     Args:
         given: whether what it is given is of all replicas already.
     """
-    if given:
-        _extend(getattr(optimizer, "inner_optimizer", optimizer), _Summed)
-    elif isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        _extend(optimizer, _SumBeforeCheck)
-        _extend(optimizer.inner_optimizer, _Summed)
-    elif Clip.of(vars(optimizer)):
-        _extend(optimizer, _SumBeforeClip)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if given or inner is not optimizer or Clip.of(vars(optimizer)):
+        kind = type(inner)
+        inner.__class__ = type(kind.__name__, (_Summed, kind), {})
+        if not given:
+            exchanging(optimizer, _sums)
     return optimizer
-
-
-def _extend(optimizer: keras.optimizers.Optimizer, by: type) -> None:
-    kind = type(optimizer)
-    optimizer.__class__ = type(kind.__name__, (by, kind), {})
 
 
 def mean_over_replicas(value: Any) -> Any:
@@ -49,13 +44,3 @@ class _Summed:
 
     def _all_reduce_sum_gradients(self, pairs: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
         return pairs
-
-
-class _SumBeforeClip(_Summed):
-    def _clip_gradients(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-        return super()._clip_gradients(_sums(gradients))  # type: ignore[misc]
-
-
-class _SumBeforeCheck:
-    def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> None:
-        super().apply(_sums(grads), trainable_variables)  # type: ignore[misc]

@@ -29,6 +29,7 @@ class Mirrored(Strategy):
     name = "mirrored"
     summary = "tf.distribute.MirroredStrategy: one process, all-reduce between its devices"
     traits = Traits("yes", "yes", "between devices, in one process", "N·(W + S) in one process", "the run ends")
+    runs_own_steps = True
 
     cross_device_ops: Literal["auto", "nccl", "hierarchical_copy", "reduction_to_one_device"] = option(
         "auto", "how gradients are reduced; auto is NCCL on GPUs, reduction to one device on CPUs"
@@ -39,8 +40,6 @@ class Mirrored(Strategy):
         if self.cross_device_ops in ("nccl", "hierarchical_copy") and not gpus():
             return f"cross_device_ops={self.cross_device_ops} needs GPUs and there are none; use auto"
         return skip_for_gpus(replicas)
-
-    runs_own_steps = True
 
     def skip_loss_scaling(self) -> str | None:
         """Keras's optimizer does it."""
@@ -55,8 +54,8 @@ class Mirrored(Strategy):
         """Reads the shards of all replicas, one after the other. Each replica takes its own slice."""
         import tensorflow as tf
 
-        from .._shared.accumulation import Accumulation, Body, Steps
-        from .._shared.own_step import OwnStep
+        from .._shared.accumulation import Body
+        from .._shared.own_step import steps_of
         from .._shared.replica import KerasTrainer, loss_and_gradients, set_threads
         from ._all_reduce import mean_over_replicas, sum_first
 
@@ -80,13 +79,8 @@ class Mirrored(Strategy):
         with strategy.scope():
             model = workload.model()
             optimizer = sum_first(workload.optimizer(), workload.own_step)
-            trained = model.trainable_variables
-            optimizer.build(trained)
-            steps: Steps
-            if workload.own_step:
-                steps = OwnStep(workload, model, optimizer, mean_over_replicas, part)
-            else:
-                steps = Accumulation(workload.accumulate, trained, compute, lambda sums: optimizer.apply(sums, trained))
+            optimizer.build(model.trainable_variables)
+            steps = steps_of(workload, model, optimizer, compute, means=mean_over_replicas, part=part)
         yield KerasTrainer(model, optimizer, workload, steps, around, shards=replicas, copies=replicas, count=replicas)
 
     def _cross_device_ops(self) -> tf.distribute.CrossDeviceOps | None:

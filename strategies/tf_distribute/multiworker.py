@@ -32,6 +32,7 @@ class MultiWorker(Strategy):
     summary = "tf.distribute.MultiWorkerMirroredStrategy: N processes, collective all-reduce over gRPC"
     needs = "one free TCP port a replica"
     traits = Traits("yes", "yes", "2(N−1)/N·W each way", "W + S", "the run ends")
+    runs_own_steps = True
 
     communication: Literal["auto", "ring", "nccl"] = option("auto", "all-reduce by ring (gRPC) or NCCL (GPUs)")
     pack_mib: Annotated[float, Ge(0)] = option(
@@ -48,8 +49,6 @@ class MultiWorker(Strategy):
     def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """One ring all-reduce an update."""
         return ring_bytes(weights_bytes, replicas) / accumulate
-
-    runs_own_steps = True
 
     def skip_loss_scaling(self) -> str | None:
         """Keras's optimizer does it."""
@@ -78,9 +77,9 @@ class MultiWorker(Strategy):
         """Keras 3's ``fit`` fails here, a ``strategy.run`` step in a ``tf.function`` does not."""
         import tensorflow as tf
 
-        from .._shared.accumulation import Accumulation, Body, Steps
+        from .._shared.accumulation import Body
         from .._shared.buckets import buckets, compute_in_order
-        from .._shared.own_step import OwnStep
+        from .._shared.own_step import steps_of
         from .._shared.replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
         from ._all_reduce import mean_over_replicas, sum_first
 
@@ -110,9 +109,5 @@ class MultiWorker(Strategy):
             optimizer = sum_first(workload.optimizer(), workload.own_step)
             trained = model.trainable_variables
             optimizer.build(trained)
-            steps: Steps
-            if workload.own_step:
-                steps = OwnStep(workload, model, optimizer, mean_over_replicas)
-            else:
-                steps = Accumulation(workload.accumulate, trained, compute, lambda sums: optimizer.apply(sums, trained))
+            steps = steps_of(workload, model, optimizer, compute, means=mean_over_replicas)
         yield KerasTrainer(model, optimizer, workload, steps, around, rank=task.index, shards=workload.replicas)
