@@ -264,7 +264,13 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "metrics": (
         _RUN_ID,
         Column("epoch", "int", "", "After which epoch"),
-        Column("split", "text", "", "Of which examples: validation; after the last epoch train and test, too"),
+        Column(
+            "split",
+            "text",
+            "",
+            "Of which examples: validation; after the last epoch train and test, too. "
+            "train_step: what a model's own train_step returned, as the mean over the epoch's steps and all replicas",
+        ),
         Column("metric", "text", "", "Its name in Keras: loss, or a metric of compile()"),
         Column("value", "float", "", "Its value"),
     ),

@@ -88,6 +88,7 @@ class Fit(Strategy):
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """The compiled model, with the run's optimizer."""
+        from ._shared.own_optimizers import OwnOptimizers
         from ._shared.replica import set_threads, size_bytes, use_gpu
 
         set_threads(task.replicas, workload.cores_per_replica)
@@ -103,9 +104,10 @@ class Fit(Strategy):
             _check(model)
         model.jit_compile = workload.jit
         model.steps_per_execution, model.run_eagerly = 1, False
-        model.optimizer = optimizer
+        if not isinstance(optimizer, OwnOptimizers):
+            model.optimizer = optimizer
         sizes = [task.replicas * size_bytes(each.variables) for each in (model, optimizer)]
-        yield FitTrainer(model, workload, Memory(*sizes), task.replicas)
+        yield FitTrainer(model, optimizer, workload, Memory(*sizes), task.replicas)
 
     def _scope(self, replicas: int) -> AbstractContextManager[Any]:
         if not self._mirrored:
@@ -129,8 +131,16 @@ def _check(model: keras.Model) -> None:
 class FitTrainer(OwnLoop):
     """Calls ``fit``, and notes what its callbacks tell."""
 
-    def __init__(self, model: keras.Model, workload: Workload, memory: Memory, replicas: int):
-        self._model, self._workload, self.memory = model, workload, memory
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        workload: Workload,
+        memory: Memory,
+        replicas: int,
+    ):
+        self._model, self._optimizer, self._workload, self.memory = model, optimizer, workload, memory
+        self._logs: Mapping[str, float] = {}
         self.shards = self.count = replicas
         self._steps = 0
         self.sparse = [variable.path for variable in model.trainable_variables]
@@ -143,16 +153,21 @@ class FitTrainer(OwnLoop):
         whole = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *batches)
         given = self._workload.fit_arguments(whole)
         x, y, weights = (None if each is None else keras.tree.map_structure(np.asarray, each) for each in given)
-        self._model.fit(
+        history = self._model.fit(
             x,
             y,
             sample_weight=weights,
             batch_size=self._workload.global_batch,
             shuffle=False,
             verbose=0,
-            callbacks=[_steps(list(map(examples_of, batches)), learning_rates, note)],
+            callbacks=[_steps(self._optimizer, list(map(examples_of, batches)), learning_rates, note)],
         )
+        self._logs = {name: values[-1] for name, values in history.history.items()} if self._workload.own_step else {}
         self._steps += len(batches)
+
+    def logs(self) -> Mapping[str, float]:
+        """See `Trainer.logs`. As Keras gives them at an epoch's end."""
+        return self._logs
 
     def skipped_updates(self) -> int | None:
         """See `Trainer.skipped_updates`."""
@@ -165,9 +180,13 @@ class FitTrainer(OwnLoop):
         return self._model.get_weights()
 
 
-def _steps(examples: Sequence[int], learning_rates: Sequence[float], note: Note) -> keras.callbacks.Callback:
+def _steps(
+    optimizer: keras.optimizers.Optimizer, examples: Sequence[int], learning_rates: Sequence[float], note: Note
+) -> keras.callbacks.Callback:
     """Sets the learning rate before each step, and notes its time and loss after it."""
     import keras
+
+    from ._shared.own_step import loss_name
 
     class Steps(keras.callbacks.Callback):
         def __init__(self) -> None:
@@ -178,12 +197,13 @@ def _steps(examples: Sequence[int], learning_rates: Sequence[float], note: Note)
             self._begin = self._begin or time.perf_counter()
             if learning_rates[batch] != self._rate:
                 self._rate = learning_rates[batch]
-                self.model.optimizer.learning_rate.assign(self._rate)
+                optimizer.learning_rate.assign(self._rate)
 
         def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
             now, before = time.perf_counter(), self._sum
             self._seen += examples[batch]
-            self._sum = float((logs or {})["loss"]) * self._seen
+            values = logs or {}
+            self._sum = float(values[loss_name(values)]) * self._seen
             note(StepResult((self._sum - before) / examples[batch], examples[batch]), now - self._begin)
             self._begin = now
 

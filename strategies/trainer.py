@@ -58,7 +58,10 @@ class Workload(Protocol):
         """A new model; every call gives the same initial weights."""
 
     def optimizer(self) -> keras.optimizers.Optimizer:
-        """A new Keras optimizer, as `optimizer_settings` says, for the newest model. It does not accumulate."""
+        """A new Keras optimizer, as `optimizer_settings` says, for the newest model. It does not accumulate.
+
+        For a model whose ``train_step`` uses others, `stratbench.strategies._shared.own_optimizers.OwnOptimizers`.
+        """
 
     @property
     def scales_loss(self) -> bool:
@@ -84,6 +87,9 @@ class Workload(Protocol):
 
     def fit_arguments(self, batch: Batch) -> tuple[Structure, Structure, Structure | None]:
         """What ``model.fit`` takes for this batch of arrays: x, y, sample_weight."""
+
+    def step_data(self, batch: Batch) -> Structure:
+        """What ``fit`` gives to the model's ``train_step`` for this batch of arrays or tensors."""
 
     def loss(self, batch: Batch, outputs: Structure) -> Tensor:
         """Scalar: of that loss, only what compares outputs with targets, for who calls a model part by part."""
@@ -198,6 +204,10 @@ class Trainer(ABC):
     def skipped_updates(self) -> int | None:
         """How many updates were left out because a gradient was not finite; None where the loss is not scaled."""
         return None
+
+    def logs(self) -> Mapping[str, float]:
+        """Mean of what a model's own ``train_step`` returned in the steps since the last call, by name, if any."""
+        return {}
 
     @abstractmethod
     def weights(self) -> list[np.ndarray | None]:

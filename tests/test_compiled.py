@@ -209,7 +209,7 @@ REFUSED = {
     "train_step of the object": (
         "def make(shape, classes):\n    model = Base(classes)\n    model.train_step = lambda data: {}\n"
         "    return model",
-        "train_step must return a dictionary with the key 'loss'. Received: an empty one.",
+        "must apply gradients by an optimizer that the model holds. Received: optimizer, and no call of apply or",
     ),
     "weights of another type": (
         "def make(shape, classes): return layered(shape, classes, dtype='float16')",
@@ -373,4 +373,8 @@ def test_regularisers_losses_that_are_means_and_other_float_types_are_taken(text
         "normalised": False,
         "scales_loss": False,
         "own_step": False,
+        "own_optimizers": "",
+        "own_schedule": "",
+        "loss": "",
+        "unevaluated": "",
     }

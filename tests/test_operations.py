@@ -78,7 +78,7 @@ def test_a_run_says_how_much_it_computes_and_its_training_metrics(tmp_path: Path
     assert row["tokens_per_second"] == pytest.approx(64 * row["examples_per_second"])
     assert row["flops_per_second"] == pytest.approx(row["flops_per_example"] * row["examples_per_second"])
     assert row["metric"] == "perplexity" and row["test_accuracy"] >= 0
-    found = {(each["split"], each["metric"]): each["value"] for each in quality.rows(log)}
+    found = {(each["split"], each["metric"]): each["value"] for each in quality.rows([log], log)}
     assert found.keys() == {
         (split, name) for split in ("train", "validation", "test") for name in ("loss", "perplexity", "accuracy")
     }

@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import own_steps
 import pytest
 from conformance import STEPS, assert_same, keep_weights, weights  # noqa: F401
-from conftest import make_spec
+from conftest import launch, make_spec
 from stratbench.datasets.structure import is_empty
 from stratbench.errors import RunError, UsageError
 from stratbench.harness.cli.grid import Grid
 from stratbench.harness.launch.trying import Tried
+from stratbench.harness.plan import optimizers
 from stratbench.harness.worker import trial, wording
 from stratbench.harness.worker.workload import SpecWorkload
-from stratbench.results.raw import journal
+from stratbench.results.raw import journal, measure, quality
 from stratbench.strategies.registry import available
 
 pytestmark = pytest.mark.usefixtures("beside_the_models")
 
+OWN = {"optimizer": "own: in words", "learning_rate": 1.0}
 WORK = {
+    "gan": OWN,
     "guide": {"optimizer": "momentum:global_clipnorm=1.0", "learning_rate": 0.05},
     "denoise": {"optimizer": "adam", "learning_rate": 0.001},
 }
+WITH_TARGETS = ("guide", "two", "nameless", "by_hand")
 TOLERANCE = 1e-4
 ABLE = [name for name, cls in available().items() if cls.runs_own_steps and cls.max_replicas != 1]
 
 
 def work(case: str, data: Path) -> dict[str, Any]:
-    arrays = "x=wide,y=none" if case == "denoise" else "x=wide,y=three"
+    arrays = "x=wide,y=three" if case in WITH_TARGETS else "x=wide,y=none"
     return {"model": f"own_steps:{case}", "dataset": f"hdf5:{data},{arrays}"} | WORK.get(case, {})
 
 
@@ -44,12 +49,12 @@ def by_keras(case: str, data: Path) -> tuple[list[np.ndarray], list[float]]:
     losses = []
     for _, (x, y) in zip(range(STEPS), workload.batches(1, 0).epoch(0), strict=False):
         history = model.fit(x, None if is_empty(y) else y, batch_size=len(x), verbose=0).history
-        losses.append(history["loss"][0])
+        losses.append(history.get("loss", history.get("d_loss"))[0])
     return model.get_weights(), losses
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["guide", pytest.param("denoise", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("case", ["guide", "gan", pytest.param("denoise", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("strategy", ["single", pytest.param("fit", marks=pytest.mark.exhaustive)])
 def test_it_trains_as_by_keras(case: str, strategy: str, data: Path, tmp_path: Path) -> None:
     expected, losses = by_keras(case, data)
@@ -60,7 +65,9 @@ def test_it_trains_as_by_keras(case: str, strategy: str, data: Path, tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["guide", pytest.param("denoise", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    "case", ["gan", *(pytest.param(each, marks=pytest.mark.exhaustive) for each in WORK if each != "gan")]
+)
 @pytest.mark.parametrize(
     "strategy",
     [pytest.param(name, marks=[] if name in ("mirrored", "horovod") else [pytest.mark.exhaustive]) for name in ABLE],
@@ -71,6 +78,8 @@ def test_two_replicas_apply_the_mean(case: str, strategy: str, data: Path, tmp_p
     given = work(case, data)
     if strategy == "local-sgd":
         # The mean of weights is that of gradients for plain SGD alone.
+        if case == "gan":
+            pytest.skip("its optimizers are not plain SGD")
         strategy, given = "local-sgd:period=1", given | {"optimizer": "sgd"}
     expected = weights("single", 1, folder=tmp_path / "single", **given)
     assert_same(weights(strategy, 2, folder=tmp_path / "run", **given), expected, TOLERANCE)
@@ -82,6 +91,76 @@ def test_the_trial_takes_the_models_own_optimizer(data: Path) -> None:
     assert found["learning_rate"] == 0.05 and found["unused_by_own"] == ""
     plain = trial.attempt(make_spec(model="any_models:regression", dataset=f"hdf5:{data},x=wide,y=three"))
     assert not plain["own_step"]
+
+
+def test_the_trial_finds_the_optimizers_that_a_step_uses(data: Path) -> None:
+    found = trial.attempt(make_spec(**work("gan", data)))
+    assert found["own_optimizers"] == (
+        "d_optimizer momentum:clipnorm=0.1 (learning rate 0.05); g_optimizer adam:beta_1=0.5 (learning rate 0.002)"
+    )
+    assert found["loss"] == "d_loss" and "does not have a `call()` method" in found["unevaluated"]
+    assert "optimizer" not in found and found["own_schedule"] == ""
+    assert trial.attempt(make_spec(**work("scheduled_gan", data) | OWN))["own_schedule"] == "d_optimizer"
+    # One that it holds and does not use makes no difference.
+    unused = trial.attempt(make_spec(**work("two", data) | {"optimizer": "adam"}))
+    assert (unused["own_optimizers"], unused["optimizer"], unused["unevaluated"]) == ("", "adam", "")
+
+
+def grid_of(found: Tried, data: Path, **changes: Any) -> Grid:
+    """Of a model that was tried with this answer."""
+    grid = object.__new__(Grid)
+    grid._flags = dict.fromkeys(("optimizer", "learning_rate", "clip_norm", "accumulate")) | changes
+    known = work("gan", data) | {name: value for name, value in changes.items() if name != "clip_norm"}
+    grid.specs = [make_spec(**known)]
+    grid._experiment = lambda given: SimpleNamespace(expand=lambda: [make_spec(**known | given)])
+    return grid
+
+
+def test_flags_do_not_replace_the_optimizers_of_a_step(data: Path) -> None:
+    found = Tried(own_optimizers="d_optimizer adam", own_schedule="")
+    grid = grid_of(found, data)
+    assert "is trained by the optimizers of its own train_step, d_optimizer adam" in grid._take_own_of_step(found)
+    assert (grid.specs[0].optimizer, grid.specs[0].learning_rate) == ("own: d_optimizer adam", 1.0)
+    with pytest.raises(UsageError, match="--clip-norm can't change them; leave that out"):
+        grid_of(found, data, clip_norm=1.0)._take_own_of_step(found)
+    scheduled = Tried(own_optimizers="d_optimizer adam", own_schedule="d_optimizer")
+    with pytest.raises(UsageError, match="can't change the schedule that model own_steps:gan gives to d_optimizer"):
+        grid_of(scheduled, data, warmup_epochs=1.0)._take_own_of_step(scheduled)
+    with pytest.raises(UsageError, match="--accumulate does not reach the optimizers of the model's own train_step"):
+        optimizers.parse(optimizers.OWN + "x").changed(None, 2)
+
+
+def test_a_factor_is_on_each_ones_own_rate(data: Path) -> None:
+    workload = SpecWorkload(make_spec(**work("gan", data)))
+    workload.model()
+    both = workload.optimizer()
+    both.learning_rate.value.assign(3.0)
+    assert [float(each.learning_rate) for each in both.members] == pytest.approx([0.15, 0.006])
+    workload = SpecWorkload(make_spec(**work("scheduled_gan", data) | OWN))
+    workload.model()
+    workload.optimizer().learning_rate.value.assign(3.0)
+    assert [float(each.learning_rate) for each in workload.optimizer().members] == pytest.approx([0.1, 0.006])
+
+
+@pytest.mark.slow
+def test_what_a_step_returns_is_in_the_tables(data: Path, tmp_path: Path) -> None:
+    assert launch(make_spec("horovod", 2, **work("gan", data), steps=4), tmp_path).status == "ok"
+    logs = [journal.read(tmp_path / f"worker-{rank}.jsonl") for rank in range(2)]
+    rows = list(quality.rows(logs, logs[0]))
+    assert {(row["epoch"], row["split"], row["metric"]) for row in rows} == {
+        (0, "train_step", name) for name in ("d_loss", "g_loss")
+    }
+    assert rows[0]["value"] == pytest.approx(np.mean([log.steps["loss"] for log in logs]), rel=1e-5)
+    row = measure.run(logs, 0.0)
+    assert (row["metric"], row["test_metric"]) == ("", None) and row["final_loss"] > 0
+
+
+@pytest.mark.slow
+def test_replicas_of_tf_distribute_need_built_layers(data: Path, tmp_path: Path) -> None:
+    given = work("late", data) | {"optimizer": "adam"}
+    outcome = launch(make_spec("mirrored", 2, **given, steps=2), tmp_path / "mirrored")
+    assert "must be built by its function, as replicas of tf.distribute can't create weights" in outcome.reason
+    assert launch(make_spec("single", 1, **given, steps=2), tmp_path / "single").status == "ok"
 
 
 def test_strategies_that_can_not_call_it_say_so(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,8 +182,8 @@ def test_strategies_that_can_not_call_it_say_so(data: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("case", "changes", "message"),
     [
-        ("two", {}, "must train with the optimizer of compile() alone: a train_step with others, as of a GAN, is not"),
-        ("nameless", {}, "train_step must return a dictionary with the key 'loss'. Received: loss_of_mine."),
+        ("by_hand", {}, "must apply gradients by an optimizer that the model holds. Received: optimizer, and no call"),
+        ("nameless", {}, "train_step must return a dictionary with a value that has loss in its name. Received: error"),
         ("guide", {"accumulate": 2}, "has a train_step of its own: leave --accumulate out."),
     ],
 )

@@ -110,6 +110,8 @@ def test_another_metric_is_no_accuracy(name: str) -> None:
     [
         (["loss"], "loss"),
         (["left_loss", "loss", "right_loss"], "loss"),
+        (["d_loss", "g_loss"], "d_loss"),
+        ([], ""),
         (["loss", "mae", "mse"], "mae"),
         (["loss", "auc", "accuracy"], "accuracy"),
     ],

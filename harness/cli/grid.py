@@ -16,6 +16,7 @@ from ...strategies import registry as strategies
 from ..launch import trying
 from ..launch.preparing import Preparing
 from ..launch.starter import Starter
+from ..plan import optimizers
 from ..plan.experiment import Experiment
 from ..plan.learning_rate import CONSTANT
 from ..plan.pairs import parse_options
@@ -62,6 +63,8 @@ class Grid:
         self._tried = trying.Tried()
         if flags["save_model"]:
             _check_folder(flags["save_model"])
+        if (flags["optimizer"] or "").startswith(optimizers.OWN):
+            raise UsageError(f"--optimizer must name one of Keras's optimizers. Received: '{flags['optimizer']}'.")
         self._data_file = ""
         # Before the user's function is called, which may take a while.
         self._experiment({})
@@ -104,8 +107,16 @@ class Grid:
         tried = trying.check(spec, self._starter)
         own = self._flags["optimizer"] is None and bool(tried.optimizer or tried.problem)
         words = []
-        if own:
+        if tried.own_optimizers:
+            words.append(self._take_own_of_step(tried))
+        elif own:
             words += self._take_own(tried)
+        if tried.loss not in ("", "loss"):
+            words.append(f"the loss of model {spec.model} is {tried.loss}, the first one that its train_step returns")
+        if tried.unevaluated:
+            words.append(
+                f"model {spec.model} can't be evaluated, so its rows have no test figures: {tried.unevaluated}"
+            )
         if unused := tried.unused_by_own if own else tried.unused:
             words.append(f"not used of model {spec.model}: {unused}")
         if tried.own_step and any(each.replicas > 1 for each in self.specs):
@@ -140,6 +151,23 @@ class Grid:
                 "the step; XLA can't compile that: use --jit off or auto"
             )
         return spec.create_strategy().skip_normaliser() or ""
+
+    def _take_own_of_step(self, tried: trying.Tried) -> str:
+        """Train with the optimizers of the model's own ``train_step``, and say which they are."""
+        given = ("optimizer", "learning_rate", "clip_norm", "accumulate")
+        if flags := [f"--{name.replace('_', '-')}" for name in given if self._flags[name] is not None]:
+            raise UsageError(
+                f"model {self.specs[0].model} is trained by the optimizers of its own train_step, "
+                f"{tried.own_optimizers}: {' and '.join(flags)} can't change them; leave that out."
+            )
+        self.specs = self._experiment({"optimizer": optimizers.OWN + tried.own_optimizers}).expand()
+        spec = self.specs[0]
+        if tried.own_schedule and (spec.lr_scaling, spec.warmup_epochs, spec.lr_schedule) != ("none", 0.0, CONSTANT):
+            raise UsageError(
+                f"--lr-scaling, --warmup-epochs and --lr-schedule can't change the schedule that model {spec.model} "
+                f"gives to {tried.own_schedule}; leave them out."
+            )
+        return f"model {spec.model} is trained by the optimizers of its own train_step, {tried.own_optimizers}"
 
     def _take_own(self, tried: trying.Tried) -> list[str]:
         """Train with the model's own optimizer, and say which it is, unless it is the default one anyway."""

@@ -80,8 +80,8 @@ class RunProgress:
                 _, step, *_, loss, _ = event["rows"][-1]
                 self._progress.update(task, completed=step + 1, note="training" if loss is None else f"loss {loss:.4f}")
             case "evaluation":
-                name = main_metric(event["validation"])
-                self._progress.update(task, note=f"validation {name} {event['validation'][name]:.4g}")
+                if name := main_metric(event["validation"]):
+                    self._progress.update(task, note=f"validation {name} {event['validation'][name]:.4g}")
 
     def _title(self, spec: RunSpec) -> str:
         return f"{self._done}/{self._total} {spec.title}" if self._total > 1 else spec.title
@@ -94,8 +94,9 @@ class RunProgress:
         row = record.run
         text = f"{self._title(spec)}: {row['status']}"
         if row["status"] == "ok":
+            quality = f"test {row['metric']} {row['test_metric']:.4g}, " if row["metric"] else ""
             text += (
-                f", {row['examples_per_second']:,.0f} examples/s, test {row['metric']} {row['test_metric']:.4g}, "
+                f", {row['examples_per_second']:,.0f} examples/s, {quality}"
                 f"{row['total_seconds']:.1f} s with {row['startup_seconds']:.1f} s start-up"
             )
         else:

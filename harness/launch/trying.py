@@ -33,6 +33,10 @@ class Tried:
         normalised: whether its loss is a mean over what a mask leaves, or over the sum of sample weights.
         scales_loss: whether its loss is scaled, as for float16.
         own_step: whether it has a ``train_step`` of its own.
+        own_optimizers: in words, those of that step, if they are others than the one of ``compile``.
+        own_schedule: the first of them whose learning rate is a schedule; empty if there is none.
+        loss: the name of the value of that step that is its loss.
+        unevaluated: why a model with such a step can't be evaluated; empty if it can.
         optimizer, learning_rate: the model's own, as the flags of these names say it; empty and 0 if it has none.
         schedule: of the model's own optimizer, in words; empty if its rate is a number.
         problem: why the model's own optimizer can't be used, in one sentence; empty if it can.
@@ -44,6 +48,10 @@ class Tried:
     normalised: bool = False
     scales_loss: bool = False
     own_step: bool = False
+    own_optimizers: str = ""
+    own_schedule: str = ""
+    loss: str = ""
+    unevaluated: str = ""
     optimizer: str = ""
     learning_rate: float = 0.0
     schedule: str = ""

@@ -44,6 +44,9 @@ STATIC_SCALE = "loss_scale_factor"
 SCALED_PRECISION = "mixed_float16"
 """The dtype policy under which Keras scales the loss."""
 
+OWN = "own: "
+"""How a spec's optimizer begins that is not chosen: those that the model's own ``train_step`` uses, in words."""
+
 NOT_SUPPORTED = {"MultiOptimizer", "ScheduleFreeAdamW"}
 """Optimizers of Keras that train several optimizers' parts, or other weights than they evaluate."""
 
@@ -68,7 +71,7 @@ class Choice:
     """What ``--optimizer`` says.
 
     Attributes:
-        name: a key of `CLASSES`.
+        name: a key of `CLASSES`, or the words of a model's own optimizers, which begin with `OWN`.
         given: settings that the user chose.
     """
 
@@ -77,12 +80,24 @@ class Choice:
 
     @property
     def default_rate(self) -> float:
-        """The learning rate if ``--learning-rate`` is absent."""
+        """The learning rate if ``--learning-rate`` is absent; a factor on the rates of a model's own optimizers."""
+        if self.own:
+            return 1.0
         return _RATES.get(self.name, _DEFAULT_RATE)
 
     @property
+    def own(self) -> bool:
+        """Whether the model's ``train_step`` brings them."""
+        return self.name.startswith(OWN)
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """``name``, of the class in ``keras.optimizers``, and settings; without the learning rate."""
+        """``name``, of the class in ``keras.optimizers``, and settings; without the learning rate.
+
+        Those of a model's own optimizers are not known here.
+        """
+        if self.own:
+            return {"name": ""}
         return {"name": CLASSES[self.name], **_PRESETS.get(self.name, {}), **self.given}
 
     @property
@@ -91,7 +106,10 @@ class Choice:
         return int(self.given.get(ACCUMULATION) or 1)
 
     def changed(self, clip_norm: float | None, accumulate: int | None) -> Choice:
-        """With what ``--clip-norm`` and ``--accumulate`` say, in place of its own settings."""
+        """With what ``--clip-norm`` and ``--accumulate`` say, in place of its own settings. Raises UsageError."""
+        if self.own and (clip_norm is not None or accumulate is not None):
+            flag = "--clip-norm" if clip_norm is not None else "--accumulate"
+            raise UsageError(f"{flag} does not reach the optimizers of the model's own train_step; leave it out.")
         given = dict(self.given)
         if clip_norm is not None:
             given = {key: value for key, value in given.items() if key not in CLIPPING}
@@ -110,6 +128,8 @@ class Choice:
 
 def parse(text: str) -> Choice:
     """Parse ``name:key=value,…``. Raises UsageError in one line for what is wrong without Keras being asked."""
+    if text.startswith(OWN):
+        return Choice(text, {})
     name, colon, rest = text.strip().partition(":")
     if name not in CLASSES:
         near = difflib.get_close_matches(name, CLASSES, n=1)

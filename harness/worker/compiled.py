@@ -56,15 +56,6 @@ def check(reference: str, model: keras.Model, scaled: bool) -> None:
             )
 
 
-def check_step(reference: str, model: keras.Model) -> None:
-    """Refuse a ``train_step`` of its own that trains with more than the optimizer of ``compile``. Raises UsageError."""
-    if has_own(model, OWN_STEP) and (more := _other_optimizers(model)):
-        raise UsageError(
-            f"model {reference} must train with the optimizer of compile() alone: a train_step with others, as of a "
-            f"GAN, is not supported yet. Received: {', '.join(more)}."
-        )
-
-
 def unused(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer | None = None,
@@ -114,18 +105,6 @@ def has_own(model: keras.Model, name: str) -> bool:
     method = vars(model).get(name) or getattr(type(model), name, None)
     module = getattr(inspect.unwrap(method), "__module__", "") if method else "keras."
     return not str(module).startswith("keras.")
-
-
-def _other_optimizers(model: keras.Model) -> list[str]:
-    """Attributes of the model with optimizers beside that of ``compile``."""
-    import keras
-
-    own = (getattr(model, "optimizer", None), own_optimizer(model))
-    return [
-        name
-        for name, value in vars(model).items()
-        if isinstance(value, keras.optimizers.Optimizer) and not any(value is each for each in own)
-    ]
 
 
 def layers(model: keras.Model) -> Iterator[keras.layers.Layer]:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -147,6 +147,10 @@ class Injected(Trainer):
         self.finished = self._inner.finished
         self._take_restored()
         return result
+
+    def logs(self) -> Mapping[str, float]:
+        """See `Trainer.logs`."""
+        return self._inner.logs()
 
     def weights(self) -> list[np.ndarray | None]:
         """See `Trainer.weights`."""

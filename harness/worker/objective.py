@@ -37,6 +37,7 @@ class Objective:
         divides: whether Keras divides losses by the number of replicas of tf.distribute.
 
     Attributes:
+        callable: whether the model can be called; one whose ``train_step`` only calls others can't.
         normalised: whether replicas exchange a count to compute the loss: see `normalisers`. Known if it tries.
 
     Raises:
@@ -50,6 +51,7 @@ class Objective:
             _leave_mean_to_strategies()
         normalisers.install()
         outputs = self._call() if tries else None
+        self.callable = outputs != ()
         shapes = _shapes(outputs) if tries else [_without_examples(model.output_shape)]
         scores = info.classes is not None and shapes == [(None, info.classes)]
         self._classifies = scores and not has_own(model, "compute_loss")
@@ -90,6 +92,9 @@ class Objective:
         try:
             return self._model(x)
         except Exception as error:
+            if isinstance(error, NotImplementedError) and has_own(self._model, OWN_STEP):
+                # As of a GAN: its own step calls other models.
+                return ()
             raise UsageError(
                 f"model {self._reference} must accept examples of {described(info.x)}: {one_line(error)}"
             ) from error

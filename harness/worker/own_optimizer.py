@@ -40,6 +40,18 @@ def said(reference: str, model: keras.Model, total_steps: int) -> dict[str, Any]
     return found | ({"schedule": own_schedule.words(schedule)} if schedule else {})
 
 
+def described(optimizer: keras.optimizers.Optimizer) -> str:
+    """``adam:beta_1=0.5 (learning rate 0.0002)``, also for one that ``--optimizer`` can't name."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    try:
+        name = str(_choice(inner))
+    except UsageError:
+        name = type(inner).__name__
+    schedule = own_schedule.of(inner)
+    rate = own_schedule.words(schedule) if schedule else f"{float(inner.learning_rate):g}"
+    return f"{name} (learning rate {rate})"
+
+
 def _choice(optimizer: keras.optimizers.Optimizer) -> optimizers.Choice:
     """Raises UsageError with what is not supported."""
     import keras

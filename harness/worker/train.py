@@ -80,6 +80,7 @@ def train(
                 steps=steps.done - first,
                 sent_bytes=sent,
                 received_bytes=received,
+                logs=dict(trainer.logs()),
             )
         weights = trainer.weights()
         _restored(trainer, journal)

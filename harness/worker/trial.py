@@ -54,12 +54,15 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
     rows = workload.rows["train"][:_EXAMPLES]
     (batch,) = workload.in_order(rows, _EXAMPLES)
     # The trial gives the model another optimizer.
-    own, unused_by_own = own_optimizer.said(run.model, model, workload.total_steps), compiled.unused(model)
+    own = {} if workload.own_optimizers else own_optimizer.said(run.model, model, workload.total_steps)
+    unused_by_own = compiled.unused(model)
     optimizer = workload.optimizer()
+    alone, normalised, loss = "", False, ""
     try:
         if workload.own_step:
-            alone, normalised = "", False
-            OwnStep(workload, model, optimizer).update(batch)
+            step = OwnStep(workload, model, optimizer)
+            step.update(batch)
+            loss = step.loss
         else:
             _, gradients = loss_and_gradients(workload, model, batch, optimizer)
             alone = _why_alone(workload, model, batch)
@@ -67,10 +70,13 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
             optimizer.apply(gradients, model.trainable_variables)
     except Exception as error:
         raise UsageError(f"model {run.model} can't be trained: {one_line(error)}") from error
+    unevaluated = ""
     try:
         measure(workload, model, rows)
     except Exception as error:
-        raise UsageError(f"model {run.model} can't be evaluated: {one_line(error)}") from error
+        unevaluated = one_line(error)
+        if not workload.own_step:
+            raise UsageError(f"model {run.model} can't be evaluated: {unevaluated}") from error
     found = own | {
         "unused": workload.unused,
         "unused_by_own": unused_by_own,
@@ -78,6 +84,10 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
         "normalised": normalised,
         "scales_loss": workload.scales_loss,
         "own_step": workload.own_step,
+        "own_optimizers": workload.own_optimizers,
+        "own_schedule": workload.own_scheduled,
+        "loss": loss,
+        "unevaluated": unevaluated,
     }
     if run.save_model:
         _try_to_save(run, model)

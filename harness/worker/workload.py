@@ -17,11 +17,12 @@ from ...datasets.split import split_rows
 from ...datasets.structure import is_empty, map_structure
 from ...errors import RunError, UsageError
 from ...results.schema import COMPILED_SCHEDULE
+from ...strategies._shared.own_optimizers import OwnOptimizers, is_number
 from ..plan import class_weights, learning_rate, optimizers
 from ..plan.models import own
 from ..plan.spec import RunSpec
 from ..plan.task import LOST_SUFFIX, SCRATCH
-from . import backend, compiled, normalisers, numerics, own_schedule
+from . import backend, compiled, normalisers, numerics, own_schedule, own_steps
 from .building import build, policy
 from .objective import Objective, compute_loss
 from .wording import one_line
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     import keras
 
     from ...strategies.trainer import Batch, Mean, Structure, Tensor
+
+
+_TRACED = 2
+"""Made-up examples of a traced step."""
 
 
 class SpecWorkload:
@@ -71,6 +76,7 @@ class SpecWorkload:
         self.unused = ""
         self.jit = self.own_step = False
         self._loss_scale: Mapping[str, Any] | None = None
+        self._own_optimizers: own_steps.Used = {}
         self._objective: Objective | None = None
         self._tables: Mapping[str, str] = {}
         self._class_weights = _table(class_weights.parse(spec.class_weight), self.info.classes)
@@ -85,28 +91,47 @@ class SpecWorkload:
         keras.utils.set_random_seed(self.spec.seed)
         with policy(self.spec.precision, self.spec.model):
             model = build(self.spec.model, self.info)
-            compiled.check_step(self.spec.model, model)
             tries = own(self.spec.model) is None
             self._objective = Objective(self.spec.model, model, self.info, tries, divides=strategy.own_loop)
         compiled.check(self.spec.model, model, scaled=self.info.scale != 1)
-        self.parameters = model.count_params()
+        self.own_step = compiled.has_own(model, compiled.OWN_STEP)
+        self._own_optimizers = self._of_own_step(model) if self.own_step else {}
+        self.parameters = sum(math.prod(variable.shape) for variable in model.weights)
         self.trained_bytes = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in model.trainable_variables)
         self.activation_bytes = _activation_bytes(model, self.spec.per_replica_batch)
         own_schedule.make_describable(model)
         accumulation = {optimizers.ACCUMULATION: self.accumulate} if self.accumulate > 1 else {}
-        trained_by = self._new_optimizer({**self.optimizer_settings, **accumulation})
-        self.own_step = compiled.has_own(model, compiled.OWN_STEP)
+        settings = {**self.optimizer_settings, **accumulation}
+        trained_by = None if self._own_optimizers else self._new_optimizer(settings)
         if self.own_step and self.accumulate > 1:
             raise UsageError(f"model {self.spec.model} has a train_step of its own: leave --accumulate out.")
         # XLA has no exchange between processes.
         able = strategy.compiles and (self.replicas == 1 or not self._objective.normalised)
         able = able and (strategy.own_loop or not self.own_step)
         self.jit = numerics.jit(self.spec.model, model, self.spec.jit, able)
-        self._loss_scale = numerics.loss_scale(model)
+        self._loss_scale = None if self._own_optimizers else numerics.loss_scale(model)
         self.unused = compiled.unused(model, trained_by, self._scheduled, self.jit)
         self._tables = compiled.tables(model)
         self._own_schedule = own_schedule.of(compiled.own_optimizer(model)) if self._scheduled else None
         return model
+
+    def _of_own_step(self, model: keras.Model) -> own_steps.Used:
+        """The optimizers of its ``train_step``, unless that is the one of ``compile``, in whose place is the run's."""
+        batch = map_structure(lambda each: np.zeros((_TRACED, *each.shape[1:]), each.dtype), self.empty_batch)
+        if getattr(model, "optimizer", None) is None:
+            model.optimizer = self._new_optimizer(self.optimizer_settings)
+        used = own_steps.used(self.spec.model, model, self.step_data(batch), self.objective.callable)
+        return {} if list(used) == [own_steps.MAIN] else used
+
+    @property
+    def own_optimizers(self) -> str:
+        """Those of the model that take the place of the run's, in words; empty if there are none."""
+        return own_steps.words(self._own_optimizers)
+
+    @property
+    def own_scheduled(self) -> str:
+        """The first of them whose learning rate is a schedule; empty if there is none."""
+        return next((name for name, (each, _) in self._own_optimizers.items() if not is_number(each)), "")
 
     def unused_with(self, sparse: Collection[str]) -> str:
         """`unused`, if only these embedding tables, by their paths, have sparse gradients, as all have in Keras."""
@@ -116,6 +141,8 @@ class SpecWorkload:
 
     def optimizer(self) -> keras.optimizers.Optimizer:
         """See the protocol. Raises UsageError for settings that the optimizer does not have."""
+        if self._own_optimizers:
+            return OwnOptimizers(self._own_optimizers)
         return numerics.wrapped(self._new_optimizer(self.optimizer_settings), self._loss_scale)
 
     @property
@@ -201,6 +228,13 @@ class SpecWorkload:
 
         x, y, weights = self.unpack(batch)
         return x, y, weights if self._class_weights is None else keras.ops.take(self._class_weights, batch[1])
+
+    def step_data(self, batch: Batch) -> Structure:
+        """See the protocol."""
+        import keras
+
+        _, y, weights = self.fit_arguments(batch)
+        return keras.utils.pack_x_y_sample_weight(self.inputs(batch), y, weights)
 
     def loss(self, batch: Batch, outputs: Tensor) -> Tensor:
         """See the protocol."""

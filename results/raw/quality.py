@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .checked import MOST_NAME_BYTES
 from .journal import TaskLog
 
 SPLITS = ("train", "validation", "test")
+TRAIN_STEP = "train_step"
+"""In the place of a split: what a model's own ``train_step`` returned while it trained."""
 
 ACCURACY = {"accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy", "binary_accuracy"}
 """Names that Keras gives to the share of right answers. The share within the first k answers is not among them."""
@@ -16,12 +18,34 @@ ACCURACY = {"accuracy", "acc", "sparse_categorical_accuracy", "categorical_accur
 PERPLEXITY = "perplexity"
 
 
-def rows(log: TaskLog | None) -> Iterator[dict[str, Any]]:
-    """The rows of the metrics table, from the journal of the task that evaluates."""
-    for event in log.evaluations if log else ():
+def rows(logs: Sequence[TaskLog], evaluates: TaskLog | None) -> Iterator[dict[str, Any]]:
+    """The rows of the metrics table.
+
+    Args:
+        evaluates: the journal of the task that does.
+    """
+    yield from _of_steps(logs)
+    for event in evaluates.evaluations if evaluates else ():
         for split in SPLITS:
             for name, value in event.get(split, {}).items():
                 yield {"epoch": event["epoch"], "split": split, "metric": shortened(name), "value": value}
+
+
+def _of_steps(logs: Sequence[TaskLog]) -> Iterator[dict[str, Any]]:
+    """What a model's own ``train_step`` returned, as the mean over the tasks, weighted by their examples."""
+    sums: dict[tuple[int, str], float] = {}
+    weights: dict[tuple[int, str], float] = {}
+    for log in logs:
+        for event in log.epochs:
+            examples = float(log.steps["examples"][log.steps["epoch"] == event["epoch"]].sum())
+            for name, value in (event.get("logs") or {}).items():
+                key = event["epoch"], name
+                sums[key] = sums.get(key, 0.0) + value * examples
+                weights[key] = weights.get(key, 0.0) + examples
+    for (epoch, name), total in sorted(sums.items(), key=lambda each: each[0][0]):
+        weight = weights[epoch, name]
+        if weight:
+            yield {"epoch": epoch, "split": TRAIN_STEP, "metric": shortened(name), "value": total / weight}
 
 
 def shortened(name: str) -> str:
@@ -31,11 +55,13 @@ def shortened(name: str) -> str:
 
 
 def main_metric(names: Iterable[str]) -> str:
-    """The name that stands for a run: perplexity, else accuracy, else the first metric, else the loss."""
+    """The name that stands for a run: perplexity, else accuracy, else the first metric, else a loss; empty for none."""
+    names = list(names)
     metrics = [name for name in names if name != "loss" and not name.endswith("_loss")]
     if PERPLEXITY in metrics:
         return PERPLEXITY
-    return next((name for name in metrics if name in ACCURACY), metrics[0] if metrics else "loss")
+    losses = sorted(names, key=lambda name: name != "loss")
+    return next((name for name in metrics if name in ACCURACY), (metrics or losses or [""])[0])
 
 
 def columns(event: Mapping[str, Any] | None, split: str) -> dict[str, Any]:

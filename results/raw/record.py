@@ -244,7 +244,9 @@ def build(
     return Record(
         run=run,
         epochs=[schema.row("epochs", {"run_id": run_id, **row}) for row in measure.epochs(logs)],
-        metrics=[schema.row("metrics", {"run_id": run_id, **row}) for row in quality.rows(measure.rank_zero(logs))],
+        metrics=[
+            schema.row("metrics", {"run_id": run_id, **row}) for row in quality.rows(logs, measure.rank_zero(logs))
+        ],
         tasks=tasks,
         staleness=_staleness(run_id, logs),
         steps=_arrays("steps", run_id, logs),

@@ -91,7 +91,9 @@ def _title(row: Row) -> str:
     amount = _count(row["steps"], "step") if math.isnan(row["epochs"]) else _count(row["epochs"], "epoch")
     compiled = row["lr_schedule"].startswith(schema.COMPILED_SCHEDULE)
     by = f"by {row['lr_schedule'].removeprefix(schema.COMPILED_SCHEDULE)}" if compiled else f"{row['learning_rate']:g}"
-    rate = f"{row['optimizer']}, learning rate {by}"
+    # Those of a model's own train_step have their rates in their words.
+    own = row["optimizer"].startswith("own:") and row["learning_rate"] == 1
+    rate = row["optimizer"] if own else f"{row['optimizer']}, learning rate {by}"
     if row["lr_scaling"] != "none":
         rate += f", {row['lr_scaling']} from batch {row['reference_batch']:g}"
     if row["warmup_epochs"] > 0:
@@ -123,6 +125,9 @@ def _table(rows: Sequence[Row], console: Console, with_faults: bool) -> Table:
     absent = set() if any(row["ok"] > 1 for row in rows) else {_RANGE}
     if all(math.isnan(row["tokens_per_second"]) for row in rows):
         absent.add(_TOKENS)
+    # A model that can't be evaluated has its training loss alone.
+    trained_only = any(row["ok"] for row in rows) and not any(row["metric"] for row in rows)
+    absent |= {_VALIDATION, _TEST} if trained_only else {_LOSS}
     headers = [header for header in _NUMBERS if header not in absent]
     table = _filled(rows, headers, with_faults)
     for header in _LESS_NEEDED:
@@ -194,6 +199,7 @@ _TOKENS = "tokens\nper second"
 _RANGE = "lowest–\nhighest"
 _VALIDATION, _TEST = "valid.\n{}", "test\n{}"
 """Headings of the main metric."""
+_LOSS = "train\nloss"
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 _LONGEST_METRIC = 10
 """Characters of a heading."""
@@ -209,6 +215,7 @@ _NUMBERS: dict[str, Callable[[Row], str]] = {
     "step\nms": lambda row: _number(row["step_seconds_median"] * 1000, ".1f"),
     _VALIDATION: lambda row: _quality(row, "validation"),
     _TEST: lambda row: _quality(row, "test"),
+    _LOSS: lambda row: _number(row["final_loss"], ".4g"),
     "train\ns": lambda row: _number(row["train_seconds"], ".1f"),
 }
 # Left out one by one if the table would be too wide.

@@ -1,36 +1,40 @@
 """A model's own ``train_step``, as ``model.fit`` calls it, in place of the step that the strategies share.
 
-Replicas exchange gradients where the model's optimizer applies them, as Horovod's ``DistributedOptimizer`` does.
+Replicas exchange gradients where the model's optimizers apply them, as Horovod's ``DistributedOptimizer`` does.
 Source: https://keras.io/guides/custom_train_step_in_tensorflow/; https://horovod.readthedocs.io/en/stable/keras.html
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tensorflow as tf
 
 from .accumulation import Accumulation, Apply, Body, Compute, Steps
 from .exchanging import Exchange, exchanging
+from .own_optimizers import OwnOptimizers, each
 
 if TYPE_CHECKING:
     import keras
 
     from ..trainer import Batch, Workload
 
+LOSS = "loss"
+
 
 class OwnStep:
     """The body of a step, for `KerasTrainer`.
 
     Args:
-        optimizer: takes the place of the one that the model was compiled with.
+        optimizer: takes the place of the one that the model was compiled with. `OwnOptimizers` are the model's anyway.
         means: by default there is one replica.
         part: of a batch that this replica computes; by default all of it.
 
     Attributes:
-        update: a step.
+        update: a step. → the loss, and all values that ``train_step`` returns, in the order of `names`
+        names: of these values. Known once a step was traced, as is `loss`.
+        loss: the name of the value that is the loss; see `loss_name`.
         add, sums: as of `Accumulation`, which is not possible here.
     """
 
@@ -43,30 +47,43 @@ class OwnStep:
         part: Callable[[Batch], Batch] = lambda batch: batch,
     ):
         self._workload, self._model, self._part = workload, model, part
-        model.optimizer = exchanging(optimizer, means) if means else optimizer
-        if tf.distribute.has_strategy():
-            # As in fit: replicas can't create the metrics' variables within their step.
-            one = tf.nest.map_structure(lambda each: np.zeros((1, *each.shape[1:]), each.dtype), workload.empty_batch)
-            model._maybe_symbolic_build(data_batch=self._data(one))
+        if means:
+            for one in each(optimizer):
+                exchanging(one, means)
+        if not isinstance(optimizer, OwnOptimizers):
+            model.optimizer = optimizer
+        self.names: list[str] = []
+        self.loss = ""
         self.update: Body = self._update
         self.add: Body | None = None
         self.sums: list[tf.Variable] = []
-
-    def _data(self, batch: Batch) -> Any:
-        """As fit gives it to ``train_step``."""
-        import keras
-
-        _, y, weights = self._workload.fit_arguments(batch)
-        return keras.utils.pack_x_y_sample_weight(self._workload.inputs(batch), y, weights)
 
     def _update(self, batch: Batch) -> tf.Tensor:
         # What train_step returns is of all steps since the last reset.
         for variable in self._model.metrics_variables:
             variable.value.assign(tf.zeros_like(variable.value))
-        logs = self._model.train_step(self._data(self._part(batch)))
-        if not isinstance(logs, dict) or "loss" not in logs:
-            raise ValueError(f"train_step must return a dictionary with the key 'loss'. Received: {_keys(logs)}.")
-        return tf.reshape(tf.cast(logs["loss"], tf.float32), ())
+        logs = self._model.train_step(self._workload.step_data(self._part(batch)))
+        numbers = _numbers(logs)
+        self.names, self.loss = list(numbers), loss_name(numbers)
+        if not self.loss:
+            raise ValueError(
+                f"train_step must return a dictionary with a value that has loss in its name. Received: {_keys(logs)}."
+            )
+        return tf.stack([numbers[self.loss], *numbers.values()])
+
+
+def loss_name(names: Iterable[str]) -> str:
+    """``loss``, or the first name with this word in it; empty for none."""
+    losses = [name for name in names if LOSS in name]
+    return LOSS if LOSS in losses else next(iter(losses), "")
+
+
+def _numbers(logs: Any) -> dict[str, tf.Tensor]:
+    """The values of one element, by name."""
+    if not isinstance(logs, dict):
+        return {}
+    tensors = {str(name): tf.cast(value, tf.float32) for name, value in logs.items() if not isinstance(value, dict)}
+    return {name: tf.reshape(value, ()) for name, value in tensors.items() if value.shape.num_elements() == 1}
 
 
 def _keys(logs: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import tensorflow as tf
@@ -11,6 +11,7 @@ import tensorflow as tf
 from ..trainer import Batch, Mean, Memory, StepResult, Trainer, Workload, examples_of
 from .accumulation import Body, Steps
 from .lookups import Lookups, each_row_once
+from .own_step import OwnStep
 
 if TYPE_CHECKING:
     import keras
@@ -160,6 +161,8 @@ class KerasTrainer(Trainer):
         self._update = tf.function(around(steps.update), reduce_retracing=True, autograph=False)
         self._add = steps.add and tf.function(around(steps.add), reduce_retracing=True, autograph=False)
         self._steps = 0
+        self._own = steps if isinstance(steps, OwnStep) else None
+        self._logged: list[list[float]] = []
         self._learning_rate: float | None = None
         state = size_bytes(optimizer.variables) + size_bytes(steps.sums)
         self.memory = Memory(copies * size_bytes(model.variables), copies * state)
@@ -183,8 +186,24 @@ class KerasTrainer(Trainer):
             self._learning_rate = learning_rate
         self._steps += 1
         body = self._add if self._add and self._steps % self._workload.accumulate else self._update
-        loss, examples = float(body(batch)), examples_of(batch)
+        loss, examples = self._read(body(batch)), examples_of(batch)
         return StepResult(loss if examples else None, examples)
+
+    def _read(self, result: tf.Tensor) -> float:
+        """The loss of a step. Notes what else the model's own step returned."""
+        if self._own is None:
+            return float(result)
+        loss, *others = result.numpy().tolist()
+        self._logged.append(others)
+        return loss
+
+    def logs(self) -> Mapping[str, float]:
+        """See `Trainer.logs`."""
+        if self._own is None or not self._logged:
+            return {}
+        sums, count = map(sum, zip(*self._logged, strict=True)), len(self._logged)
+        self._logged = []
+        return {name: total / count for name, total in zip(self._own.names, sums, strict=True)}
 
     def skipped_updates(self) -> int | None:
         """See `Trainer.skipped_updates`."""

@@ -7,7 +7,7 @@ and repeat the step. Source: https://horovod.readthedocs.io/en/stable/elastic_in
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -69,6 +69,10 @@ class ElasticTrainer(Trainer):
         updates = self._hvd.allgather(tf.constant([self._updates], tf.int64)).numpy()
         broadcast(self._hvd, self._variables, root=int(np.argmax(updates)))
         return self._updates < updates.max()
+
+    def logs(self) -> Mapping[str, float]:
+        """See `Trainer.logs`."""
+        return self._inner.logs()
 
     def weights(self) -> list[np.ndarray | None]:
         """See `Trainer.weights`."""

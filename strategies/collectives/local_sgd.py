@@ -14,7 +14,7 @@ them is not in the steps' time. `traffic_bytes` leaves the averaged optimizer st
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -102,6 +102,10 @@ class LocalTrainer(Trainer):
             for variable, mean in zip(self._averaged, self._means(), strict=True):
                 variable.assign(mean)
         return result
+
+    def logs(self) -> Mapping[str, float]:
+        """See `Trainer.logs`."""
+        return self._local.logs()
 
     def weights(self) -> list[np.ndarray | None]:
         """See `Trainer.weights`: the mean over all processes. Between two averagings no process trains with it."""

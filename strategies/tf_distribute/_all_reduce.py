@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from .._shared.clip import Clip
 from .._shared.exchanging import exchanging
+from .._shared.own_optimizers import each
 
 
 def sum_first(optimizer: keras.optimizers.Optimizer, given: bool = False) -> keras.optimizers.Optimizer:
@@ -21,12 +22,13 @@ def sum_first(optimizer: keras.optimizers.Optimizer, given: bool = False) -> ker
     Args:
         given: whether what it is given is of all replicas already.
     """
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if given or inner is not optimizer or Clip.of(vars(optimizer)):
-        kind = type(inner)
-        inner.__class__ = type(kind.__name__, (_Summed, kind), {})
-        if not given:
-            exchanging(optimizer, _sums)
+    for one in each(optimizer):
+        inner = getattr(one, "inner_optimizer", one)
+        if given or inner is not one or Clip.of(vars(one)):
+            kind = type(inner)
+            inner.__class__ = type(kind.__name__, (_Summed, kind), {})
+            if not given:
+                exchanging(one, _sums)
     return optimizer
 
 
