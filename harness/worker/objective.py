@@ -51,7 +51,7 @@ class Objective:
             _leave_mean_to_strategies()
         normalisers.install()
         outputs = self._call() if tries else None
-        self.callable = outputs != ()
+        self.callable = not (isinstance(outputs, tuple) and not outputs)
         shapes = _shapes(outputs) if tries else [_without_examples(model.output_shape)]
         scores = info.classes is not None and shapes == [(None, info.classes)]
         self._classifies = scores and not has_own(model, "compute_loss")
