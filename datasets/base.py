@@ -28,12 +28,24 @@ from .structure import named
 Sharding = Literal["batch", "static"]
 
 
+TEXT = "text"
+"""In the place of a type."""
+
+
 @dataclass(frozen=True)
 class Array:
-    """One array of a data set: ``shape`` of one example, ``dtype`` by NumPy's name."""
+    """One array of a data set: ``shape`` of one example, ``dtype`` by NumPy's name.
+
+    Text is UTF-8 bytes: ``S12`` holds at most 12 of them.
+    """
 
     shape: tuple[int, ...]
     dtype: str
+
+    @property
+    def type_words(self) -> str:
+        """The type in words."""
+        return TEXT if self.dtype.startswith("S") else self.dtype
 
 
 Structure = Any
@@ -87,7 +99,7 @@ class Info:
 
 def described(structure: Structure) -> str:
     """A structure in words: ``shape (28, 28, 1) and type uint8``, after their names if there are several arrays."""
-    parts = [f"{name or 'array'} of shape {each.shape} and type {each.dtype}" for name, each in named(structure)]
+    parts = [f"{name or 'array'} of shape {each.shape} and type {each.type_words}" for name, each in named(structure)]
     return parts[0].removeprefix("array of ") if isinstance(structure, Array) else "; ".join(parts)
 
 

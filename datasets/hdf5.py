@@ -13,7 +13,7 @@ from ..errors import DataError, StratbenchError, UsageError
 from ._arrays import checks
 from ._arrays.checks import UnfitError, row_bytes
 from ._arrays.hdf5_file import check_chunks, find, opened
-from ._arrays.parts import SETS, Part, Parts, named_errors
+from ._arrays.parts import EXAMPLES, SETS, Part, Parts, named_errors
 from ._arrays.pieces import piece_rows
 from ._arrays.sets import ArraysFile
 from .base import Info
@@ -31,7 +31,7 @@ class Hdf5(ArraysFile):
     """
 
     name = "hdf5"
-    summary = "Your own HDF5 file, read in pieces: numeric examples and their targets"
+    summary = "Your own HDF5 file, read in pieces: examples, of numbers or text, and their targets"
     licence = "that of your file"
 
     x: str = field(
@@ -111,5 +111,5 @@ class Hdf5(ArraysFile):
             raise failure(f"{option} must be {error.rule}. Received: {error.received}") from None
         for name, stored in named(structure, option):
             with named_errors(name, self.reference, failure):
-                checks.check_storage(stored)
+                checks.check_storage(stored, text=option in EXAMPLES)
         return structure

@@ -12,8 +12,9 @@ import numpy as np
 from ..errors import DataError, StratbenchError, UsageError
 from ._arrays import checks
 from ._arrays.checks import UnfitError
-from ._arrays.parts import SETS, Part, Parts, named_errors
+from ._arrays.parts import EXAMPLES, SETS, Part, Parts, named_errors
 from ._arrays.sets import ArraysFile
+from ._arrays.text import encoded, is_text
 from .base import Info
 
 _OF_KERAS = {"x": "x_train", "y": "y_train", "test_x": "x_test", "test_y": "y_test"}
@@ -28,7 +29,7 @@ class Npz(ArraysFile):
     """
 
     name = "npz"
-    summary = "Your own NumPy file, as np.savez writes it: numeric examples and their targets"
+    summary = "Your own NumPy file, as np.savez writes it: examples, of numbers or text, and their targets"
     licence = "that of your file"
 
     x: str | None = field(default=None, metadata={"help": "array with the examples; default: x, or Keras's x_train"})
@@ -87,8 +88,8 @@ class Npz(ArraysFile):
                 listed = ", ".join(sorted(file.files)[:_MOST_NAMES]) or "it has none"
                 raise UnfitError(f"one of the arrays in the file: {listed}{more}", repr(name))
             array = file[name]
-            checks.check_array(array)
-        return array
+            checks.check_array(array, text=option in EXAMPLES)
+        return encoded(array) if is_text(array.dtype) else array
 
 
 def _of_keras(option: str, stored: list[str]) -> str | None:

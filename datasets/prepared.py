@@ -16,10 +16,11 @@ from ._arrays.checks import UnfitError
 from ._arrays.hdf5_file import opened
 from ._arrays.parts import NO_TARGETS, SETS, TARGETS
 from ._arrays.prepared import NAMES, Examples, check
+from ._arrays.text import encoded, is_text
 from .base import Dataset, Info
 from .hdf5 import Hdf5
 
-__all__ = ["NAMES", "Examples", "Function", "OfKeras", "Prepared", "UnfitError", "check", "keep"]
+__all__ = ["NAMES", "Examples", "Function", "OfKeras", "Prepared", "UnfitError", "check", "encoded", "is_text", "keep"]
 
 
 def keep(folder: Path, sets: Mapping[str, Examples]) -> Path:

@@ -152,7 +152,7 @@ class FitTrainer(OwnLoop):
 
         whole = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *batches)
         given = self._workload.fit_arguments(whole)
-        x, y, weights = (None if each is None else keras.tree.map_structure(np.asarray, each) for each in given)
+        x, y, weights = (None if each is None else keras.tree.map_structure(_array, each) for each in given)
         history = self._model.fit(
             x,
             y,
@@ -178,6 +178,15 @@ class FitTrainer(OwnLoop):
     def weights(self) -> list[np.ndarray | None]:
         """See `Trainer.weights`."""
         return self._model.get_weights()
+
+
+def _array(values: Any) -> Any:
+    """As fit takes it: of text, it takes tensors alone."""
+    import numpy as np
+    import tensorflow as tf
+
+    array = np.asarray(values)
+    return tf.constant(array) if array.dtype.kind == "S" else array
 
 
 def _steps(

@@ -21,9 +21,13 @@ class UnfitError(Exception):
         self.rule, self.received = rule, received
 
 
-def check_storage(stored: Any) -> None:
-    """Raise UnfitError for an h5py dataset that isn't plain numbers, is in other files, or has too large chunks."""
-    if unfit := _type_name(stored):
+def check_storage(stored: Any, text: bool = False) -> None:
+    """Raise UnfitError for an h5py dataset that isn't plain numbers, is in other files, or has too large chunks.
+
+    Args:
+        text: whether it may be text.
+    """
+    if (unfit := _type_name(stored)) and not (text and unfit.startswith("text")):
         raise UnfitError(_TYPES, unfit)
     if stored.external or stored.is_virtual:
         kind = "a dataset in external storage" if stored.external else "a virtual dataset"
@@ -36,9 +40,13 @@ def check_storage(stored: Any) -> None:
         raise UnfitError(rule, f"{unit / 2**20:.0f} MiB to be read together")
 
 
-def check_array(array: np.ndarray) -> None:
-    """Raise UnfitError for a NumPy array that isn't plain numbers, with a row for each example."""
-    if array.dtype.kind not in "iufb" or array.dtype.itemsize > 8:
+def check_array(array: np.ndarray, text: bool = False) -> None:
+    """Raise UnfitError for a NumPy array that isn't plain numbers, with a row for each example.
+
+    Args:
+        text: whether it may be text.
+    """
+    if not (text and array.dtype.kind in "SU") and (array.dtype.kind not in "iufb" or array.dtype.itemsize > 8):
         raise UnfitError(_TYPES, f"text, {array.dtype}" if array.dtype.kind in "US" else array.dtype)
     _check_shape(array)
 

@@ -5,17 +5,19 @@ An array is a NumPy array or an h5py dataset: it has a shape, a type, and rows t
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...errors import StratbenchError, UsageError
-from ..base import LABEL, Array, Info
+from ..base import LABEL, TEXT, Array, Info
 from ..structure import is_empty, leaves, map_structure, named
 from . import checks
 from .checks import MAX_CLASSES, UnfitError, class_indices, is_one_hot
 from .pieces import piece_rows, pieces
+from .text import is_text, width
 
 SETS = (
     ("x", "y", "sample_weight"),
@@ -23,6 +25,7 @@ SETS = (
     ("test_x", "test_y", "test_sample_weight"),
 )
 """Options of a data set that name the arrays of training, validation and test."""
+EXAMPLES = tuple(x for x, _, _ in SETS)
 TARGETS = tuple(y for _, y, _ in SETS)
 
 NO_TARGETS = "none"
@@ -77,6 +80,7 @@ class Parts:
         for part in self._parts:
             self._check_alike(part, first, labels=found is not None)
         x, y, weight = (None if part is None else map_structure(_described, part) for part in first[:3])
+        x = map_structure(_with_width, x, *(part.x for part in self._parts))
         if scale != 1 and not isinstance(x, Array):
             raise self._failure(
                 f"scale of {self._reference} must be left out for several arrays of examples. Received: {scale}"
@@ -203,7 +207,15 @@ def _limit(labels: Any, classes: int | None) -> int:
 
 
 def _described(stored: Any) -> Array:
-    return Array(tuple(stored.shape[1:]), stored.dtype.newbyteorder("=").name)
+    dtype = TEXT if is_text(stored.dtype) else stored.dtype.newbyteorder("=").name
+    return Array(tuple(stored.shape[1:]), dtype)
+
+
+def _with_width(like: Array, *stored: Any) -> Array:
+    """With the type that the longest text of all sets needs."""
+    if like.dtype != TEXT:
+        return like
+    return replace(like, dtype=f"S{max(width(each, piece_rows(each)) for each in stored)}")
 
 
 def _words(arrays: list[tuple[str, Array]]) -> str:

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ..base import TEXT
 from ..structure import leaves, named
 from .checks import UnfitError, check_array, check_rows
-from .parts import SETS
+from .parts import EXAMPLES, SETS
+from .text import is_text
 
 NAMES = ("train", "validation", "test")
 """Sets, in the order of `SETS`. The first one is always there."""
@@ -34,7 +36,7 @@ def check(sets: Mapping[str, Examples]) -> None:
         for part, structure, like in zip(SETS[0], each, first, strict=False):
             for array_name, array in named(structure, f"{part} of the {name} set"):
                 try:
-                    check_array(array)
+                    check_array(array, text=part in EXAMPLES)
                     check_rows(array, len(start), f"the other arrays of the {name} set")
                 except UnfitError as error:
                     raise UnfitError(f"{array_name} must be {error.rule}", error.received) from None
@@ -107,8 +109,12 @@ def _number(place: int) -> str:
 
 def _check_alike(name: str, structure: Any, like: Any) -> None:
     found, expected = (
-        ", ".join(f"{key} {each.dtype.name} {each.shape[1:]}".strip() for key, each in named(some))
+        ", ".join(f"{key} {_type(each.dtype)} {each.shape[1:]}".strip() for key, each in named(some))
         for some in (structure, like)
     )
     if found != expected:
         raise UnfitError(f"{name} must be of the type and shape of the train set, {expected}", found)
+
+
+def _type(dtype: np.dtype) -> str:
+    return TEXT if is_text(dtype) else dtype.name

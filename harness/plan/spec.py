@@ -132,7 +132,7 @@ class RunSpec(BaseModel):
 def _input(dataset: str, file: str) -> str:
     # Cached, because info() may read all labels of a file.
     info = datasets.parse(dataset, file).info()
-    types = ", ".join(f"{name} {each.dtype}".strip() for name, each in named(info.x))
+    types = ", ".join(f"{name} {each.type_words}".strip() for name, each in named(info.x))
     return types if info.scale == 1 else f"{types} × {info.scale}"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...datasets.prepared import NAMES, Examples, UnfitError
+from ...datasets.prepared import NAMES, Examples, UnfitError, encoded, is_text
 from ...datasets.structure import leaves, map_structure
 
 _FORMS = (
@@ -120,9 +120,13 @@ def _array(value: Any) -> np.ndarray:
         array = np.asarray(value)
     except Exception as error:
         raise UnfitError("arrays must be convertible by np.asarray", f"{_type(value)} ({error})") from error
-    if array.dtype == object:
-        raise UnfitError("arrays must be of numbers, and each of one shape", f"{_type(value)} of Python objects")
-    return array
+    if array.dtype != object and not is_text(array.dtype):
+        return array
+    try:
+        return encoded(array)
+    except (TypeError, UnicodeError):
+        rule = "arrays must be of numbers or text, and each of one shape"
+        raise UnfitError(rule, f"{_type(value)} of Python objects") from None
 
 
 def _source(value: Any) -> Callable[[], Iterator[Any]] | None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ...strategies.trainer import Batch, Mean, Structure, Tensor
 
 
+_DENSE = "dense ones are used; fit's optimizers take an index that a batch repeats for several gradients"
 _TRACED = 2
 """Made-up examples of a traced step."""
 
@@ -136,7 +137,7 @@ class SpecWorkload:
     def unused_with(self, sparse: Collection[str]) -> str:
         """`unused`, if only these embedding tables, by their paths, have sparse gradients, as all have in Keras."""
         dense = [layer for path, layer in self._tables.items() if path not in sparse]
-        words = [f"sparse gradients of {', '.join(dense)} (dense ones are used)"] if dense else []
+        words = [f"sparse gradients of {', '.join(dense)} ({_DENSE})"] if dense else []
         return "; ".join(filter(None, [self.unused, *words]))
 
     def optimizer(self) -> keras.optimizers.Optimizer:

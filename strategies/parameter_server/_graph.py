@@ -195,8 +195,8 @@ def compute(
         if "EagerTensor" not in str(error):
             raise
         raise RunError(
-            "the model uses a tensor that was computed before, which parameter servers' graphs can't; "
-            "keep it as a NumPy array, or as a weight"
+            "the model uses a tensor or a lookup table that was made before, which parameter servers' graphs can't; "
+            "keep a tensor as a NumPy array or as a weight, and look text up before training"
         ) from error
     states = list(zip(model.non_trainable_variables, moved, strict=True))
     return Pass(
