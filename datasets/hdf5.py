@@ -73,8 +73,9 @@ class Hdf5(ArraysFile):
     def _info(self) -> Info:
         with self._parts(UsageError) as parts:
             for part in parts:
-                for _, stored in part.arrays:
-                    check_chunks(stored, Path(stored.file.filename).stat().st_size)
+                for name, stored in part.arrays:
+                    with named_errors(name, self.reference, UsageError):
+                        check_chunks(stored, Path(stored.file.filename).stat().st_size)
             largest = max(leaves(parts[0].x), key=row_bytes)
             block_rows = largest.chunks[0] if largest.chunks else piece_rows(largest)
             info = Parts(self.reference, parts, UsageError).describe(self.classes, self.scale, block_rows)

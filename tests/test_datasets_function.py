@@ -155,7 +155,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no train": (lambda: {"test": (X, Y)}, "must have the key train"),
     "two alike": (lambda: ((X, Y), (X, Y)), "return a dictionary such as {'train': (x, y), 'test': (x, y)}"),
     "ragged": (lambda: ([[1, 2], [3]], [0, 1]), "convertible by np.asarray"),
-    "objects": (lambda: (np.array([{}, {}]), Y[:2]), "of numbers, and each of one shape"),
+    "objects": (lambda: (np.array([{}, {}]), Y[:2]), "of numbers or text, and each of one shape"),
     "four parts": (lambda: {"train": (X, Y, Y, Y)}, "the train set must be (x, y), (x, y, sample_weight) or x alone."),
     "batches of four parts": (
         lambda: tf.data.Dataset.from_tensor_slices((X, Y, Y, Y)).batch(7),
@@ -210,7 +210,7 @@ def test_examples_without_targets_that_are_dictionaries(tmp_path: Path) -> None:
 
 UNFIT = {
     "def make(): return X, Y[:9]": "y of the train set must be of as many rows as the other arrays of the train set,",
-    "def make(): return np.array(['a', 'b']), np.array([0, 1])": "x of the train set must be integers, floats or bool",
+    "def make(): return np.array([0, 1]), np.array(['a', 'b'])": "y of the train set must be integers, floats or bool",
     "def make(): return {'train': (X, Y), 'test': (X[:, :2], Y)}": "x of the test set must be of the type and shape of",
     "def make(): return {'train': (X, Y), 'test': X}": "y of the test set must be of the type and shape of the train",
     "def make(): return {'train': (X, Y), 'test': (X, Y, Y)}": "must have sample weights if the others have some",

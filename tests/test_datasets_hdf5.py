@@ -158,8 +158,8 @@ def broken(tmp_path: Path, **arrays) -> Dataset:
         ),
         ({"x": ROWS}, "y must be one of the datasets in {path}: x. Received: 'y'"),
         (
-            {"x": np.array([b"ab"]), "y": [0]},
-            "x of hdf5:{path} must be integers, floats or booleans of at most 64 bits. Received: text, |S2",
+            {"x": [0], "y": np.array([b"ab"])},
+            "y of hdf5:{path} must be integers, floats or booleans of at most 64 bits. Received: text, |S2",
         ),
         (
             {"x": ROWS + 1j, "y": [0] * 9},

@@ -62,7 +62,7 @@ def test_the_file_of_mnist() -> None:
     [
         ({}, ",x=z", "x of {it} must be one of the arrays in the file: x, y. Received: 'z'"),
         ({"y": ROWS[:50]}, "", "y of {it} must be of as many rows as x, 60. Received: 50"),
-        ({"x": np.array(["a", "b"])}, "", "integers, floats or booleans of at most 64 bits. Received: text, <U1"),
+        ({"y": np.array(["a", "b"])}, "", "integers, floats or booleans of at most 64 bits. Received: text, <U1"),
         ({"x": X * 1j}, "", "Received: complex128"),
         ({"x": np.array([{}, 1])}, "", "must be readable by np.load"),
         ({"x": np.float32(3)}, "", "x of {it} must be of shape (examples, ...). Received: a single value"),

@@ -28,19 +28,17 @@ BYTES = np.char.encode(COLOURS, "utf-8")
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same text in HDF5's two kinds of strings, with a longer one in the test set."""
+    """With a longer text in the test set."""
     path = tmp_path_factory.mktemp("text") / "text.h5"
     with h5py.File(path, "w") as h5:
         h5["x/colour"], h5["x/size"], h5["y"] = BYTES, SIZES, Y
-        h5["varying/colour"] = COLOURS.astype(object)
-        h5["varying/size"] = SIZES
+        h5["varying"] = COLOURS.astype(object)
         h5["test/colour"], h5["test/size"], h5["test_y"] = np.array([b"ultramarine", b"red"]), SIZES[:2], Y[:2]
     return path
 
 
-@pytest.mark.parametrize("x", ["x", "varying"])
-def test_hdf5(x: str, file: Path) -> None:
-    dataset = parse(f"hdf5:{file},x={x}")
+def test_hdf5(file: Path) -> None:
+    dataset = parse(f"hdf5:{file}")
     assert dataset.info().x == {"colour": Array((), "S5"), "size": Array((), "float32")}
     assert described(dataset.info().x) == "colour of shape () and type text; size of shape () and type float32"
     rows = np.array([7, 399, 0])
@@ -49,7 +47,7 @@ def test_hdf5(x: str, file: Path) -> None:
 
 
 def test_the_longest_text_of_all_sets_fits(file: Path) -> None:
-    dataset = parse(f"hdf5:{file},x=varying,test_x=test,test_y=test_y")
+    dataset = parse(f"hdf5:{file},test_x=test,test_y=test_y")
     assert dataset.info().x["colour"] == Array((), "S11")
     assert dataset.read(np.array([400, 0]))[0]["colour"].tolist() == [b"ultramarine", BYTES[0]]
 
@@ -77,6 +75,38 @@ def test_of_a_stream() -> None:
     stream = tf.data.Dataset.from_tensor_slices((COLOURS, Y)).shuffle(400, seed=1).batch(7)
     x, y = examples.sets(stream)["train"]
     assert sorted(zip(x.tolist(), y.tolist(), strict=True)) == sorted(zip(BYTES.tolist(), Y.tolist(), strict=True))
+
+
+def test_text_of_varying_length_is_refused(file: Path) -> None:
+    expected = "must be numbers, or text of a fixed length, as astype('S32') makes it. Received: text of varying length"
+    with pytest.raises(UsageError) as caught:
+        parse(f"hdf5:{file},x=varying").info()
+    assert str(caught.value) == f"x of hdf5:{file},x=varying {expected}"
+
+
+def test_compressed_text(tmp_path: Path) -> None:
+    """By gzip; by another filter, whether HDF5 would read beyond a chunk can't be known."""
+    with h5py.File(tmp_path / "a.h5", "w") as h5:
+        h5.create_dataset("x", data=BYTES, chunks=(50,), compression="gzip", shuffle=True)
+        h5.create_dataset("lzf", data=BYTES, chunks=(50,), compression="lzf")
+        h5["y"] = Y
+    assert parse(f"hdf5:{tmp_path / 'a.h5'}").read(np.array([0, 99]))[0].tolist() == BYTES[[0, 99]].tolist()
+    with pytest.raises(UsageError, match=r"x of .* must be text that is not compressed, or by gzip. Received: another"):
+        parse(f"hdf5:{tmp_path / 'a.h5'},x=lzf").info()
+
+
+def test_a_damaged_length_is_found_before_hdf5_reads_beyond_a_chunk(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", libver="earliest") as h5:
+        h5.create_dataset("x", data=BYTES, chunks=(50,), compression="gzip")
+        h5["y"] = Y
+    data = bytearray(path.read_bytes())
+    # The type: class 3, version 1, then the length in 4 bytes.
+    place = data.index(bytes([0x13, 0x01, 0, 0, 5, 0, 0, 0]))
+    data[place + 5] = 1
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match="chunks of /x of 250 bytes where its type needs 13050"):
+        parse(f"hdf5:{path}").info()
 
 
 def test_targets_are_no_text(file: Path, tmp_path: Path) -> None:

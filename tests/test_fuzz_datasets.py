@@ -157,7 +157,7 @@ def check_file(path: Path, **names: str) -> bool:
     if arrays is None:
         return False
     for array, like in zip(leaves(arrays), leaves(info.structure), strict=True):
-        assert (array.shape, array.dtype.name) == ((len(rows), *like.shape), like.dtype)
+        assert (array.shape, array.dtype) == ((len(rows), *like.shape), np.dtype(like.dtype))
     assert (info.classes is None) == bool(info.not_classes)
     if info.classes is not None:
         assert 0 <= arrays[1].min() <= arrays[1].max() < info.classes

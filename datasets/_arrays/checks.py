@@ -27,7 +27,12 @@ def check_storage(stored: Any, text: bool = False) -> None:
     Args:
         text: whether it may be text.
     """
-    if (unfit := _type_name(stored)) and not (text and unfit.startswith("text")):
+    unfit = _type_name(stored)
+    if text and unfit and unfit.startswith("text"):
+        if stored.dtype.kind != "S":
+            # On damaged ones, HDF5 may hang.
+            raise UnfitError("numbers, or text of a fixed length, as astype('S32') makes it", "text of varying length")
+    elif unfit:
         raise UnfitError(_TYPES, unfit)
     if stored.external or stored.is_virtual:
         kind = "a dataset in external storage" if stored.external else "a virtual dataset"

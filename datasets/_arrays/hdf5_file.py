@@ -1,6 +1,8 @@
 """Reads an HDF5 file that may be damaged, or another kind of file. Only this one regular file is opened."""
 
+import math
 import stat
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -92,6 +94,33 @@ def check_chunks(stored: Any, file_bytes: int) -> None:
 
     if stored.chunks and stored.id.get_create_plist().get_nfilters():
         stored.id.chunk_iter(check)
+        if stored.dtype.kind == "S":
+            _check_text(stored)
+
+
+def _check_text(stored: Any) -> None:
+    """Raise OSError if chunks don't hold text of the length that the type says: HDF5 would read beyond them.
+
+    Raises UnfitError for other filters than gzip's, by which a chunk's size is not known.
+    """
+    from h5py import h5z
+
+    filters = stored.id.get_create_plist()
+    kinds = {filters.get_filter(place)[0] for place in range(filters.get_nfilters())}
+    if not kinds <= {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE}:
+        raise UnfitError("text that is not compressed, or by gzip", "another filter")
+    if not stored.id.get_num_chunks():
+        return
+    mask, raw = stored.id.read_direct_chunk(stored.id.get_chunk_info(0).chunk_offset)
+    packed = h5z.FILTER_DEFLATE in kinds and not mask
+    expected = math.prod(stored.chunks) * stored.dtype.itemsize
+    # One byte more tells that there are more, without unpacking all that a damaged size may stand for.
+    try:
+        size = len(zlib.decompressobj().decompress(raw, expected + 1)) if packed else len(raw)
+    except zlib.error as error:
+        raise OSError(f"a chunk of {stored.name}: {error}") from None
+    if size != expected:
+        raise OSError(f"chunks of {stored.name} of {size} bytes where its type needs {expected}")
 
 
 def _not_found(file: Any, name: str, what: str) -> UnfitError:

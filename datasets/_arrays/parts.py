@@ -17,7 +17,7 @@ from ..structure import is_empty, leaves, map_structure, named
 from . import checks
 from .checks import MAX_CLASSES, UnfitError, class_indices, is_one_hot
 from .pieces import piece_rows, pieces
-from .text import is_text, width
+from .text import is_text
 
 SETS = (
     ("x", "y", "sample_weight"),
@@ -215,7 +215,7 @@ def _with_width(like: Array, *stored: Any) -> Array:
     """With the type that the longest text of all sets needs."""
     if like.dtype != TEXT:
         return like
-    return replace(like, dtype=f"S{max(width(each, piece_rows(each)) for each in stored)}")
+    return replace(like, dtype=f"S{max(each.dtype.itemsize for each in stored)}")
 
 
 def _words(arrays: list[tuple[str, Array]]) -> str:
