@@ -1,6 +1,7 @@
 """Data sets whose examples are made ready once a command, in a process that has Keras, and then read from a file."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -20,7 +21,19 @@ from ._arrays.text import encoded, is_text
 from .base import Dataset, Info
 from .hdf5 import Hdf5
 
-__all__ = ["NAMES", "Examples", "Function", "OfKeras", "Prepared", "UnfitError", "check", "encoded", "is_text", "keep"]
+__all__ = [
+    "NAMES",
+    "Examples",
+    "Function",
+    "OfKeras",
+    "Prepared",
+    "Records",
+    "UnfitError",
+    "check",
+    "encoded",
+    "is_text",
+    "keep",
+]
 
 
 def keep(folder: Path, sets: Mapping[str, Examples]) -> Path:
@@ -161,3 +174,71 @@ class OfKeras(Prepared):
         """See `Prepared.question`."""
         words = {"num_words": self.num_words or _MOST_WORDS, "maxlen": self.maxlen or _LENGTH}
         return {"of_keras": self.dataset, "words": words if self.dataset in _TEXTS else {}}
+
+
+@dataclass(frozen=True)
+class Records(Prepared):
+    """Records of TFRecord files, which are read once for each command, in the order of the files' names.
+
+    What a record holds is said in Python: by a dictionary of ``tf.io`` features, of which ``x`` and ``y`` choose some,
+    or by a function that makes (x, y) of a serialized record.
+    """
+
+    name = "tfrecord"
+    summary = "Your own TFRecord files: tfrecord:PATTERN with a description of features, or a function that parses"
+    licence = "that of your files"
+
+    pattern: str = field(metadata={"help": "files, as in data/train-*.tfrecord", "positional": True})
+    features: str | None = field(
+        default=None, metadata={"help": "package.module:NAME of a dictionary of features, as of tf.io.FixedLenFeature"}
+    )
+    parse: str | None = field(
+        default=None, metadata={"help": "package.module:function that makes (x, y) of a record, in place of features"}
+    )
+    x: str | None = field(
+        default=None, metadata={"help": "feature of the examples, or several, as in x=left+right; default: x"}
+    )
+    y: str | None = field(default=None, metadata={"help": "feature of the targets; none without targets; default: y"})
+    validation: str | None = field(default=None, metadata={"help": "files of its own validation set"})
+    test: str | None = field(
+        default=None, metadata={"help": "files of its own test set; default: a share of the others"}
+    )
+    compression: str | None = field(default=None, metadata={"help": "of the files: gzip or zlib; default: none"})
+    scale: Fraction = field(default=Fraction(1), metadata={"help": "factor on the stored examples, as in 1/255"})
+
+    def __post_init__(self) -> None:
+        if (self.features is None) == (self.parse is None):
+            raise UsageError(
+                "data set tfrecord must have features= or parse=, one of them, as in features=train:FEATURES"
+            )
+        for option in ("x", "y"):
+            if self.parse is not None and getattr(self, option) is not None:
+                raise UsageError(
+                    f"{option} of data set tfrecord is for features=; what parse= returns is used as it is"
+                )
+        if self.compression not in (None, "gzip", "zlib"):
+            raise UsageError(f"compression of data set tfrecord must be gzip or zlib. Received: {self.compression!r}")
+        for option in ("features", "parse"):
+            value = getattr(self, option)
+            if value is not None and not re.fullmatch(r"[^:]+:\w+", value):
+                raise UsageError(f"{option} of data set tfrecord must be package.module:NAME. Received: {value!r}")
+
+    @property
+    def factor(self) -> Fraction:
+        """See `Prepared.factor`."""
+        return self.scale
+
+    @property
+    def question(self) -> dict[str, Any]:
+        """See `Prepared.question`."""
+        patterns = {"train": self.pattern, "validation": self.validation, "test": self.test}
+        return {
+            "records": {
+                "patterns": {name: pattern for name, pattern in patterns.items() if pattern is not None},
+                "features": self.features,
+                "parse": self.parse,
+                "x": (self.x or "x").split("+"),
+                "y": [] if self.y == NO_TARGETS else (self.y or "y").split("+"),
+                "compression": (self.compression or "").upper(),
+            }
+        }

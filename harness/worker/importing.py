@@ -15,13 +15,22 @@ from .wording import one_line
 
 def function(reference: str, what: str) -> Callable[..., Any]:
     """Import it. ``what`` it is for begins the message, as in ``model``. Raises UsageError in one line."""
+    found = attribute(reference, what)
+    if not callable(found):
+        module_name, _, name = reference.partition(":")
+        raise UsageError(f"{what} {reference}: {module_name} has no function '{name}'.")
+    return found
+
+
+def attribute(reference: str, what: str) -> Any:
+    """As `function`, of any kind."""
     module_name, _, name = reference.partition(":")
     try:
         module = _import_from_here(module_name)
     except (Exception, SystemExit) as error:
         raise UsageError(f"{what} {reference}: {module_name} does not import: {one_line(error)}") from error
     found = getattr(module, name, None)
-    if not callable(found):
+    if found is None:
         near = difflib.get_close_matches(name, dir(module), n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise UsageError(f"{what} {reference}: {module_name} has no function '{name}'.{hint}")

@@ -1,13 +1,13 @@
 """Makes examples ready, and keeps them: ``python -P -m stratbench.harness.worker.prepare FOLDER``.
 
-They are those of a user's data function, or of ``keras.datasets``. The answer is
+They are those of a user's data function, of ``keras.datasets``, or of TFRecord files. The answer is
 ``{"file": name in the folder, "examples": number}``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ...datasets.prepared import NAMES, Examples, UnfitError, check, keep
 from ...errors import UsageError
 from . import examples, importing
 from .answering import answer
+from .records import read as read_records
 from .wording import one_line
 
 
@@ -24,14 +25,22 @@ def main() -> None:
 
 
 def prepare(
-    folder: str, function: str = "", of_keras: str = "", words: Mapping[str, int] | None = None
+    folder: str,
+    function: str = "",
+    of_keras: str = "",
+    words: Mapping[str, int] | None = None,
+    records: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Keep the examples of a function, or of a data set of Keras's. Raises UsageError, in one line, if it can't.
 
     Args:
         words: ``num_words`` and ``maxlen`` of a data set of texts.
+        records: arguments of `records.read`.
     """
-    sets = _of_keras(of_keras, words or {}) if of_keras else _of_function(function)
+    if records:
+        sets = _checked("data set tfrecord", lambda: read_records(**records))
+    else:
+        sets = _of_keras(of_keras, words or {}) if of_keras else _of_function(function)
     return {"file": keep(Path(folder), sets).name, "examples": sum(examples.count(each) for each in sets.values())}
 
 
@@ -42,9 +51,16 @@ def _of_function(function: str) -> Mapping[str, Examples]:
         returned = call()
     except (Exception, SystemExit) as error:
         raise UsageError(f"{what} failed when called without arguments: {one_line(error)}") from error
+    return _checked(what, lambda: examples.sets(returned))
+
+
+def _checked(what: str, read: Callable[[], Mapping[str, Examples]]) -> Mapping[str, Examples]:
+    """Read the examples of ``what``. Raises UsageError."""
     try:
-        sets = examples.sets(returned)
+        sets = read()
         check(sets)
+    except UsageError:
+        raise
     except UnfitError as error:
         raise UsageError(f"{what}: {error.rule}. Received: {error.received}.") from error
     except Exception as error:
