@@ -107,13 +107,15 @@ def described(structure: Structure) -> str:
 class Dataset(ABC):
     """Examples and their targets, addressed by row number. Subclasses are frozen dataclasses.
 
-    ``sharding`` is the default way in which processes share the rows: see :class:`.batches.Batches`.
+    ``sharding`` is the default way in which processes share the rows: see :class:`.batches.Batches`. ``members`` are
+    the values of the argument, where there are few.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     licence: ClassVar[str]
     sharding: ClassVar[Sharding] = "batch"
+    members: ClassVar[Collection[str]] = ()
 
     @abstractmethod
     def info(self) -> Info:
@@ -174,7 +176,9 @@ def parse(reference: str, file: str = "") -> Dataset:
     if name not in known and _FUNCTION.fullmatch(reference):
         return known[_OF_FUNCTIONS](reference, file=file)  # type: ignore[call-arg]
     if name not in known:
-        raise UsageError(_choice("data set", known, name))
+        raise UsageError(
+            _choice("data set", known, name, [f"{cls.name}:{each}" for cls in known.values() for each in cls.members])
+        )
     if _UNPRINTABLE.search(reference):
         hint = "Rename the file, or give it a link with such a name"
         raise UsageError(f"data set must be UTF-8 without control characters. {hint}. Received: {reference!a}")
@@ -305,9 +309,10 @@ def _convert(what: str, hint: Any, text: str) -> Any:
         raise UsageError(f"{what} must be {kind}. Received: {text!r}") from None
 
 
-def _choice(what: str, known: Collection[str], received: str) -> str:
-    """Return the message for an unknown name, with the most similar known name."""
-    near = difflib.get_close_matches(received, known, n=1)
+def _choice(what: str, known: Collection[str], received: str, others: Collection[str] = ()) -> str:
+    """Return the message for an unknown name, with the most similar known name, also one of ``others`` by its end."""
+    near = [each for each in others if each.endswith(f":{received}")]
+    near = near or difflib.get_close_matches(received, known, n=1)
     hint = f". Did you mean {near[0]!r}?" if near else ""
     return f"{what} must be one of {', '.join(known)}. Received: {received!r}{hint}"
 

@@ -141,6 +141,7 @@ class OfKeras(Prepared):
     name = "keras"
     summary = f"Keras's own: keras:NAME, one of {', '.join((*_IMAGES, *_TEXTS, *_NUMBERS))}"
     licence = "that of the data set: see https://keras.io/api/datasets/"
+    members = (*_IMAGES, *_TEXTS, *_NUMBERS)
 
     dataset: str = field(metadata={"help": "name in keras.datasets, as in keras:cifar10", "positional": True})
     scale: Fraction | None = field(
@@ -153,9 +154,10 @@ class OfKeras(Prepared):
     maxlen: int | None = field(default=None, metadata={"help": f"imdb and reuters: words of an example [{_LENGTH}]"})
 
     def __post_init__(self) -> None:
-        known = (*_IMAGES, *_TEXTS, *_NUMBERS)
-        if self.dataset not in known:
-            raise UsageError(f"data set keras:NAME must be one of {', '.join(known)}. Received: {self.dataset!r}")
+        if self.dataset not in self.members:
+            raise UsageError(
+                f"data set keras:NAME must be one of {', '.join(self.members)}. Received: {self.dataset!r}"
+            )
         for option in ("num_words", "maxlen"):
             value = getattr(self, option)
             if value is not None and (self.dataset not in _TEXTS or value < 1):

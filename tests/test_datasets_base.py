@@ -14,7 +14,7 @@ from stratbench.datasets.hdf5 import Hdf5
 from stratbench.datasets.split import split_rows
 from stratbench.datasets.synthetic import Synthetic
 
-NAMES = "hdf5, keras, mnist, mnist-12k, npz, package.module:function, synthetic"
+NAMES = "hdf5, keras, mnist, mnist-12k, npz, package.module:function, synthetic, tfrecord"
 
 
 def test_modules_are_discovered():
@@ -68,7 +68,7 @@ def test_shortest_reference():
         ("", f"data set must be one of {NAMES}. Received: ''"),
         (
             "cifar10",
-            f"data set must be one of {NAMES}. Received: 'cifar10'",
+            f"data set must be one of {NAMES}. Received: 'cifar10'. Did you mean 'keras:cifar10'?",
         ),
         (
             "synthetic:shpe=3",
