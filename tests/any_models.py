@@ -16,6 +16,7 @@ DATA = {
     "two_by_two": "x=pairs/x,y=pairs/y",
     "regression": "x=wide,y=three",
     "segmentation": "x=pictures,y=masks",
+    "half_trained": "x=wide,y=three",
     "weighted": "x=wide,y=three,sample_weight=importance",
     "own_loss": "x=wide,y=one",
     "binary": "x=wide,y=yes",
@@ -82,6 +83,15 @@ def _dense(outputs: int, **last: Any) -> keras.Model:
             layers.Dense(outputs, **last),
         ]
     )
+
+
+def half_trained() -> keras.Model:
+    """The second output has no loss, and the targets are those of the first alone."""
+    x = keras.Input((6,))
+    hidden = layers.Dense(16, activation="gelu")(x)
+    model = keras.Model(x, [layers.Dense(3)(hidden), hidden])
+    model.compile(loss=["mse", None])
+    return model
 
 
 def regression() -> keras.Model:

@@ -15,7 +15,7 @@ from conformance import RATE, STEPS, SYNCHRONOUS, TOLERANCE, assert_same, keep_w
 from conftest import make_spec
 from stratbench.datasets.structure import is_empty
 from stratbench.harness.plan import class_weights
-from stratbench.harness.worker import evaluate
+from stratbench.harness.worker import evaluate, trial
 from stratbench.harness.worker.building import policy
 from stratbench.harness.worker.workload import SpecWorkload
 from stratbench.results.raw import journal
@@ -27,6 +27,7 @@ USUAL = {
     "two_by_two": ("mirrored", "horovod", "ps:sync=true", "fsdp"),
     "regression": ("multiworker",),
     "segmentation": ("horovod",),
+    "half_trained": (),
     "weighted": ("mirrored", "ps:sync=true"),
     "own_loss": ("ps:sync=true", "fsdp"),
     "binary": ("ps:sync=true",),
@@ -200,3 +201,12 @@ def test_two_replicas_equal_one(case: str, strategy: str, single, data: Path, tm
         pytest.skip(problem)
     found = weights(strategy, 2, folder=tmp_path / "run", **work(case, data))
     assert_same(found, single(case)[1], tolerance(case))
+
+
+def test_as_many_outputs_as_examples_of_a_trial_are_no_targets(data: Path) -> None:
+    """Keras takes the rows of a single array for the targets of so many outputs, where it is not in a graph."""
+    found = trial.attempt(make_spec(**work("half_trained", data)))
+    assert (found["alone"], found["unevaluated"]) == ("", "")
+    workload = SpecWorkload(make_spec(**work("half_trained", data)))
+    workload.model()
+    assert [workload.objective.unlike_outputs(count) for count in (1, 2, 3)] == [2, 3, 3]

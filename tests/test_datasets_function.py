@@ -95,6 +95,12 @@ def test_sets_of_their_own(kind: str) -> None:
     np.testing.assert_array_equal(found["test"][0], X[40:])
 
 
+def test_sets_without_targets() -> None:
+    found = examples.sets((({"a": X[:40]},), ({"a": X[40:]},)))
+    assert {name: len(each[0]["a"]) for name, each in found.items()} == {"train": 40, "test": 20}
+    assert list(examples.sets(((X,), (Y,)))) == ["train"]
+
+
 def test_keys_of_another_order_are_the_same_arrays() -> None:
     found = examples.sets({"train": ({"b": X, "a": Y}, Y), "test": ({"a": Y[:5], "b": X[:5]}, Y[:5])})
     check(found)

@@ -8,7 +8,7 @@ they are put into an order of their own.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import GeneratorType
 from typing import Any
 
@@ -49,7 +49,7 @@ def _by_name(returned: Any) -> dict[str, Any]:
     if _source(returned) is not None or hasattr(returned, "shape"):
         return {NAMES[0]: returned}
     if isinstance(returned, tuple | list) and len(returned) in _PARTS:
-        if not all(map(_is_set, returned)):
+        if not all(map(_is_set, returned)) and not _are_untargeted(returned):
             return {NAMES[0]: returned}
         rows = {_rows(each) for each in returned}
         if len(rows) == 1 and None not in rows:
@@ -70,6 +70,12 @@ def _is_set(value: Any) -> bool:
     if not isinstance(value, tuple | list) or len(value) not in _PARTS or not all(map(_is_structure, value)):
         return False
     return _rows(value) is not None
+
+
+def _are_untargeted(values: Sequence[Any]) -> bool:
+    """Whether each is (x,), and their sizes say that they are several sets rather than x and y."""
+    alone = all(isinstance(each, tuple) and len(each) == 1 and _is_structure(each) for each in values)
+    return alone and len(set(map(_rows, values))) > 1
 
 
 def _rows(value: Any) -> int | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ...strategies.trainer import Structure, Tensor
 
 _TRIED = 2
-"""Made-up examples, to learn the outputs' shapes."""
+"""Made-up examples, to learn the outputs' shapes and to compute a loss."""
 
 
 class Objective:
@@ -53,6 +53,7 @@ class Objective:
         outputs = self._call() if tries else None
         self.callable = not (isinstance(outputs, tuple) and not outputs)
         shapes = _shapes(outputs) if tries else [_without_examples(model.output_shape)]
+        self._outputs = len(shapes)
         scores = info.classes is not None and shapes == [(None, info.classes)]
         self._classifies = scores and not has_own(model, "compute_loss")
         self._complete(shapes)
@@ -99,11 +100,18 @@ class Objective:
                 f"model {self._reference} must accept examples of {described(info.x)}: {one_line(error)}"
             ) from error
 
-    def _made_up(self) -> tuple[Structure, ...]:
+    def unlike_outputs(self, examples: int) -> int:
+        """As many, or one more if the model has as many outputs, or twice as many.
+
+        Outside a graph, Keras would take that many targets of a single array for those of the outputs.
+        """
+        return examples + (self._outputs in (examples, 2 * examples))
+
+    def _made_up(self, examples: int = _TRIED) -> tuple[Structure, ...]:
         """A batch of zeros."""
         import numpy as np
 
-        return map_structure(lambda each: np.zeros((_TRIED, *each.shape), each.dtype), self._info.structure)
+        return map_structure(lambda each: np.zeros((examples, *each.shape), each.dtype), self._info.structure)
 
     def _complete(self, shapes: list[tuple[int | None, ...]]) -> None:
         """Compile with a loss and with accuracy where these are missing, and else as the model was compiled."""
@@ -146,7 +154,7 @@ class Objective:
         """Have Keras make the loss's own variables, which it can't do within a step."""
         import keras
 
-        x, y, *weights = self._made_up()
+        x, y, *weights = self._made_up(self.unlike_outputs(_TRIED))
         targets = None if is_empty(y) else self.targets(y)
         try:
             known = [(variable, variable.value) for variable in self._model.variables]

@@ -51,8 +51,8 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
 
     workload = SpecWorkload(run)
     model = workload.model()
-    rows = workload.rows["train"][:_EXAMPLES]
-    (batch,) = workload.in_order(rows, _EXAMPLES)
+    rows = workload.rows["train"][: 2 * workload.objective.unlike_outputs(_EXAMPLES // 2)]
+    (batch,) = workload.in_order(rows, len(rows))
     # The trial gives the model another optimizer.
     own = {} if workload.own_optimizers else own_optimizer.said(run.model, model, workload.total_steps)
     unused_by_own = compiled.unused(model)
