@@ -166,8 +166,18 @@ _SPEC = (
     Column("last_batch", "text", "", "An epoch's incomplete batch: drop, keep, or empty (older files, drop)"),
     Column("epochs", "float", "epochs", "Epochs requested; missing if steps were requested"),
     Column("steps", "float", "steps", "Steps requested; missing if epochs were requested"),
-    Column("optimizer", "text", "", "The optimizer and its settings, as --optimizer"),
-    Column("learning_rate", "float", "", "Learning rate requested, before scaling"),
+    Column(
+        "optimizer",
+        "text",
+        "",
+        "The optimizer and its settings, as --optimizer; own: … for those of a model's own train_step",
+    ),
+    Column(
+        "learning_rate",
+        "float",
+        "",
+        "Learning rate requested, before scaling; a factor on the rates of a model's own optimizers",
+    ),
     Column("lr_scaling", "text", "", "How the learning rate depends on the global batch"),
     Column("reference_batch", "float", "examples", "Global batch that the learning rate is for"),
     Column("warmup_epochs", "float", "epochs", "Epochs over which the learning rate rises to its value"),
@@ -271,7 +281,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "Of which examples: validation; after the last epoch train and test, too. "
             "train_step: what a model's own train_step returned, as the mean over the epoch's steps and all replicas",
         ),
-        Column("metric", "text", "", "Its name in Keras: loss, or a metric of compile()"),
+        Column(
+            "metric", "text", "", "Its name in Keras: loss, or a metric of compile(); a key of what train_step returned"
+        ),
         Column("value", "float", "", "Its value"),
     ),
     "steps": (

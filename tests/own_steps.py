@@ -178,6 +178,37 @@ def by_hand() -> keras.Model:
     return model
 
 
+class Hidden(Guide):
+    """Its second optimizer is no attribute."""
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        logs = super().train_step(data)
+        x, _ = data
+        with tf.GradientTape() as tape:
+            loss = keras.ops.mean(self(x))
+        HIDDEN.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        return logs
+
+
+HIDDEN = keras.optimizers.Adam()
+
+
+def hidden() -> keras.Model:
+    """See `Hidden`."""
+    x = keras.Input((6,))
+    model = Hidden(x, _layers(x))
+    model.compile("adam", loss="mse")
+    return model
+
+
+def aliased() -> keras.Model:
+    """The optimizer of ``compile`` has a second name."""
+    model = guide()
+    model.compile("adam", loss="mse")
+    model.mine = model.optimizer
+    return model
+
+
 class Late(Denoise):
     """Has a layer that only its step calls."""
 

@@ -209,7 +209,7 @@ REFUSED = {
     "train_step of the object": (
         "def make(shape, classes):\n    model = Base(classes)\n    model.train_step = lambda data: {}\n"
         "    return model",
-        "must apply gradients by an optimizer that the model holds. Received: optimizer, and no call of apply or",
+        "must apply its gradients by optimizers that are attributes of the model. Received: no call of apply or",
     ),
     "weights of another type": (
         "def make(shape, classes): return layered(shape, classes, dtype='float16')",

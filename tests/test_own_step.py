@@ -29,7 +29,7 @@ WORK = {
     "guide": {"optimizer": "momentum:global_clipnorm=1.0", "learning_rate": 0.05},
     "denoise": {"optimizer": "adam", "learning_rate": 0.001},
 }
-WITH_TARGETS = ("guide", "two", "nameless", "by_hand")
+WITH_TARGETS = ("guide", "two", "nameless", "by_hand", "hidden", "aliased")
 TOLERANCE = 1e-4
 ABLE = [name for name, cls in available().items() if cls.runs_own_steps and cls.max_replicas != 1]
 
@@ -101,6 +101,8 @@ def test_the_trial_finds_the_optimizers_that_a_step_uses(data: Path) -> None:
     assert found["loss"] == "d_loss" and "does not have a `call()` method" in found["unevaluated"]
     assert "optimizer" not in found and found["own_schedule"] == ""
     assert trial.attempt(make_spec(**work("scheduled_gan", data) | OWN))["own_schedule"] == "d_optimizer"
+    # The same optimizer under a second name, by which the step may call it, can't be replaced.
+    assert trial.attempt(make_spec(**work("aliased", data) | OWN))["own_optimizers"].startswith("optimizer mine adam (")
     # One that it holds and does not use makes no difference.
     unused = trial.attempt(make_spec(**work("two", data) | {"optimizer": "adam"}))
     assert (unused["own_optimizers"], unused["optimizer"], unused["unevaluated"]) == ("", "adam", "")
@@ -182,7 +184,12 @@ def test_strategies_that_can_not_call_it_say_so(data: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("case", "changes", "message"),
     [
-        ("by_hand", {}, "must apply gradients by an optimizer that the model holds. Received: optimizer, and no call"),
+        (
+            "by_hand",
+            {},
+            "by optimizers that are attributes of the model. Received: no call of apply or apply_gradients.",
+        ),
+        ("hidden", {}, "by optimizers that are attributes of the model. Received: others, Adam."),
         ("nameless", {}, "train_step must return a dictionary with a value that has loss in its name. Received: error"),
         ("guide", {"accumulate": 2}, "has a train_step of its own: leave --accumulate out."),
     ],

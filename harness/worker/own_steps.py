@@ -40,16 +40,13 @@ def used(reference: str, model: keras.Model, data: Structure, callable_: bool) -
     import keras
     import tensorflow as tf
 
-    found: dict[str, tuple[Any, dict[int, keras.Variable]]] = {}
-    held = dict(_optimizers(model))
+    held = _optimizers(model)
+    found: dict[int, tuple[Any, dict[int, keras.Variable]]] = {}
 
-    def note(name: str) -> Callable[..., None]:
-        def apply(grads: Sequence[Any], trainable_variables: Sequence[keras.Variable] | None = None) -> None:
-            known = found.setdefault(name, (held[name], {}))[1]
-            given = model.trainable_variables if trainable_variables is None else trainable_variables
-            known.update({id(variable): variable for variable in given})
-
-        return apply
+    def note(optimizer: Any, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable] | None = None) -> None:
+        known = found.setdefault(id(optimizer), (optimizer, {}))[1]
+        given = model.trainable_variables if trainable_variables is None else trainable_variables
+        known.update({id(variable): variable for variable in given})
 
     unbuilt = [layer.name for layer in compiled.layers(model) if not layer.built]
     tensors = keras.tree.map_structure(lambda each: tf.TensorSpec(each.shape, each.dtype), data)
@@ -57,7 +54,7 @@ def used(reference: str, model: keras.Model, data: Structure, callable_: bool) -
         if callable_:
             # As in fit: replicas of tf.distribute can't create the variables of metrics within their step.
             model._maybe_symbolic_build(data_batch=data)
-        with _replaced(held, note):
+        with _applied_by(note):
             tf.function(_in_replica(model.train_step), autograph=False).get_concrete_function(tensors)
     except Exception as error:
         if tf.distribute.has_strategy() and unbuilt:
@@ -66,12 +63,13 @@ def used(reference: str, model: keras.Model, data: Structure, callable_: bool) -
                 f"in a step: call its layers there once. Received: {', '.join(unbuilt)} without weights."
             ) from error
         raise UsageError(f"model {reference} can't be trained: {one_line(error)}") from error
-    if not found:
+    if not found or found.keys() - held.keys():
+        uses = ", ".join(type(each).__name__ for key, (each, _) in found.items() if key not in held)
         raise UsageError(
-            f"the train_step of model {reference} must apply gradients by an optimizer that the model holds. "
-            f"Received: {', '.join(held) or 'no optimizer'}, and no call of apply or apply_gradients."
+            f"the train_step of model {reference} must apply its gradients by optimizers that are attributes of the "
+            f"model. Received: {f'others, {uses}' if uses else 'no call of apply or apply_gradients'}."
         )
-    return {name: (optimizer, list(variables.values())) for name, (optimizer, variables) in found.items()}
+    return {" ".join(held[key]): (optimizer, list(variables.values())) for key, (optimizer, variables) in found.items()}
 
 
 def _in_replica(step: Callable[[Structure], Any]) -> Callable[[Structure], Any]:
@@ -88,28 +86,33 @@ def words(used: Used) -> str:
 
 
 @contextmanager
-def _replaced(held: Mapping[str, Any], by: Callable[[str], Callable[..., None]]) -> Iterator[None]:
-    """Each optimizer's ``apply`` is meanwhile another function."""
-    for name, optimizer in held.items():
-        object.__setattr__(optimizer, "apply", by(name))
+def _applied_by(function: Callable[..., None]) -> Iterator[None]:
+    """All optimizers apply gradients by this function meanwhile."""
+    import keras
+
+    kinds = (*keras.optimizers.Optimizer.__mro__, keras.optimizers.LossScaleOptimizer)
+    own: dict[Any, Any] = {kind: vars(kind)["apply"] for kind in kinds if "apply" in vars(kind)}
+    for kind in own:
+        kind.apply = function
     try:
         yield
     finally:
-        for optimizer in held.values():
-            object.__delattr__(optimizer, "apply")
+        for kind, method in own.items():
+            kind.apply = method
 
 
-def _optimizers(model: keras.Model) -> Iterator[tuple[str, Any]]:
-    """Those that the model holds, each once, by the attribute; ``optimizers/0`` for one in a list or dictionary."""
+def _optimizers(model: keras.Model) -> dict[int, list[str]]:
+    """Those that the model holds, by their identity: the attributes, as ``optimizers/0`` in a list or dictionary."""
     import keras
 
-    seen: set[int] = set()
-    # Containers last, as TensorFlow and stratbench keep what they track in some.
-    for attribute, value in sorted(vars(model).items(), key=lambda pair: isinstance(pair[1], Mapping | list | tuple)):
-        for name, each in _members(attribute, value):
-            if isinstance(each, keras.optimizers.Optimizer) and id(each) not in seen:
-                seen.add(id(each))
-                yield name, each
+    found: dict[int, list[str]] = {}
+    for attribute, value in vars(model).items():
+        # TensorFlow and stratbench keep what they track in attributes of such names.
+        private = attribute.startswith(("_self_", "_stratbench_"))
+        for name, each in () if private else _members(attribute, value):
+            if isinstance(each, keras.optimizers.Optimizer):
+                found.setdefault(id(each), []).append(name)
+    return found
 
 
 def _members(name: str, value: Any) -> Iterator[tuple[str, Any]]:
