@@ -203,3 +203,14 @@ def test_what_is_not_supported_is_one_line(case: str, changes: dict[str, Any], m
 def test_the_first_of_several_errors_is_told() -> None:
     text = "Graph execution error:\n\n2 root error(s) found.\n  (0) INVALID_ARGUMENT: Sizes differ\n  (1) CANCELLED: x"
     assert wording.telling_line(text) == "INVALID_ARGUMENT: Sizes differ"
+
+
+@pytest.mark.slow
+def test_a_model_that_can_not_be_evaluated_is_saved_as_it_was_trained(data: Path, tmp_path: Path) -> None:
+    spec = make_spec(**work("gan", data), steps=None, epochs=2, save_model=str(tmp_path))
+    assert launch(spec, tmp_path / "run").status == "ok"
+    saved = own_steps.gan()
+    saved.built = True
+    saved.load_weights(tmp_path / f"{spec.run_id}.keras")
+    with np.load(tmp_path / "run" / "epoch-1.npz") as last:
+        assert_same(saved.get_weights(), [last[name] for name in last.files], 1e-6)

@@ -19,28 +19,36 @@ if TYPE_CHECKING:
     import keras
 
 EVALUATION_BATCH = 1000
+EXAMPLES = 8
+"""With which a trial finds whether a model can be trained and evaluated."""
 
 
 def evaluate(workload: SpecWorkload, folder: Path, journal: Journal) -> None:
     """Journal each epoch's validation loss and metrics, for the last epoch those of the other sets, and the work."""
     model = workload.model()
     epochs = snapshots.epochs(folder)
-    for epoch in epochs:
+    for epoch in epochs if _can_be(workload, model) else ():
         model.set_weights(snapshots.load(folder, epoch, len(model.weights)))
-        try:
-            results = {"validation": measure(workload, model, workload.rows["validation"])}
-            if epoch == epochs[-1]:
-                results["test"] = measure(workload, model, workload.rows["test"])
-                results["train"] = measure(workload, model, _spread(workload.rows["train"], len(workload.rows["test"])))
-        except Exception:
-            if not workload.own_step:
-                raise
-            # The trial has told it. Keras trains such a model, too.
-            break
+        results = {"validation": measure(workload, model, workload.rows["validation"])}
+        if epoch == epochs[-1]:
+            results["test"] = measure(workload, model, workload.rows["test"])
+            results["train"] = measure(workload, model, _spread(workload.rows["train"], len(workload.rows["test"])))
         journal.event("evaluation", epoch=epoch, **results)
     journal.event("work", flops_per_example=operations.flops_per_example(workload, model))
     if workload.spec.save_model:
+        model.set_weights(snapshots.load(folder, epochs[-1], len(model.weights)))
         save(model, Path(workload.spec.save_model) / f"{workload.spec.run_id}.keras")
+
+
+def _can_be(workload: SpecWorkload, model: keras.Model) -> bool:
+    """Whether the model can be evaluated, which one with its own ``train_step`` need not be; the trial has said why."""
+    if not workload.own_step:
+        return True
+    try:
+        measure(workload, model, workload.rows["train"][:EXAMPLES])
+    except Exception:
+        return False
+    return True
 
 
 def _spread(rows: np.ndarray, most: int) -> np.ndarray:

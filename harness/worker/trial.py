@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ...strategies.trainer import Batch, Mean, Tensor
     from .workload import SpecWorkload
 
-_EXAMPLES = 8
 _DRAWS = 32
 """Losses that are averaged if the model draws random numbers in evaluation, as a variational autoencoder does."""
 
@@ -46,12 +45,12 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
     from ...strategies._shared.own_step import OwnStep
     from ...strategies._shared.replica import loss_and_gradients
     from . import compiled, own_optimizer
-    from .evaluate import measure
+    from .evaluate import EXAMPLES, measure
     from .workload import SpecWorkload
 
     workload = SpecWorkload(run)
     model = workload.model()
-    rows = workload.rows["train"][: 2 * workload.objective.unlike_outputs(_EXAMPLES // 2)]
+    rows = workload.rows["train"][: 2 * workload.objective.unlike_outputs(EXAMPLES // 2)]
     (batch,) = workload.in_order(rows, len(rows))
     # The trial gives the model another optimizer.
     own = {} if workload.own_optimizers else own_optimizer.said(run.model, model, workload.total_steps)
