@@ -228,3 +228,12 @@ def late() -> keras.Model:
     model = Late()
     model.compile("adam")
     return model
+
+
+def looking_up() -> keras.Model:
+    """Its gradients would be sparse, of ids that a batch repeats."""
+    x = keras.Input((6,))
+    ids = keras.ops.cast(x > 0, "int32")
+    model = Guide(x, layers.Dense(3)(layers.Flatten()(layers.Embedding(2, 4)(ids))))
+    model.compile(keras.optimizers.Adam(0.01), loss="mse")
+    return model

@@ -162,7 +162,7 @@ def test_a_trial_takes_it(work: dict[str, Any]) -> None:
 
 
 WHOLE = [name for name, cls in available().items() if cls.synchronous and not name.startswith("ps")]
-USUAL = ("fit", "single", "mirrored", "fsdp")
+USUAL = ("fit", "fsdp")
 
 
 @pytest.mark.slow
@@ -178,9 +178,14 @@ def test_every_strategy_trains_as_keras(strategy: str, work: dict[str, Any], tmp
 
 
 @pytest.mark.slow
-def test_parameter_servers_take_text_but_no_tables(work: dict[str, Any], tmp_path: Path) -> None:
+def test_parameter_servers_take_no_tables(work: dict[str, Any], tmp_path: Path) -> None:
     outcome = launch(make_spec("ps", 1, **work, steps=2), tmp_path / "table")
     assert "uses a tensor or a lookup table that was made before" in outcome.reason
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_parameter_servers_take_text(work: dict[str, Any], tmp_path: Path) -> None:
     hashed = work | {"model": "text_models:hashed"}
     found = weights("ps:sync=true", 2, folder=tmp_path / "run", **hashed)
     assert_same(found, by_keras(hashed), 1e-5)

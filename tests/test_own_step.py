@@ -29,7 +29,7 @@ WORK = {
     "guide": {"optimizer": "momentum:global_clipnorm=1.0", "learning_rate": 0.05},
     "denoise": {"optimizer": "adam", "learning_rate": 0.001},
 }
-WITH_TARGETS = ("guide", "two", "nameless", "by_hand", "hidden", "aliased")
+WITH_TARGETS = ("guide", "two", "nameless", "by_hand", "hidden", "aliased", "looking_up")
 TOLERANCE = 1e-4
 ABLE = [name for name, cls in available().items() if cls.runs_own_steps and cls.max_replicas != 1]
 
@@ -203,6 +203,16 @@ def test_what_is_not_supported_is_one_line(case: str, changes: dict[str, Any], m
 def test_the_first_of_several_errors_is_told() -> None:
     text = "Graph execution error:\n\n2 root error(s) found.\n  (0) INVALID_ARGUMENT: Sizes differ\n  (1) CANCELLED: x"
     assert wording.telling_line(text) == "INVALID_ARGUMENT: Sizes differ"
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_an_embedding_is_trained_alike_by_one_replica_and_by_two(data: Path, tmp_path: Path) -> None:
+    given = work("looking_up", data) | {"optimizer": "adam", "learning_rate": 0.01}
+    expected = weights("single", 1, folder=tmp_path / "single", **given)
+    assert_same(weights("horovod", 2, folder=tmp_path / "run", **given), expected, TOLERANCE)
+    log = journal.read(tmp_path / "single" / "worker-0.jsonl")
+    assert log.ready and log.ready["unused"].startswith("sparse gradients of embedding")
 
 
 @pytest.mark.slow

@@ -48,7 +48,8 @@ def described(optimizer: keras.optimizers.Optimizer) -> str:
     except UsageError:
         name = type(inner).__name__
     schedule = own_schedule.of(inner)
-    rate = own_schedule.words(schedule) if schedule else f"{float(inner.learning_rate):g}"
+    # Of tf.distribute's variables, Python's own conversion is not known.
+    rate = own_schedule.words(schedule) if schedule else f"{float(inner.learning_rate.numpy()):g}"
     return f"{name} (learning rate {rate})"
 
 

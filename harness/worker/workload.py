@@ -49,6 +49,7 @@ class SpecWorkload:
 
     Attributes:
         delay: called in every forward pass that is traced after it is set.
+        own_optimizers: those of the model that take the place of the run's, in words; empty if there are none.
         unused: what the model was compiled with and this run does not use, in words.
         parameters, trained_bytes, activation_bytes: of the model that was built last.
     """
@@ -78,6 +79,7 @@ class SpecWorkload:
         self.jit = self.own_step = False
         self._loss_scale: Mapping[str, Any] | None = None
         self._own_optimizers: own_steps.Used = {}
+        self.own_optimizers = ""
         self._objective: Objective | None = None
         self._tables: Mapping[str, str] = {}
         self._class_weights = _table(class_weights.parse(spec.class_weight), self.info.classes)
@@ -97,6 +99,7 @@ class SpecWorkload:
         compiled.check(self.spec.model, model, scaled=self.info.scale != 1)
         self.own_step = compiled.has_own(model, compiled.OWN_STEP)
         self._own_optimizers = self._of_own_step(model) if self.own_step else {}
+        self.own_optimizers = own_steps.words(self._own_optimizers)
         self.parameters = sum(math.prod(variable.shape) for variable in model.weights)
         self.trained_bytes = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in model.trainable_variables)
         self.activation_bytes = _activation_bytes(model, self.spec.per_replica_batch)
@@ -123,11 +126,6 @@ class SpecWorkload:
             model.optimizer = self._new_optimizer(self.optimizer_settings)
         used = own_steps.used(self.spec.model, model, self.step_data(batch), self.objective.callable)
         return {} if list(used) == [own_steps.MAIN] else used
-
-    @property
-    def own_optimizers(self) -> str:
-        """Those of the model that take the place of the run's, in words; empty if there are none."""
-        return own_steps.words(self._own_optimizers)
 
     @property
     def own_scheduled(self) -> str:

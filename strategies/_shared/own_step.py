@@ -47,9 +47,9 @@ class OwnStep:
         part: Callable[[Batch], Batch] = lambda batch: batch,
     ):
         self._workload, self._model, self._part = workload, model, part
-        if means:
-            for one in each(optimizer):
-                exchanging(one, means)
+        for one in each(optimizer):
+            # Alone, too: gradients are then dense, as those of several replicas are.
+            exchanging(one, means or (lambda gradients: gradients))
         if not isinstance(optimizer, OwnOptimizers):
             model.optimizer = optimizer
         self.names: list[str] = []
