@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,10 @@ def test_what_will_not_do_is_one_line(options: str, message: str, folder: Path) 
 def test_a_run(folder: Path, no_strays: None) -> None:
     reference = "tfrecord:train-*.tfrecord,parse=records_of_mine:parse,test=test.tfrecord"
     flags = ["--model", "mlp", "--global-batch", "10", "--steps", "3", "--output", "out"]
+    temporary = set(Path(tempfile.gettempdir()).glob("__autograph*"))
     with pytest.raises(SystemExit) as ended:
         cli(["run", "-s", "single", "--dataset", reference, *flags])
     assert ended.value.code == 0
+    assert set(Path(tempfile.gettempdir()).glob("__autograph*")) == temporary
     (row,) = load(folder / "out").runs.to_dict("records")
     assert (row["dataset"], row["input"], row["status"]) == (reference, "float32", "ok")

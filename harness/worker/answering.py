@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ def answer(to: Callable[[str], Mapping[str, Any]]) -> None:
     folder = Path(sys.argv[1])
     # The folder is temporary, and the launcher would have removed it.
     watch_parent(lambda: shutil.rmtree(folder, ignore_errors=True))
+    # Of TensorFlow's AutoGraph, for instance, whose files are removed at a usual end only.
+    tempfile.tempdir = str(folder)
     # It is a small task, and the GPUs' memory may be in use.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     try:
