@@ -151,6 +151,9 @@ _FAULTS = (
 COMPILED_SCHEDULE = "compiled "
 """How ``lr_schedule`` begins where the rate follows a schedule in the model's own optimizer; its words follow."""
 
+OWN_OPTIMIZERS = "own: "
+"""How ``optimizer`` begins where the model's own ``train_step`` brings its optimizers; their words follow."""
+
 _SPEC = (
     Column("strategy", "text", "", "Name of the strategy"),
     Column("replicas", "int", "replicas", "Copies of the model that compute gradients"),

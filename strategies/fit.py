@@ -140,7 +140,7 @@ class FitTrainer(OwnLoop):
         replicas: int,
     ):
         self._model, self._optimizer, self._workload, self.memory = model, optimizer, workload, memory
-        self._logs: Mapping[str, float] = {}
+        self._logged: list[Mapping[str, float]] | None = [] if workload.own_step else None
         self.shards = self.count = replicas
         self._steps = 0
         self.sparse = [variable.path for variable in model.trainable_variables]
@@ -153,21 +153,25 @@ class FitTrainer(OwnLoop):
         whole = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *batches)
         given = self._workload.fit_arguments(whole)
         x, y, weights = (None if each is None else keras.tree.map_structure(_array, each) for each in given)
-        history = self._model.fit(
+        self._model.fit(
             x,
             y,
             sample_weight=weights,
             batch_size=self._workload.global_batch,
             shuffle=False,
             verbose=0,
-            callbacks=[_steps(self._optimizer, list(map(examples_of, batches)), learning_rates, note)],
+            callbacks=[_steps(self._optimizer, list(map(examples_of, batches)), learning_rates, note, self._logged)],
         )
-        self._logs = {name: values[-1] for name, values in history.history.items()} if self._workload.own_step else {}
         self._steps += len(batches)
 
     def logs(self) -> Mapping[str, float]:
-        """See `Trainer.logs`. As Keras gives them at an epoch's end."""
-        return self._logs
+        """See `Trainer.logs`."""
+        from ._shared.own_step import mean_of
+
+        found = mean_of(self._logged or [])
+        if self._logged:
+            self._logged.clear()
+        return found
 
     def skipped_updates(self) -> int | None:
         """See `Trainer.skipped_updates`."""
@@ -190,9 +194,17 @@ def _array(values: Any) -> Any:
 
 
 def _steps(
-    optimizer: keras.optimizers.Optimizer, examples: Sequence[int], learning_rates: Sequence[float], note: Note
+    optimizer: keras.optimizers.Optimizer,
+    examples: Sequence[int],
+    learning_rates: Sequence[float],
+    note: Note,
+    logged: list[Mapping[str, float]] | None,
 ) -> keras.callbacks.Callback:
-    """Sets the learning rate before each step, and notes its time and loss after it."""
+    """Sets the learning rate before each step, and notes its time and loss after it.
+
+    Args:
+        logged: gets what each call of the model's own ``train_step`` returned; None for Keras's.
+    """
     import keras
 
     from ._shared.own_step import loss_name
@@ -207,13 +219,21 @@ def _steps(
             if learning_rates[batch] != self._rate:
                 self._rate = learning_rates[batch]
                 optimizer.learning_rate.assign(self._rate)
+            if logged is not None:
+                # It may return means since the last reset, or values of its own: now both are of this step.
+                self.model.reset_metrics()
 
         def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
             now, before = time.perf_counter(), self._sum
             self._seen += examples[batch]
-            values = logs or {}
-            self._sum = float(values[loss_name(values)]) * self._seen
-            note(StepResult((self._sum - before) / examples[batch], examples[batch]), now - self._begin)
+            values = {name: float(value) for name, value in (logs or {}).items()}
+            loss = values[loss_name(values)]
+            if logged is None:
+                self._sum = loss * self._seen
+                loss = (self._sum - before) / examples[batch]
+            else:
+                logged.append(values)
+            note(StepResult(loss, examples[batch]), now - self._begin)
             self._begin = now
 
     return Steps()

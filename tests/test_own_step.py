@@ -206,6 +206,20 @@ def test_the_first_of_several_errors_is_told() -> None:
 
 
 @pytest.mark.slow
+def test_values_that_are_no_means_are_of_their_step_under_fit_too(data: Path, tmp_path: Path) -> None:
+    """As a step returns them that keeps no metrics."""
+    losses, means = [], []
+    for strategy in ("single", "fit"):
+        spec = make_spec(strategy, 1, **work("late", data) | {"optimizer": "adam"}, steps=6)
+        assert launch(spec, tmp_path / strategy).status == "ok"
+        log = journal.read(tmp_path / strategy / "worker-0.jsonl")
+        losses.append(log.steps["loss"])
+        means.append([row["value"] for row in quality.rows([log], None)])
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    assert means[1] == pytest.approx(means[0], rel=1e-4) and means[0] == pytest.approx([losses[0].mean()], rel=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.exhaustive
 def test_an_embedding_is_trained_alike_by_one_replica_and_by_two(data: Path, tmp_path: Path) -> None:
     given = work("looking_up", data) | {"optimizer": "adam", "learning_rate": 0.01}

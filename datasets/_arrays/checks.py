@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from .text import is_text
+
 MAX_CLASSES = 2**20
 MAX_ROWS = 100_000_000
 _MAX_LABELS = 2**32  # values of y; all of them are read once
@@ -51,8 +53,11 @@ def check_array(array: np.ndarray, text: bool = False) -> None:
     Args:
         text: whether it may be text.
     """
-    if not (text and array.dtype.kind in "SU") and (array.dtype.kind not in "iufb" or array.dtype.itemsize > 8):
-        raise UnfitError(_TYPES, f"text, {array.dtype}" if array.dtype.kind in "US" else array.dtype)
+    if is_text(array.dtype):
+        if not text:
+            raise UnfitError(_TYPES, f"text, {array.dtype}")
+    elif array.dtype.kind not in "iufb" or array.dtype.itemsize > 8:
+        raise UnfitError(_TYPES, array.dtype)
     _check_shape(array)
 
 

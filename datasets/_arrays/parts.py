@@ -17,7 +17,7 @@ from ..structure import is_empty, leaves, map_structure, named
 from . import checks
 from .checks import MAX_CLASSES, UnfitError, class_indices, is_one_hot
 from .pieces import piece_rows, pieces
-from .text import is_text
+from .text import type_name
 
 SETS = (
     ("x", "y", "sample_weight"),
@@ -207,8 +207,7 @@ def _limit(labels: Any, classes: int | None) -> int:
 
 
 def _described(stored: Any) -> Array:
-    dtype = TEXT if is_text(stored.dtype) else stored.dtype.newbyteorder("=").name
-    return Array(tuple(stored.shape[1:]), dtype)
+    return Array(tuple(stored.shape[1:]), type_name(stored.dtype))
 
 
 def _with_width(like: Array, *stored: Any) -> Array:

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ..base import TEXT
 from ..structure import leaves, named
 from .checks import UnfitError, check_array, check_rows
 from .parts import EXAMPLES, SETS
-from .text import is_text
+from .text import type_name
 
 NAMES = ("train", "validation", "test")
 """Sets, in the order of `SETS`. The first one is always there."""
@@ -109,12 +108,8 @@ def _number(place: int) -> str:
 
 def _check_alike(name: str, structure: Any, like: Any) -> None:
     found, expected = (
-        ", ".join(f"{key} {_type(each.dtype)} {each.shape[1:]}".strip() for key, each in named(some))
+        ", ".join(f"{key} {type_name(each.dtype)} {each.shape[1:]}".strip() for key, each in named(some))
         for some in (structure, like)
     )
     if found != expected:
         raise UnfitError(f"{name} must be of the type and shape of the train set, {expected}", found)
-
-
-def _type(dtype: np.dtype) -> str:
-    return TEXT if is_text(dtype) else dtype.name

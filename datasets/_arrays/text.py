@@ -7,10 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from ..base import TEXT
+
 
 def is_text(dtype: np.dtype) -> bool:
     """Whether it is text in NumPy."""
     return dtype.kind in "SU"
+
+
+def type_name(dtype: np.dtype) -> str:
+    """NumPy's name in this machine's byte order, or that of text."""
+    return TEXT if is_text(dtype) else dtype.newbyteorder("=").name
 
 
 def encoded(array: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import UsageError
+from ...results.schema import OWN_OPTIMIZERS as OWN
 from ...strategies.base import CLIPPING
 from .task import MOST_COUNT
 
@@ -43,9 +44,6 @@ STATIC_SCALE = "loss_scale_factor"
 
 SCALED_PRECISION = "mixed_float16"
 """The dtype policy under which Keras scales the loss."""
-
-OWN = "own: "
-"""How a spec's optimizer begins that is not chosen: those that the model's own ``train_step`` uses, in words."""
 
 NOT_SUPPORTED = {"MultiOptimizer", "ScheduleFreeAdamW"}
 """Optimizers of Keras that train several optimizers' parts, or other weights than they evaluate."""

@@ -31,7 +31,7 @@ def prepare(
     words: Mapping[str, int] | None = None,
     records: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Keep the examples of a function, or of a data set of Keras's. Raises UsageError, in one line, if it can't.
+    """Keep the examples of a function, of a data set of Keras's, or of records. Raises UsageError in one line.
 
     Args:
         words: ``num_words`` and ``maxlen`` of a data set of texts.

@@ -92,7 +92,7 @@ def _title(row: Row) -> str:
     compiled = row["lr_schedule"].startswith(schema.COMPILED_SCHEDULE)
     by = f"by {row['lr_schedule'].removeprefix(schema.COMPILED_SCHEDULE)}" if compiled else f"{row['learning_rate']:g}"
     # Those of a model's own train_step have their rates in their words.
-    own = row["optimizer"].startswith("own:") and row["learning_rate"] == 1
+    own = row["optimizer"].startswith(schema.OWN_OPTIMIZERS)
     rate = row["optimizer"] if own else f"{row['optimizer']}, learning rate {by}"
     if row["lr_scaling"] != "none":
         rate += f", {row['lr_scaling']} from batch {row['reference_batch']:g}"

@@ -6,7 +6,7 @@ Source: https://keras.io/guides/custom_train_step_in_tensorflow/; https://horovo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
@@ -76,6 +76,11 @@ def loss_name(names: Iterable[str]) -> str:
     """``loss``, or the first name with this word in it; empty for none."""
     losses = [name for name in names if LOSS in name]
     return LOSS if LOSS in losses else next(iter(losses), "")
+
+
+def mean_of(logged: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each value, over steps."""
+    return {name: sum(each[name] for each in logged) / len(logged) for name in logged[0]} if logged else {}
 
 
 def _numbers(logs: Any) -> dict[str, tf.Tensor]:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from ..trainer import Batch, Mean, Memory, StepResult, Trainer, Workload, examples_of
 from .accumulation import Body, Steps
 from .lookups import Lookups, each_row_once
-from .own_step import OwnStep
+from .own_step import OwnStep, mean_of
 
 if TYPE_CHECKING:
     import keras
@@ -162,7 +162,7 @@ class KerasTrainer(Trainer):
         self._add = steps.add and tf.function(around(steps.add), reduce_retracing=True, autograph=False)
         self._steps = 0
         self._own = steps if isinstance(steps, OwnStep) else None
-        self._logged: list[list[float]] = []
+        self._logged: list[Mapping[str, float]] = []
         self._learning_rate: float | None = None
         state = size_bytes(optimizer.variables) + size_bytes(steps.sums)
         self.memory = Memory(copies * size_bytes(model.variables), copies * state)
@@ -194,16 +194,13 @@ class KerasTrainer(Trainer):
         if self._own is None:
             return float(result)
         loss, *others = result.numpy().tolist()
-        self._logged.append(others)
+        self._logged.append(dict(zip(self._own.names, others, strict=True)))
         return loss
 
     def logs(self) -> Mapping[str, float]:
         """See `Trainer.logs`."""
-        if self._own is None or not self._logged:
-            return {}
-        sums, count = map(sum, zip(*self._logged, strict=True)), len(self._logged)
-        self._logged = []
-        return {name: total / count for name, total in zip(self._own.names, sums, strict=True)}
+        found, self._logged = mean_of(self._logged), []
+        return found
 
     def skipped_updates(self) -> int | None:
         """See `Trainer.skipped_updates`."""
