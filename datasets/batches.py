@@ -1,9 +1,11 @@
 """The examples that one process reads in each step: the same work for any number of processes.
 
-The order depends only on the spec and the data, never on the machine. Examples are read in windows of at most
-``WINDOW_BYTES``; data that fits in one window is read once and kept.
+The order depends only on the spec and the data, never on the machine. Data of at most ``KEPT_BYTES`` is read once and
+kept. Larger data is read in windows of at most ``WINDOW_BYTES``: the next one while steps use the one before. Large
+batches, too, are made ready during the step before.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, Literal
@@ -11,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import DataError, UsageError
+from ._arrays.ahead import ahead
 from .base import Dataset, Sharding
 from .structure import leaves, map_structure, named
 
@@ -21,7 +24,10 @@ Batch = tuple[Any, ...]
 
 _PARTS = ("examples", "targets", "sample weights")
 # Bytes of decoded x. The order of examples in larger data sets depends on it: it must be equal on all machines.
-WINDOW_BYTES = 256 * 2**20
+KEPT_BYTES = 256 * 2**20
+WINDOW_BYTES = KEPT_BYTES // 2
+# For less, the thread costs more than the copy.
+_LARGE_BATCH_BYTES = 2 * 2**20
 _CHECK_BYTES = 2**20
 
 
@@ -34,7 +40,7 @@ class Batches:
     permutes it by ``[seed, epoch, shard]``. With either sharding, several shards in one process follow one another in
     each batch: the same examples that several processes read.
 
-    If the rows are larger than one window, they are divided into windows of consecutive ``rows``. The windows are read
+    If the rows are too large to be kept, they are divided into windows of consecutive ``rows``. The windows are read
     in a permuted order, and each is shuffled. An incomplete global batch is dropped, or divided with ``last="keep"``:
     the shards' parts of it differ by at most one example, and may be empty.
 
@@ -61,6 +67,7 @@ class Batches:
                 f"global batch must be at most the {len(rows)} training examples. Received: {global_batch}"
             )
         self._steps = steps_per_epoch(len(rows), global_batch, last)
+        self._large = _example_bytes(dataset) * global_batch // shards * count >= _LARGE_BATCH_BYTES
         mine = range(shard, shard + count)
         if sharding == "static":
             dealt = len(rows) if last == "keep" else len(rows) // shards * shards
@@ -75,8 +82,13 @@ class Batches:
         """Global steps in one epoch, the same for every shard."""
         return self._steps
 
+    @property
+    def kept(self) -> bool:
+        """Whether all examples are kept in memory."""
+        return all(stream.fits for stream in self._streams)
+
     def load(self) -> None:
-        """Read the data that is kept over epochs: all of it, or nothing if it is larger than one window.
+        """Read the data that is kept over epochs: all of it, or nothing if it is too large.
 
         Otherwise the first epoch would read it, in the time of the first step. Raises the errors of epoch().
         """
@@ -90,11 +102,8 @@ class Batches:
         number that isn't finite, and a negative sample weight.
         """
         sources = [stream.epoch(number, self._steps) for stream in self._streams]
-        if len(sources) == 1:
-            yield from sources[0]
-            return
-        for parts in zip(*sources, strict=True):
-            yield map_structure(lambda *arrays: np.concatenate(arrays), *parts)
+        batches = sources[0] if len(sources) == 1 else map(_joined, zip(*sources, strict=True))
+        yield from ahead(batches) if self._large else batches
 
 
 class _Stream:
@@ -119,37 +128,46 @@ class _Stream:
         self._shards, self._mine = shards, mine
         self._kept: Batch | None = None
 
+    @property
+    def fits(self) -> bool:
+        return len(self._windows) == 1
+
     def load(self) -> None:
-        if self._kept is None and len(self._windows) == 1:
+        if self._kept is None and self.fits:
             self._kept = _load(self._dataset, self._rows)
 
     def epoch(self, number: int, steps: int) -> Iterator[Batch]:
         self.load()
         random = np.random.default_rng([self._seed, number, *self._own])
+        windows = [self._windows[index] for index in random.permutation(len(self._windows))]
         left = steps
-        for index in random.permutation(len(self._windows)):
-            for batch in self._visit(self._windows[index], random):
-                yield batch
-                left -= 1
+        for batch in self._kept_batches(random) if self._kept is not None else self._read_batches(windows, random):
+            yield batch
+            left -= 1
         if left:
             # The last step of a static part that is one example shorter than the others.
             yield self._nothing()
 
-    def _visit(self, window: np.ndarray, random: np.random.Generator) -> Iterator[Batch]:
-        """Yield one window's batches. In a separate generator, so that its arrays are freed before the next window."""
+    def _kept_batches(self, random: np.random.Generator) -> Iterator[Batch]:
+        order = random.permutation(len(self._rows))
+        # Copies, also if a slice would be enough: a view in the caller would keep all examples in memory.
+        for part in self._parts(len(order)):
+            yield map_structure(lambda array, rows=order[part]: array.take(rows, axis=0), self._kept)
+
+    def _read_batches(self, windows: list[np.ndarray], random: np.random.Generator) -> Iterator[Batch]:
+        for loaded, sizes in ahead(self._read(window, random) for window in windows):
+            end = 0
+            for size in sizes:
+                start, end = end, end + size
+                yield _copy(loaded, start, end)
+
+    def _read(self, window: np.ndarray, random: np.random.Generator) -> tuple[Batch, list[int]]:
+        """This process's examples of one window, in the order of its batches, and the batches' sizes."""
         order = random.permutation(len(window))
-        if self._kept is not None:
-            # Copies, also if a slice would be enough: a view in the caller would keep the whole window in memory.
-            for part in self._parts(len(order)):
-                yield map_structure(lambda array, rows=order[part]: array.take(rows, axis=0), self._kept)
-            return
         parts = [order[part] for part in self._parts(len(order))]
         mine = np.concatenate([order[:0], *parts])
         loaded = _load(self._dataset, window[mine]) if len(mine) else self._nothing()
-        end = 0
-        for each in parts:
-            start, end = end, end + len(each)
-            yield _copy(loaded, start, end)
+        return loaded, list(map(len, parts))
 
     def _parts(self, count: int) -> Iterator[slice]:
         """The slices of this process's shards of each batch, among ``count`` examples in order."""
@@ -194,14 +212,22 @@ def _copy(batch: Batch, start: int, end: int) -> Batch:
 
 
 def _windows(dataset: Dataset, rows: np.ndarray, batch: int) -> list[np.ndarray]:
-    """Cut ``rows`` into windows: one if all rows fit, else multiples of ``batch`` and the rest."""
-    example_bytes = sum(array.nbytes for array in leaves(dataset.read(rows[:1])[0]))
-    if len(rows) * example_bytes <= WINDOW_BYTES:
+    """Cut ``rows`` into windows: one if all rows are kept, else multiples of ``batch`` and the rest."""
+    example_bytes = _example_bytes(dataset)
+    if len(rows) * example_bytes <= KEPT_BYTES:
         return [rows]
     limit = max(1, WINDOW_BYTES // (example_bytes * batch)) * batch
     count, batches = -(-len(rows) // limit), len(rows) // batch
     # Windows of nearly equal size, the smaller ones last: a window with only the rest would have no full batch.
     return np.split(rows, [-(-batches * index // count) * batch for index in range(1, count)])
+
+
+def _example_bytes(dataset: Dataset) -> int:
+    return sum(math.prod(each.shape) * np.dtype(each.dtype).itemsize for each in leaves(dataset.info().x))
+
+
+def _joined(parts: tuple[Batch, ...]) -> Batch:
+    return map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def _load(dataset: Dataset, rows: np.ndarray) -> Batch:

@@ -1,31 +1,32 @@
 """Keras's own ``model.fit``: the baseline that users have.
 
 θ ← θ − η·g, as `single`, in Keras's loop. Beside the step, it computes the compiled metrics of every batch. It is
-called once an epoch, with that epoch's examples as arrays and without shuffling, so that it trains on the same batches
-as all others. What a call takes before its first step and after its last one is not in any step.
+called once an epoch, without shuffling, so that it trains on the same batches as all others: with that epoch's examples
+as arrays or, if they are too large to be kept in memory, with a ``tf.data.Dataset`` of batches, which are made ready
+ahead. What a call takes before its first step and after its last one is not in any step.
 ``distribute=mirrored`` calls it in the scope of ``tf.distribute.MirroredStrategy``, as Keras's guide does. Keras then
 divides its losses by the number of replicas and sums their gradients, g = (1/N) Σ g_i.
 Source: https://keras.io/api/models/model_training_apis/; https://keras.io/guides/distributed_training_with_tensorflow/
 
-Limits: an epoch's examples are in memory, twice. The loss of a step is computed from Keras's mean over the epoch so
-far, so it is less exact. Waiting for data is not measured. If the loss is scaled and gradients are accumulated, Keras
-leaves out a step whose gradients are not finite, and `single` the whole update. With ``distribute=mirrored`` Keras
-clips and checks each replica's gradient before the sum, takes the mean of masks by replica, and does not divide the
-loss of a model's own ``compute_loss``: such runs are skipped or fail, with the reason.
+Limits: examples that are kept in memory are there twice. The loss of a step is computed from Keras's mean over the
+epoch so far, so it is less exact. Waiting for data is not measured. If the loss is scaled and gradients are
+accumulated, Keras leaves out a step whose gradients are not finite, and `single` the whole update. With
+``distribute=mirrored`` Keras clips and checks each replica's gradient before the sum, takes the mean of masks by
+replica, and does not divide the loss of a model's own ``compute_loss``: such runs are skipped or fail, with the reason.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import RunError
 from ._shared.devices import replica_devices, skip_for_gpus
 from .base import CLIPPING, Place, Strategy, Task, Traits, option
-from .trainer import Batch, Memory, OwnLoop, StepResult, Trainer, Workload, examples_of
+from .trainer import Batch, Memory, OwnLoop, StepResult, Trainer, Workload
 
 if TYPE_CHECKING:
     import keras
@@ -145,24 +146,18 @@ class FitTrainer(OwnLoop):
         self._steps = 0
         self.sparse = [variable.path for variable in model.trainable_variables]
 
-    def epoch(self, batches: Sequence[Batch], learning_rates: Sequence[float], note: Note) -> None:
+    def epoch(self, batches: Iterable[Batch], learning_rates: Sequence[float], note: Note) -> None:
         """See `OwnLoop.epoch`."""
-        import keras
-        import numpy as np
+        from ._shared import fit_data
 
-        whole = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *batches)
-        given = self._workload.fit_arguments(whole)
-        x, y, weights = (None if each is None else keras.tree.map_structure(_array, each) for each in given)
-        self._model.fit(
-            x,
-            y,
-            sample_weight=weights,
-            batch_size=self._workload.global_batch,
-            shuffle=False,
-            verbose=0,
-            callbacks=[_steps(self._optimizer, list(map(examples_of, batches)), learning_rates, note, self._logged)],
-        )
-        self._steps += len(batches)
+        examples: dict[int, int] = {}
+        if isinstance(batches, Sequence):
+            data = fit_data.arrays(self._workload, batches, examples)
+        else:
+            data = fit_data.stream(self._workload, batches, examples, len(learning_rates))
+        steps = _steps(self._optimizer, examples, learning_rates, note, self._logged)
+        self._model.fit(**data, shuffle=False, verbose=0, callbacks=[steps])
+        self._steps += len(learning_rates)
 
     def logs(self) -> Mapping[str, float]:
         """See `Trainer.logs`."""
@@ -184,18 +179,9 @@ class FitTrainer(OwnLoop):
         return self._model.get_weights()
 
 
-def _array(values: Any) -> Any:
-    """As fit takes it: of text, it takes tensors alone."""
-    import numpy as np
-    import tensorflow as tf
-
-    array = np.asarray(values)
-    return tf.constant(array) if array.dtype.kind == "S" else array
-
-
 def _steps(
     optimizer: keras.optimizers.Optimizer,
-    examples: Sequence[int],
+    examples: Mapping[int, int],
     learning_rates: Sequence[float],
     note: Note,
     logged: list[Mapping[str, float]] | None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -223,11 +223,12 @@ class OwnLoop(Trainer):
 
     @abstractmethod
     def epoch(
-        self, batches: Sequence[Batch], learning_rates: Sequence[float], note: Callable[[StepResult, float], None]
+        self, batches: Iterable[Batch], learning_rates: Sequence[float], note: Callable[[StepResult, float], None]
     ) -> None:
         """Train on these batches, in order.
 
         Args:
+            batches: a sequence if all of them are in memory; else they are read anew at each iteration.
             learning_rates: one a batch.
             note: called after each step, with its result and its seconds.
         """

@@ -59,4 +59,5 @@ def flat(steps) -> list[int]:
 
 
 def windows_of(monkeypatch, rows: int, example_bytes: int = 4) -> None:
-    monkeypatch.setattr(batches, "WINDOW_BYTES", rows * example_bytes)
+    for name in ("KEPT_BYTES", "WINDOW_BYTES"):
+        monkeypatch.setattr(batches, name, rows * example_bytes)

@@ -1,3 +1,4 @@
+import threading
 import tracemalloc
 
 import numpy as np
@@ -219,7 +220,50 @@ def test_a_process_reads_only_its_slices_of_a_window(monkeypatch):
     windows_of(monkeypatch, 40)
     table = Table()
     rows_of(Batches(table, np.arange(100), global_batch=20, seed=0, shards=2, shard=1).epoch(0))
-    assert sorted(map(len, table.reads[1:])) == [10, 20, 20]
+    assert sorted(map(len, table.reads)) == [10, 20, 20]
+
+
+def test_the_next_window_is_read_while_steps_use_the_one_before(monkeypatch):
+    windows_of(monkeypatch, 40)
+    wanted, allowed = threading.Semaphore(0), threading.Semaphore(1)
+
+    class Slow(Table):
+        def read(self, rows):
+            wanted.release()
+            assert allowed.acquire(timeout=10)
+            return super().read(rows)
+
+    steps = Batches(Slow(), np.arange(100), global_batch=20, seed=0).epoch(0)
+    next(steps)
+    # The first window was read; the second one is asked for without another step, and the third one is not.
+    assert wanted.acquire(timeout=10) and wanted.acquire(timeout=10)
+    assert not wanted.acquire(timeout=0.1)
+    allowed.release()
+    allowed.release()
+    assert len(list(steps)) == 4
+
+
+def test_an_epoch_that_is_left_early_leaves_no_thread(monkeypatch):
+    windows_of(monkeypatch, 40)
+    steps = Batches(Table(), np.arange(100), global_batch=20, seed=0).epoch(0)
+    next(steps)
+    assert reading()
+    steps.close()
+    assert not reading()
+
+
+def reading() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name.startswith("read-ahead")]
+
+
+def test_large_batches_are_made_ready_during_the_step_before(monkeypatch):
+    expected = rows_of(Batches(Table(), np.arange(100), global_batch=20, seed=0).epoch(0))
+    monkeypatch.setattr(batches, "_LARGE_BATCH_BYTES", 20 * 4)
+    assert not reading()
+    steps = Batches(Table(), np.arange(100), global_batch=20, seed=0).epoch(0)
+    first = next(steps)
+    assert reading()
+    assert rows_of([first, *steps]) == expected and not reading()
 
 
 def test_batch_larger_than_the_window(monkeypatch):
@@ -252,7 +296,7 @@ def test_sequential_gives_all_rows_in_order(monkeypatch, window_rows):
 
 @pytest.mark.parametrize("window_bytes", [2**28, 16 * 50])
 def test_wrong_content_names_the_row(tmp_path, monkeypatch, window_bytes):
-    monkeypatch.setattr(batches, "WINDOW_BYTES", window_bytes)
+    windows_of(monkeypatch, window_bytes, 1)
 
     class Wrong(Table):
         reference = "wrong"
@@ -275,9 +319,9 @@ def test_wrong_content_names_the_row(tmp_path, monkeypatch, window_bytes):
         assert message(lambda d=dataset: list(sequential(d, rows, 7)), DataError) == expected
 
 
-def test_never_more_than_a_window_in_memory(tmp_path, monkeypatch):
+def test_never_more_than_two_windows_in_memory(tmp_path, monkeypatch):
     window = 4 * 2**20
-    monkeypatch.setattr(batches, "WINDOW_BYTES", window)
+    windows_of(monkeypatch, window, 1)
     x = np.random.default_rng(0).standard_normal((8000, 32, 16), np.float32)
     path = write(tmp_path / "large.h5", x=x, chunks=(100, 32, 16))
     assert x.nbytes > 3 * window
@@ -299,8 +343,8 @@ def test_never_more_than_a_window_in_memory(tmp_path, monkeypatch):
         for x, _ in batches:  # noqa: B007, the last batch is held as a training loop does
             pass
 
-    # Beside the window: the batch that is held, the one that is made, and h5py's pieces of 1 MiB.
-    allowed = window + 2 * batch_bytes + 3 * 2**20
-    assert allowed < 2 * window
-    assert peak(lambda: consume(source.epoch(0))) < allowed
-    assert peak(lambda: consume(sequential(dataset, rows, 100))) < allowed
+    # Beside the windows: the batch that is held, the one that is made, and h5py's pieces of 1 MiB.
+    beside = 2 * batch_bytes + 3 * 2**20
+    assert beside < window
+    assert peak(lambda: consume(source.epoch(0))) < 2 * window + beside
+    assert peak(lambda: consume(sequential(dataset, rows, 100))) < window + beside

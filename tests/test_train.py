@@ -27,6 +27,7 @@ class Clock:
 
 class FakeBatches:
     steps_per_epoch = 4
+    kept = True
 
     def __init__(self, clock: Clock):
         self._clock = clock

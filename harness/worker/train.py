@@ -12,7 +12,7 @@ from pathlib import Path
 from ...datasets.batches import Batches
 from ...errors import RunError
 from ...results.raw.journal import Journal
-from ...strategies.trainer import OwnLoop, StepResult, Trainer, Update
+from ...strategies.trainer import Batch, OwnLoop, StepResult, Trainer, Update
 from .snapshots import save
 from .usage import tcp_bytes
 
@@ -52,16 +52,16 @@ def train(
     steps = _Steps(trainer, journal, first_step, WARMUP_STEPS * accumulate, scales_loss)
     for epoch, skipped, stop in _epochs(first_step, total_steps, batches.steps_per_epoch):
         # A former process of this worker may have died after the last step of an epoch and before its copy was saved.
-        source = islice(batches.epoch(epoch), skipped, stop) if skipped < stop else ()
-        own = list(source) if isinstance(trainer, OwnLoop) else []
+        source = _Part(batches, epoch, skipped, stop)
         traffic = tcp_bytes()
         first, steps.whole = steps.done, not skipped
+        own = list(source) if isinstance(trainer, OwnLoop) and batches.kept else source
         begin = before = clock()
         if isinstance(trainer, OwnLoop):
-            rates = [schedule(steps.done + place) for place in range(len(own))]
+            rates = [schedule(steps.done + place) for place in range(stop - skipped)]
             trainer.epoch(own, rates, lambda result, seconds: steps.note(epoch, result, seconds, math.nan, clock()))  # noqa: B023
             before = clock()
-        for batch in source:
+        for batch in () if isinstance(trainer, OwnLoop) else source:
             ready = clock()
             result = trainer.step(batch, schedule(steps.done))
             now = clock()
@@ -87,6 +87,19 @@ def train(
         save(folder, epoch, trainer.rank, weights, reports(), again=skipped < stop)
         if trainer.finished:
             return
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Batches ``[first, stop)`` of an epoch, read anew at each iteration."""
+
+    batches: Batches
+    epoch: int
+    first: int
+    stop: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        return islice(self.batches.epoch(self.epoch), self.first, self.stop) if self.first < self.stop else iter(())
 
 
 class _Steps:
