@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -11,33 +12,48 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import DataError, UsageError
 from ._arrays import prepared
 from ._arrays.checks import UnfitError
 from ._arrays.hdf5_file import opened
 from ._arrays.parts import NO_TARGETS, SETS, TARGETS
-from ._arrays.prepared import NAMES, Examples, check
+from ._arrays.prepared import NAMES, Column, Examples, Set, check, look_of
 from ._arrays.text import encoded, is_text
 from .base import Dataset, Info
 from .hdf5 import Hdf5
 
 __all__ = [
     "NAMES",
+    "PARTS",
+    "Column",
     "Examples",
     "Function",
     "OfKeras",
     "Prepared",
     "Records",
+    "Set",
     "UnfitError",
     "check",
     "encoded",
     "is_text",
     "keep",
+    "look_of",
 ]
 
 
-def keep(folder: Path, sets: Mapping[str, Examples]) -> Path:
-    """Write the examples to a file in this folder, named by their content. Raises OSError."""
+PARTS = SETS[0]
+"""Of a set."""
+
+
+def keep(folder: Path, sets: Mapping[str, Set]) -> Path:
+    """Write the examples to a file in this folder, named by their content.
+
+    Raises:
+        DataError: they can't be written, such as where the disk has no room. What a stream raises comes, too.
+    """
+    needed, free = (each / 2**20 for each in (prepared.size_bytes(sets), shutil.disk_usage(folder).free))
+    if needed > free:
+        raise DataError(f"the examples take {needed:,.0f} MiB, and the output folder's disk has {free:,.0f} MiB left")
     unnamed = folder / "unnamed.h5"
     return unnamed.rename(folder / prepared.named_by(prepared.write(unnamed, sets)))
 

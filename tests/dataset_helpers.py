@@ -1,12 +1,14 @@
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import h5py
 import numpy as np
 import pytest
 from stratbench.datasets import batches
 from stratbench.datasets.base import Array, Dataset, Info
+from stratbench.datasets.prepared import Set
+from stratbench.datasets.structure import leaves, map_structure
 from stratbench.errors import UsageError
 
 
@@ -61,3 +63,14 @@ def flat(steps) -> list[int]:
 def windows_of(monkeypatch, rows: int, example_bytes: int = 4) -> None:
     for name in ("KEPT_BYTES", "WINDOW_BYTES"):
         monkeypatch.setattr(batches, name, rows * example_bytes)
+
+
+def whole(each: Set) -> Any:
+    """The arrays of a set."""
+    if isinstance(each, tuple):
+        return each
+    found = map_structure(lambda column: np.empty(column.shape, column.dtype), each.examples)
+    for rows, part in each.parts():
+        for array, values in zip(leaves(found), leaves(part), strict=True):
+            array[rows] = values
+    return found

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import Write
+from dataset_helpers import whole
 from stratbench.datasets.base import Array, parse
 from stratbench.datasets.prepared import Function, UnfitError, check, keep
 from stratbench.errors import UsageError
@@ -72,9 +73,13 @@ WHOLE = {
 }
 
 
+def sets(returned: Any) -> dict[str, Any]:
+    return {name: whole(each) for name, each in examples.sets(returned).items()}
+
+
 @pytest.mark.parametrize("kind", WHOLE)
 def test_one_set(kind: str) -> None:
-    found = examples.sets(WHOLE[kind])
+    found = sets(WHOLE[kind])
     assert list(found) == ["train"]
     x, y = found["train"]
     np.testing.assert_allclose(x, X, rtol=1e-6)
@@ -90,25 +95,25 @@ SEVERAL = {
 
 @pytest.mark.parametrize("kind", SEVERAL)
 def test_sets_of_their_own(kind: str) -> None:
-    found = examples.sets(SEVERAL[kind])
+    found = sets(SEVERAL[kind])
     assert {name: len(each[0]) for name, each in found.items()} == {"train": 40, "test": 20}
     np.testing.assert_array_equal(found["test"][0], X[40:])
 
 
 def test_sets_without_targets() -> None:
-    found = examples.sets((({"a": X[:40]},), ({"a": X[40:]},)))
+    found = sets((({"a": X[:40]},), ({"a": X[40:]},)))
     assert {name: len(each[0]["a"]) for name, each in found.items()} == {"train": 40, "test": 20}
-    assert list(examples.sets(((X,), (Y,)))) == ["train"]
+    assert list(sets(((X,), (Y,)))) == ["train"]
 
 
 def test_keys_of_another_order_are_the_same_arrays() -> None:
-    found = examples.sets({"train": ({"b": X, "a": Y}, Y), "test": ({"a": Y[:5], "b": X[:5]}, Y[:5])})
+    found = sets({"train": ({"b": X, "a": Y}, Y), "test": ({"a": Y[:5], "b": X[:5]}, Y[:5])})
     check(found)
     assert list(found["train"][0]) == list(found["test"][0]) == ["a", "b"]
 
 
 def test_three_sets() -> None:
-    found = examples.sets(((X[:30], Y[:30]), (X[30:50], Y[30:50]), (X[50:], Y[50:])))
+    found = sets(((X[:30], Y[:30]), (X[30:50], Y[30:50]), (X[50:], Y[50:])))
     assert {name: len(each[0]) for name, each in found.items()} == {"train": 30, "validation": 20, "test": 10}
 
 
@@ -134,7 +139,7 @@ def test_the_order_of_a_shuffle_makes_no_difference(tmp_path: Path) -> None:
 
     names = {keep(tmp_path, examples.sets(shuffled(seed))).name for seed in (1, 2)}
     assert len(names) == 1
-    (x, y) = examples.sets(shuffled(1))["train"]
+    (x, y) = sets(shuffled(1))["train"]
     assert sorted(map(tuple, x)) == sorted(map(tuple, X)) and y.tolist() == (x[:, 0] > 0).astype(int).tolist()
 
 
@@ -180,7 +185,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 def test_what_is_not_understood(kind: str) -> None:
     make, message = REFUSED[kind]
     with pytest.raises(UnfitError) as caught:
-        examples.sets(make())
+        sets(make())
     assert message in f"{caught.value.rule}. Received: {caught.value.received}."
 
 
@@ -194,7 +199,7 @@ ALONE = {
 
 @pytest.mark.parametrize("kind", ALONE)
 def test_examples_without_targets(kind: str, tmp_path: Path) -> None:
-    found = examples.sets(ALONE[kind]())
+    found = sets(ALONE[kind]())
     assert found.keys() == {"train"}
     np.testing.assert_array_equal(found["train"][0], X)
     assert found["train"][1:] == ((),)
@@ -207,7 +212,7 @@ def test_examples_without_targets(kind: str, tmp_path: Path) -> None:
 
 
 def test_examples_without_targets_that_are_dictionaries(tmp_path: Path) -> None:
-    found = examples.sets({"train": ({"b": X, "a": Y},), "test": ({"a": Y[:9], "b": X[:9]},)})
+    found = sets({"train": ({"b": X, "a": Y},), "test": ({"a": Y[:9], "b": X[:9]},)})
     dataset = Function("data:make", file=str(keep(tmp_path, found)))
     assert dataset.info().y == () and dataset.info().test_examples == 9
     x, _ = dataset.read(np.array([60, 1]))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conformance import STEPS, assert_same, keep_weights, weights  # noqa: F401
 from conftest import launch, make_spec
+from dataset_helpers import whole
 from stratbench.datasets.base import Array, described, parse
 from stratbench.datasets.prepared import UnfitError, check, keep
 from stratbench.datasets.structure import map_structure
@@ -73,7 +74,7 @@ def test_of_a_stream() -> None:
     import tensorflow as tf
 
     stream = tf.data.Dataset.from_tensor_slices((COLOURS, Y)).shuffle(400, seed=1).batch(7)
-    x, y = examples.sets(stream)["train"]
+    x, y = whole(examples.sets(stream)["train"])
     assert sorted(zip(x.tolist(), y.tolist(), strict=True)) == sorted(zip(BYTES.tolist(), Y.tolist(), strict=True))
 
 

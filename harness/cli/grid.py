@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
 from ...errors import UsageError
 from ...results.raw.files import shown, why
@@ -23,6 +24,7 @@ from ..plan.pairs import parse_options
 from ..plan.spec import RunSpec
 from ..plan.task import Job
 from .options import work
+from .progress import working
 
 
 def _check_folder(folder: Path) -> None:
@@ -68,8 +70,9 @@ class Grid:
         self._data_file = ""
         # Before the user's function is called, which may take a while.
         self._experiment({})
-        preparing = Preparing(flags["output"], starter, flags["timeout"], self._tell)
-        self._data_file = preparing.file(flags["dataset"], flags["model"], flags["precision"] or "")
+        with working(Console(stderr=True), flags["dataset"]) as show:
+            preparing = Preparing(flags["output"], starter, flags["timeout"], self._tell, show)
+            self._data_file = preparing.file(flags["dataset"], flags["model"], flags["precision"] or "")
         self.specs = self._experiment({}).expand()
 
     def _experiment(self, changes: dict[str, Any]) -> Experiment:

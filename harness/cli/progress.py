@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,6 +18,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.text import Text
 
 from ...results.raw.quality import main_metric
 from ...results.raw.record import Record
@@ -26,6 +29,20 @@ from ..plan.spec import RunSpec
 def _has_widgets(console: Console) -> bool:
     """Whether it is a notebook's that can draw a bar: with ipywidgets, by which rich does it."""
     return console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+
+
+@contextmanager
+def working(console: Console, what: str) -> Iterator[Callable[[str], None]]:
+    """Gives a function that shows on a terminal, in place, how far some work is."""
+    with ExitStack() as stack:
+        status = console.status("")
+
+        def show(words: str) -> None:
+            if console.is_terminal:
+                status.update(Text(f"{what}: {words}"))
+                stack.enter_context(status)
+
+        yield show
 
 
 class RunProgress:

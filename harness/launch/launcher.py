@@ -18,7 +18,7 @@ from pathlib import Path
 from ...errors import RunError
 from ...results.raw.machine import Beside
 from ...strategies.base import TASK_VARIABLE, Reaction, Task
-from ..plan import variables
+from ..plan import temporary, variables
 from ..plan.task import LOST_SUFFIX, SCRATCH, task_labels
 from .fork_server import UNKNOWN
 from .ports import is_here
@@ -100,6 +100,7 @@ class Launch:
         self._processes: dict[str, Process] = {}
         self._watch = Watch(tasks, folder, listen)
         self._deaths: list[Death] = []
+        self._temporary = ""
 
     def run(self) -> Outcome:
         """Start, watch, end. Whatever happens, no process of the run is left.
@@ -110,16 +111,17 @@ class Launch:
             if not is_here(host):
                 raise RunError(f"tasks can only be started on this machine so far. Received: host {host}.")
         started = time.time()
-        try:
-            for task in self._tasks:
-                if self._stop.is_set() or not self._start(task):
-                    break
-            status, reason = self._until_over()
-        finally:
-            end_all(self._processes.values(), self._watch.members.values())
-            shutil.rmtree(self._folder / SCRATCH, ignore_errors=True)
-            for path in self._folder.glob(f"*{LOST_SUFFIX}"):
-                path.unlink()
+        with temporary.own_folder() as self._temporary:
+            try:
+                for task in self._tasks:
+                    if self._stop.is_set() or not self._start(task):
+                        break
+                status, reason = self._until_over()
+            finally:
+                end_all(self._processes.values(), self._watch.members.values())
+                shutil.rmtree(self._folder / SCRATCH, ignore_errors=True)
+                for path in self._folder.glob(f"*{LOST_SUFFIX}"):
+                    path.unlink()
         self._watch.poll()
         if self._deaths:
             reason = self._watch.explain(self._deaths)
@@ -132,7 +134,7 @@ class Launch:
             # The launcher is a Python program too. It must not import modules from the current folder.
             environment["PYTHONSAFEPATH"] = "1"
         environment |= dict(task.env)
-        environment |= {TASK_VARIABLE: task.to_json()} | common_environment()
+        environment |= {TASK_VARIABLE: task.to_json(), temporary.VARIABLE: self._temporary} | common_environment()
         log = self._folder / f"{program(task)}.log"
         process = self._starter.start(task, self._folder, environment, log, self._stop)
         if process:

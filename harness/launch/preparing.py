@@ -41,12 +41,21 @@ class Preparing:
 
     Args:
         output: the output folder.
-        timeout: in seconds, for what a process is asked.
+        timeout: in seconds without progress, for what a process is asked.
         tell: what is told the user, in one line.
+        show: how far a process is, for the time being.
     """
 
-    def __init__(self, output: Path, starter: Starter, timeout: float, tell: Callable[[str], None]):
-        self._folder, self._starter, self._timeout, self._tell = output / FOLDER, starter, timeout, tell
+    def __init__(
+        self,
+        output: Path,
+        starter: Starter,
+        timeout: float,
+        tell: Callable[[str], None],
+        show: Callable[[str], None] = lambda words: None,
+    ):
+        self._folder, self._starter, self._timeout = output / FOLDER, starter, timeout
+        self._tell, self._show = tell, show
 
     def file(self, reference: str, model: str, precision: str) -> str:
         """What the data set of that reference reads; empty for one that needs nothing prepared.
@@ -111,7 +120,7 @@ class Preparing:
         return str(kept)
 
     def _ask(self, module: str, question: str, folder: Path, what: str) -> dict[str, Any]:
-        found = ask(module, question, folder, self._starter, self._timeout, what)
+        found = ask(module, question, folder, self._starter, self._timeout, what, self._show)
         if "refused" in found:
             raise UsageError(found["refused"])
         return found

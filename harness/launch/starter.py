@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from ...strategies.base import Task
-from ..plan import variables
+from ..plan import temporary, variables
 from ..plan.task import PARENT_VARIABLE
 from .fork_server import ForkServer
 from .processes import Process
@@ -32,7 +32,7 @@ _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 """NumPy's library makes threads when it is imported, unless this is 1."""
 
 
-_LATE = ("STRATBENCH_", "HOROVOD_", "NCCL_")
+_LATE = ("STRATBENCH_", "HOROVOD_", "NCCL_", temporary.VARIABLE)
 """First parts of the names of variables that no import reads."""
 
 

@@ -1,21 +1,16 @@
-"""From what a user's data function returns to arrays.
-
-A source that yields examples is read twice. If the second time gives others, such as by random augmentation, one pass
-would not be what ``fit`` trains on, so it is refused. If it gives the same ones in another order, as after a shuffle,
-they are put into an order of their own.
-"""
+"""From what a user's data function returns to arrays, or to streams of them."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import GeneratorType
 from typing import Any
 
 import numpy as np
 
-from ...datasets.prepared import NAMES, Examples, UnfitError, encoded, is_text
+from ...datasets.prepared import NAMES, Examples, Set, UnfitError, encoded, is_text, look_of
 from ...datasets.structure import leaves, map_structure
+from .streams import Stream
 
 _FORMS = (
     "it must return (x, y), (x, y, sample_weight), a keras.utils.PyDataset, a tf.data.Dataset, a sequence of (x, y), "
@@ -24,18 +19,25 @@ _FORMS = (
 _PARTS = (2, 3)
 
 
-def sets(returned: Any) -> dict[str, Examples]:
-    """Set → its arrays. Raises UnfitError, whose rule is a sentence, for what is not understood."""
-    found = {name: _arrays(name, each) for name, each in _by_name(returned).items()}
+def sets(returned: Any, tell: Callable[[str], None] = lambda words: None) -> dict[str, Set]:
+    """Set → its arrays, or a stream of them.
+
+    Args:
+        tell: told how much of a stream was read so far.
+
+    Raises:
+        UnfitError: for what is not understood. Its rule is a sentence.
+    """
+    found = {name: _arrays(name, each, tell) for name, each in _by_name(returned).items()}
     for name, each in found.items():
         if not count(each):
             raise UnfitError(f"the {name} set must have examples", "none")
     return found
 
 
-def count(each: Examples) -> int:
+def count(each: Set) -> int:
     """How many examples a set has, by its first array."""
-    first = leaves(each)[0]
+    first = leaves(look_of(each))[0]
     return len(first) if getattr(first, "shape", ()) else 0
 
 
@@ -105,9 +107,9 @@ def _structure(value: Any) -> Any:
     return value
 
 
-def _arrays(name: str, value: Any) -> Examples:
-    if (batches := _source(value)) is not None:
-        return _twice(name, batches)
+def _arrays(name: str, value: Any, tell: Callable[[str], None]) -> Set:
+    if (source := _source(value)) is not None:
+        return Stream(name, lambda: _batches(name, source()), tell)
     if hasattr(value, "shape"):
         value = (value,)
     return _examples(f"the {name} set must be", value)
@@ -168,43 +170,10 @@ def _one(example: Any) -> Any:
     return map_structure(lambda each: np.asarray(each)[np.newaxis], _structure(example))
 
 
-def _twice(name: str, batches: Callable[[], Iterator[Any]]) -> Examples:
-    first, second = (_all(name, batches()) for _ in range(2))
-    orders = [_digests(each) for each in (first, second)]
-    if orders[0] == orders[1]:
-        return first
-    if sorted(orders[0]) != sorted(orders[1]):
-        raise UnfitError(
-            f"the {name} set must give the same examples each time; leave random changes to layers of the model",
-            "others when it was read again",
-        )
-    order = np.array(sorted(range(len(orders[0])), key=orders[0].__getitem__))
-    return tuple(map_structure(lambda each: each[order], part) for part in first)
-
-
-def _all(name: str, batches: Iterator[Any]) -> Examples:
-    """All batches as one."""
-    parts: list[Examples] = []
-    for batch in batches:
+def _batches(name: str, source: Iterator[Any]) -> Iterator[Examples]:
+    for batch in source:
         alone = isinstance(batch, Mapping) or hasattr(batch, "shape")
-        parts.append(_examples(f"the {name} set must give", (batch,) if alone else batch))
-    if not parts:
-        raise UnfitError(f"the {name} set must have examples", "none")
-    if any(not array.shape for array in leaves(parts[0])):
-        raise UnfitError(f"the {name} set must give batches; a tf.data.Dataset needs batch(n)", "single values")
-    try:
-        return tuple(map_structure(lambda *arrays: np.concatenate(arrays), *same) for same in zip(*parts, strict=True))
-    except (ValueError, KeyError) as error:
-        raise UnfitError(f"batches of the {name} set must have examples of one shape", error) from error
-
-
-def _digests(each: Examples) -> list[bytes]:
-    """Of every example."""
-    arrays = [np.ascontiguousarray(array) for array in leaves(each)]
-    return [
-        hashlib.blake2b(b"".join(array[row].tobytes() for array in arrays), digest_size=16).digest()
-        for row in range(min(map(len, arrays)))
-    ]
+        yield _examples(f"the {name} set must give", (batch,) if alone else batch)
 
 
 def _keys(value: Mapping[Any, Any]) -> str:

@@ -21,6 +21,7 @@ import random
 import select
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -113,6 +114,8 @@ class Server:
             _be_another(request["module"], request["folder"])
             os.environ.clear()
             os.environ.update(request["env"])
+            # It is read from the environment once.
+            tempfile.tempdir = None
             _mains()[request["module"]]()
         except SystemExit as error:
             print(error.code, file=sys.stderr)

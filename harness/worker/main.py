@@ -29,7 +29,7 @@ from ...strategies.base import TASK_VARIABLE
 from ...strategies.trainer import Server
 from ..launch.processes import created
 from ..launch.starter import FRESH, START_VARIABLE
-from ..plan import cores, spec, variables
+from ..plan import cores, spec, temporary, variables
 from ..plan.task import current_task, launcher_pid
 from . import usage
 from .wording import one_line, out_of_memory, telling_line
@@ -69,7 +69,7 @@ def run_task(run: spec.RunSpec, task: Task, folder: Path, starter: int | None = 
     Args:
         starter: process id of the stratbench whose job launcher started this process; None for any other start.
     """
-    watch_parent()
+    watch_parent(temporary.remove)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     mine = cores.share(cores.usable(), task.first_replica, task.replicas, run.cores_per_replica, run.replicas)
     path = folder / f"{task.label}.jsonl"

@@ -7,12 +7,14 @@ They are those of a user's data function, of ``keras.datasets``, or of TFRecord 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ...datasets.prepared import NAMES, Examples, UnfitError, check, keep
-from ...errors import UsageError
+from ...datasets.prepared import NAMES, Examples, Set, UnfitError, check, keep
+from ...errors import DataError, UsageError
+from ..launch.asking import PROGRESS
 from . import examples, importing
 from .answering import answer
 from .records import read as read_records
@@ -37,35 +39,46 @@ def prepare(
         words: ``num_words`` and ``maxlen`` of a data set of texts.
         records: arguments of `records.read`.
     """
+
+    def tell(words: str) -> None:
+        (Path(folder) / PROGRESS).write_text(words)
+
+    read: Callable[[], Mapping[str, Set]]
     if records:
-        sets = _checked("data set tfrecord", lambda: read_records(**records))
+        what, read = "data set tfrecord", lambda: read_records(**records, tell=tell)
+    elif of_keras:
+        what, read = f"data set keras:{of_keras}", lambda: _of_keras(of_keras, words or {})
     else:
-        sets = _of_keras(of_keras, words or {}) if of_keras else _of_function(function)
-    return {"file": keep(Path(folder), sets).name, "examples": sum(examples.count(each) for each in sets.values())}
-
-
-def _of_function(function: str) -> Mapping[str, Examples]:
-    what = f"data set {function}"
-    call = importing.function(function, "data set")
-    try:
-        returned = call()
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"{what} failed when called without arguments: {one_line(error)}") from error
-    return _checked(what, lambda: examples.sets(returned))
-
-
-def _checked(what: str, read: Callable[[], Mapping[str, Examples]]) -> Mapping[str, Examples]:
-    """Read the examples of ``what``. Raises UsageError."""
-    try:
+        what, returned = f"data set {function}", _returned(function)
+        read = lambda: examples.sets(returned, tell)  # noqa: E731
+    with _named(what):
         sets = read()
         check(sets)
+        file = keep(Path(folder), sets)
+    return {"file": file.name, "examples": sum(examples.count(each) for each in sets.values())}
+
+
+def _returned(function: str) -> Any:
+    call = importing.function(function, "data set")
+    try:
+        return call()
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"data set {function} failed when called without arguments: {one_line(error)}") from error
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Turn all errors into those of stratbench that name the data set."""
+    try:
+        yield
     except UsageError:
         raise
     except UnfitError as error:
         raise UsageError(f"{what}: {error.rule}. Received: {error.received}.") from error
+    except DataError as error:
+        raise DataError(f"{what}: {error}") from error
     except Exception as error:
         raise UsageError(f"{what} failed while its examples were read: {one_line(error)}") from error
-    return sets
 
 
 def _of_keras(name: str, words: Mapping[str, int]) -> Mapping[str, Examples]:

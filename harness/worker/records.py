@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...datasets.prepared import Examples, UnfitError
+from ...datasets.prepared import Set, UnfitError
 from ...errors import UsageError
 from . import examples, importing
 
@@ -27,7 +27,8 @@ def read(
     x: Sequence[str],
     y: Sequence[str],
     compression: str,
-) -> dict[str, Examples]:
+    tell: Callable[[str], None] = lambda words: None,
+) -> dict[str, Set]:
     """Set → its examples.
 
     Args:
@@ -36,6 +37,7 @@ def read(
         parse: reference of a function from a record to (x, y), instead.
         x, y: names of features.
         compression: as `tf.data.TFRecordDataset` has it.
+        tell: see `examples.sets`.
 
     Raises:
         UnfitError: what they give can't be used.
@@ -51,7 +53,7 @@ def read(
             raise UsageError(f"data set tfrecord must name existing files. Received: {pattern!r}")
         return tf.data.TFRecordDataset(files, compression).map(made).batch(_BATCH)
 
-    return examples.sets({name: stream(pattern) for name, pattern in patterns.items()})
+    return examples.sets({name: stream(pattern) for name, pattern in patterns.items()}, tell)
 
 
 def _of_features(reference: str, x: Sequence[str], y: Sequence[str]) -> Callable[[tf.Tensor], Any]:
