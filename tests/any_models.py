@@ -211,13 +211,16 @@ def accumulated(clip: bool = True) -> keras.Model:
 
 
 def masked() -> keras.Model:
-    """A tag for each word of a sequence. What is padded has no part in the loss, and sequences differ in length."""
+    """A tag for each word of a sequence. What is padded has no part in the loss, and sequences differ in length.
+
+    Beside that loss, there is one that a call adds.
+    """
     model = keras.Sequential(
         [
             keras.Input((8,), dtype="uint8"),
             layers.Embedding(20, 6, mask_zero=True),
             layers.SimpleRNN(6, return_sequences=True),
-            layers.Dense(5, kernel_regularizer="l2"),
+            layers.Dense(5, kernel_regularizer="l2", activity_regularizer=keras.regularizers.L2(0.05)),
         ]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -197,7 +197,7 @@ def cases() -> list[Any]:
 
 @pytest.mark.parametrize(("case", "strategy"), cases())
 def test_two_replicas_equal_one(case: str, strategy: str, single, data: Path, tmp_path: Path, no_strays: None) -> None:
-    if (problem := available()[strategy.partition(":")[0]]().skip(2)) is not None:
+    if (problem := make_spec(strategy, 2, **work(case, data)).skip()) is not None:
         pytest.skip(problem)
     found = weights(strategy, 2, folder=tmp_path / "run", **work(case, data))
     assert_same(found, single(case)[1], tolerance(case))

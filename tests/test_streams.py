@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,6 +112,29 @@ def test_what_does_not_fit_is_refused(kind: str) -> None:
     assert words in f"{caught.value.rule}. Received: {caught.value.received}"
 
 
+def test_one_that_repeats_for_ever_is_refused_after_the_timeout() -> None:
+    stream = (batch for _ in itertools.count() for batch in batches(np.arange(500)))
+    with pytest.raises(UnfitError, match=r"must end: leave out repeat\(\)") as caught:
+        Stream("train", lambda: stream, timeout=0.2)
+    assert caught.value.received.endswith("examples so far, each of them several times")
+
+
+def test_one_that_takes_longer_is_read_to_its_end() -> None:
+    def slow() -> Iterator[Batch]:
+        yield from batches(np.arange(500))
+        time.sleep(0.3)
+        yield from batches(np.arange(3))
+
+    assert len(Stream("train", slow, timeout=0.1).examples[0]) == 503
+
+
+def test_a_random_one_without_an_end_is_refused_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_SUSPECT_SECONDS", 0.1)
+    random = np.random.default_rng(0)
+    with pytest.raises(UnfitError, match="the same examples each time"):
+        Stream("train", lambda: ((random.normal(size=(30, 2)),) for _ in itertools.count()))
+
+
 def test_never_more_than_a_few_batches_in_memory(tmp_path: Path) -> None:
     rows, size = 400, 100
 
@@ -153,10 +178,17 @@ def test_an_error_of_the_source_while_it_is_kept_is_the_sources(tmp_path: Path) 
 
 def test_progress_is_told_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "_GROUP_ROWS", 1)
-    times = iter(np.arange(0, 1000, 0.4))
-    monkeypatch.setattr(streams, "time", type("Time", (), {"monotonic": staticmethod(lambda: next(times))}))
+    now = 0.0
+    monkeypatch.setattr(streams, "time", type("Time", (), {"monotonic": staticmethod(lambda: now)}))
+
+    def slow() -> Iterator[Batch]:
+        nonlocal now
+        for batch in batches(np.arange(500)):
+            now += 0.4
+            yield batch
+
     told: list[str] = []
-    whole(Stream("test", in_turn(np.arange(500)), told.append))
+    whole(Stream("test", slow, told.append))
     # 17 batches, 0.4 s each.
     assert told[0] == "90 examples of the test set read" and len(told) == 10
     assert told[-1] == "450 examples of the test set kept"

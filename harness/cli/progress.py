@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
@@ -25,6 +26,8 @@ from ...results.raw.record import Record
 from ..launch.watch import Listener
 from ..plan.spec import RunSpec
 
+_LINE_SECONDS = 60.0
+
 
 def _has_widgets(console: Console) -> bool:
     """Whether it is a notebook's that can draw a bar: with ipywidgets, by which rich does it."""
@@ -33,14 +36,20 @@ def _has_widgets(console: Console) -> bool:
 
 @contextmanager
 def working(console: Console, what: str) -> Iterator[Callable[[str], None]]:
-    """Gives a function that shows on a terminal, in place, how far some work is."""
+    """Gives a function that shows how far some work is: on a terminal in place, else in a line a minute."""
     with ExitStack() as stack:
         status = console.status("")
+        told = time.monotonic()
 
         def show(words: str) -> None:
+            nonlocal told
+            text = Text(f"{what}: {words}")
             if console.is_terminal:
-                status.update(Text(f"{what}: {words}"))
+                status.update(text)
                 stack.enter_context(status)
+            elif time.monotonic() - told > _LINE_SECONDS:
+                told = time.monotonic()
+                console.print(text, soft_wrap=True)
 
         yield show
 

@@ -82,7 +82,7 @@ class Preparing:
     def _examples(self, reference: str, asked: dict[str, Any]) -> str:
         """Keep the examples; the same examples are kept once."""
         with _own_folder(self._folder) as own:
-            question = json.dumps(asked | {"folder": str(own)})
+            question = json.dumps(asked | {"folder": str(own), "timeout": self._timeout})
             found = self._ask(_PREPARE, question, own, f"data set {reference} can't be prepared")
             kept = self._folder / found["file"]
             if not kept.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import GeneratorType
 from typing import Any
@@ -19,16 +20,16 @@ _FORMS = (
 _PARTS = (2, 3)
 
 
-def sets(returned: Any, tell: Callable[[str], None] = lambda words: None) -> dict[str, Set]:
+def sets(returned: Any, tell: Callable[[str], None] = lambda words: None, timeout: float = math.inf) -> dict[str, Set]:
     """Set → its arrays, or a stream of them.
 
     Args:
-        tell: told how much of a stream was read so far.
+        tell, timeout: of a `Stream`.
 
     Raises:
         UnfitError: for what is not understood. Its rule is a sentence.
     """
-    found = {name: _arrays(name, each, tell) for name, each in _by_name(returned).items()}
+    found = {name: _arrays(name, each, tell, timeout) for name, each in _by_name(returned).items()}
     for name, each in found.items():
         if not count(each):
             raise UnfitError(f"the {name} set must have examples", "none")
@@ -107,9 +108,9 @@ def _structure(value: Any) -> Any:
     return value
 
 
-def _arrays(name: str, value: Any, tell: Callable[[str], None]) -> Set:
+def _arrays(name: str, value: Any, tell: Callable[[str], None], timeout: float) -> Set:
     if (source := _source(value)) is not None:
-        return Stream(name, lambda: _batches(name, source()), tell)
+        return Stream(name, lambda: _batches(name, source()), tell, timeout)
     if hasattr(value, "shape"):
         value = (value,)
     return _examples(f"the {name} set must be", value)

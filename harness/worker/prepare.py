@@ -7,6 +7,7 @@ They are those of a user's data function, of ``keras.datasets``, or of TFRecord 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,12 +33,14 @@ def prepare(
     of_keras: str = "",
     words: Mapping[str, int] | None = None,
     records: Mapping[str, Any] | None = None,
+    timeout: float = math.inf,
 ) -> dict[str, Any]:
     """Keep the examples of a function, of a data set of Keras's, or of records. Raises UsageError in one line.
 
     Args:
         words: ``num_words`` and ``maxlen`` of a data set of texts.
         records: arguments of `records.read`.
+        timeout: in seconds, after which examples that come again and again are refused.
     """
 
     def tell(words: str) -> None:
@@ -45,12 +48,12 @@ def prepare(
 
     read: Callable[[], Mapping[str, Set]]
     if records:
-        what, read = "data set tfrecord", lambda: read_records(**records, tell=tell)
+        what, read = "data set tfrecord", lambda: read_records(**records, tell=tell, timeout=timeout)
     elif of_keras:
         what, read = f"data set keras:{of_keras}", lambda: _of_keras(of_keras, words or {})
     else:
         what, returned = f"data set {function}", _returned(function)
-        read = lambda: examples.sets(returned, tell)  # noqa: E731
+        read = lambda: examples.sets(returned, tell, timeout)  # noqa: E731
     with _named(what):
         sets = read()
         check(sets)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .._shared.devices import gpus, replica_devices, skip_for_gpus
 from ..base import Place, Strategy, Task, Traits, option
-from ..trainer import Batch, Trainer, Workload
+from ..trainer import Trainer, Workload
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -51,37 +51,15 @@ class Mirrored(Strategy):
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
-        """Reads the shards of all replicas, one after the other. Each replica takes its own slice."""
+        """Each replica has a copy of the weights."""
         import tensorflow as tf
 
-        from .._shared.accumulation import Body
-        from .._shared.own_step import steps_of
-        from .._shared.replica import KerasTrainer, loss_and_gradients, set_threads
-        from ._all_reduce import mean_over_replicas, sum_first
+        from .._shared.replica import set_threads
+        from ._in_process import trainer_of
 
-        replicas = task.replicas
-        set_threads(replicas, workload.cores_per_replica)
-        strategy = tf.distribute.MirroredStrategy(replica_devices(replicas), self._cross_device_ops())
-        share = workload.global_batch // replicas
-
-        def part(batch: Batch) -> Batch:
-            start = tf.distribute.get_replica_context().replica_id_in_sync_group * share
-            return tf.nest.map_structure(lambda each: each[start : start + share], batch)
-
-        def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            # Keras's optimizer sums gradients over the replicas; 1/N makes that the mean.
-            scale, mean = 1 / replicas, mean_over_replicas
-            return loss_and_gradients(workload, model, part(batch), optimizer, scale=scale, mean=mean)
-
-        def around(step: Body) -> Body:
-            return lambda batch: strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(step, (batch,)), axis=None)
-
-        with strategy.scope():
-            model = workload.model()
-            optimizer = sum_first(workload.optimizer(), workload.own_step)
-            optimizer.build(model.trainable_variables)
-            steps = steps_of(workload, model, optimizer, compute, means=mean_over_replicas, part=part)
-        yield KerasTrainer(model, optimizer, workload, steps, around, shards=replicas, copies=replicas, count=replicas)
+        set_threads(task.replicas, workload.cores_per_replica)
+        strategy = tf.distribute.MirroredStrategy(replica_devices(task.replicas), self._cross_device_ops())
+        yield trainer_of(strategy, workload, copies=task.replicas)
 
     def _cross_device_ops(self) -> tf.distribute.CrossDeviceOps | None:
         import tensorflow as tf
