@@ -127,13 +127,14 @@ class Gan(keras.Model):
         return keras.ops.mean(keras.losses.binary_crossentropy(target * tf.ones_like(scores), scores, from_logits=True))
 
     def train_step(self, x: Any) -> dict[str, Any]:
-        noise = x[:, :2]
+        # Kept, as a step may do, and used after an exchange.
+        self.noise = x[:, :2]
         with tf.GradientTape() as tape:
-            d_loss = self._loss(1.0, x) + self._loss(0.0, self.generator(noise))
+            d_loss = self._loss(1.0, x) + self._loss(0.0, self.generator(self.noise))
         trained = self.discriminator.trainable_variables
         self.d_optimizer.apply(tape.gradient(d_loss, trained), trained)
         with tf.GradientTape() as tape:
-            g_loss = self._loss(1.0, self.generator(noise))
+            g_loss = self._loss(1.0, self.generator(self.noise))
         trained = self.generator.trainable_variables
         self.g_optimizer.apply_gradients(zip(tape.gradient(g_loss, trained), trained, strict=True))
         self.seen["d_loss"].update_state(d_loss)

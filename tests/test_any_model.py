@@ -19,7 +19,6 @@ from stratbench.harness.worker import evaluate, trial
 from stratbench.harness.worker.building import policy
 from stratbench.harness.worker.workload import SpecWorkload
 from stratbench.results.raw import journal
-from stratbench.strategies.registry import available
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("beside_the_models")]
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import pytest
 import tensorflow as tf
-from stratbench.harness.worker.turns import keeping
+from stratbench.strategies._shared.turns import kept
 
 pytestmark = pytest.mark.slow
 
@@ -27,13 +27,10 @@ def test_what_a_layer_holds_is_that_of_its_replica() -> None:
     model(tf.constant([[1.0]]))
     weights = list(model.weights)
 
-    def mean(value: float) -> float:
+    with kept(model):
         model(tf.constant([[7.0]]))
         layer.later = tf.constant(3.0)
         layer.times = 5
-        return value / 2
-
-    assert keeping(model, mean)(4.0) == 2.0
     assert [float(loss) for loss in model.losses] == [1.0]
     assert float(layer.seen[0, 0]) == 1.0 and float(layer.parts["half"][0][0, 0]) == 0.5
     # What is no tensor stays as it is: it may have been made for all.
@@ -45,10 +42,6 @@ def test_losses_that_another_replica_adds_last_are_its_own() -> None:
     layer = Layer()
     model = keras.Sequential([keras.Input((1,)), layer])
     model(tf.constant([[1.0]]))
-
-    def mean(value: float) -> float:
+    with kept(model):
         layer.add_loss(tf.constant(9.0))
-        return value
-
-    keeping(model, mean)(0.0)
     assert [float(loss) for loss in model.losses] == [1.0]

@@ -22,7 +22,7 @@ from ..plan import class_weights, learning_rate, optimizers
 from ..plan.models import own
 from ..plan.spec import RunSpec
 from ..plan.task import LOST_SUFFIX, SCRATCH
-from . import backend, compiled, normalisers, numerics, own_schedule, own_steps, turns
+from . import backend, compiled, normalisers, numerics, own_schedule, own_steps
 from .building import build, policy
 from .objective import Objective, compute_loss
 from .wording import one_line
@@ -218,7 +218,14 @@ class SpecWorkload:
             )
         x, y, weights = self.fit_arguments(batch)
         x = self._delayed(x)
-        with normalisers.combined_by(mean and turns.keeping(model, mean)):
+        from ...strategies._shared.turns import kept
+
+        def alone(value: Any) -> Any:
+            assert mean is not None
+            with kept(model):
+                return mean(value)
+
+        with normalisers.combined_by(mean and alone):
             return compute_loss(model, x, y, model(x, training=True), weights, training=True)
 
     def fit_arguments(self, batch: Batch) -> tuple[Structure, Structure, Structure | None]:

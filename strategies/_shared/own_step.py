@@ -14,6 +14,7 @@ import tensorflow as tf
 from .accumulation import Accumulation, Apply, Body, Compute, Steps
 from .exchanging import Exchange, exchanging
 from .own_optimizers import OwnOptimizers, each
+from .turns import kept
 
 if TYPE_CHECKING:
     import keras
@@ -49,7 +50,7 @@ class OwnStep:
         self._workload, self._model, self._part = workload, model, part
         for one in each(optimizer):
             # Alone, too: gradients are then dense, as those of several replicas are.
-            exchanging(one, means or (lambda gradients: gradients))
+            exchanging(one, means or (lambda gradients: gradients), lambda: kept(model))
         if not isinstance(optimizer, OwnOptimizers):
             model.optimizer = optimizer
         self.names: list[str] = []
