@@ -183,6 +183,13 @@ def test_fifty_steps_are_those_of_the_algorithm(
     outcome = launch(spec, tmp_path / "run")
     assert outcome.status == "ok", outcome.reason
     assert_same(saved(tmp_path / "run"), list(replay(spec)))
+    if strategy.startswith("local-sgd"):
+        log = journal.read(tmp_path / "run" / "worker-0.jsonl")
+        period = spec.create_strategy().period
+        copies = 2 if "average_momentum" in strategy else 1
+        averaged_bytes = 4 * log.ready["parameters"] * copies
+        times = 1 if period == "end" else 50 // period
+        assert log.ready["traffic_bytes"] == 4 * (replicas - 1) * averaged_bytes * times / 50
 
 
 def uneven(strategy: str, replicas: int, examples: int) -> RunSpec:

@@ -8,7 +8,7 @@ When does averaging help?*, 2016; Stich, *Local SGD Converges Fast and Communica
 
 Limits: the state of other optimizers, such as Adam's, is averaged or kept, but no period gives the weights of one
 replica. Weights evaluated between two averagings are the mean at that step, which no process trains with. Averaging for
-them is not in the steps' time. `traffic_bytes` leaves the averaged optimizer state out.
+them is not in the steps' time.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class LocalSgd(Collective):
     average_momentum: bool = option(False, "average the optimizer's state too, such as momentum")
 
     def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
-        """One ring all-reduce every τ steps, on average; one-shot averaging is next to none in each step of a run."""
+        """One ring all-reduce every τ steps. A trainer knows how many that are in a run, and what else is averaged."""
         return 0.0 if self.period == "end" else ring_bytes(weights_bytes, replicas) / self.period
 
     @contextmanager
@@ -59,7 +59,7 @@ class LocalSgd(Collective):
             import tensorflow as tf
 
             from .._shared.own_step import steps_of
-            from .._shared.replica import KerasTrainer, loss_and_gradients
+            from .._shared.replica import KerasTrainer, loss_and_gradients, size_bytes
 
             model, optimizer = replicate(hvd, workload)
             averaged = [v.value for v in model.weights if v.value.dtype.is_floating]
@@ -77,7 +77,10 @@ class LocalSgd(Collective):
             local = KerasTrainer(model, optimizer, workload, steps, rank=hvd.rank(), shards=hvd.size())
             period = workload.total_steps if self.period == "end" else self.period
             # Traced now: the first averaging comes after the warm-up steps, so its tracing would be measured.
-            yield LocalTrainer(local, averaged, means.get_concrete_function(), period)
+            trainer = LocalTrainer(local, averaged, means.get_concrete_function(), period)
+            averagings = workload.total_steps // period
+            trainer.traffic_bytes = ring_bytes(size_bytes(averaged), hvd.size()) * averagings / workload.total_steps
+            yield trainer
 
 
 class LocalTrainer(Trainer):
