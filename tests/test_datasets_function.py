@@ -244,6 +244,13 @@ def test_a_function_that_can_not_be_used_is_one_line(text: str, write: Write, tm
     assert "\n" not in str(caught.value)
 
 
+def test_a_module_of_another_package_is_named_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "psutil.py").write_text("def make(): return 1")
+    with pytest.raises(UsageError, match=r"^data set psutil:make: psutil, from .*__init__.py, has no function 'make'"):
+        prepare.prepare(folder=str(tmp_path), function="psutil:make")
+
+
 def call(*arguments: str) -> int:
     return cli(list(map(str, arguments)), standalone_mode=False) or 0
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UsageError
+from ...results.raw.files import shown
 from .wording import one_line
 
 
@@ -33,8 +34,14 @@ def attribute(reference: str, what: str) -> Any:
     if found is None:
         near = difflib.get_close_matches(name, dir(module), n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise UsageError(f"{what} {reference}: {module_name} has no function '{name}'.{hint}")
+        raise UsageError(f"{what} {reference}: {module_name}{_elsewhere(module)} has no function '{name}'.{hint}")
     return found
+
+
+def _elsewhere(module: Any) -> str:
+    """Where it is, if that is not below the current folder: an installed package may have the same name."""
+    file = getattr(module, "__file__", None)
+    return f", from {shown(Path(file))}," if file and not Path(file).is_relative_to(Path.cwd()) else ""
 
 
 def _import_from_here(name: str) -> Any:
