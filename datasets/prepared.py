@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -45,8 +45,11 @@ PARTS = SETS[0]
 """Of a set."""
 
 
-def keep(folder: Path, sets: Mapping[str, Set]) -> Path:
+def keep(folder: Path, sets: Mapping[str, Set], tell: Callable[[str], None] = lambda words: None) -> Path:
     """Write the examples to a file in this folder, named by their content.
+
+    Args:
+        tell: told how far it is.
 
     Raises:
         DataError: they can't be written, such as where the disk has no room. What a stream raises comes, too.
@@ -55,7 +58,7 @@ def keep(folder: Path, sets: Mapping[str, Set]) -> Path:
     if needed > free:
         raise DataError(f"the examples take {needed:,.0f} MiB, and the output folder's disk has {free:,.0f} MiB left")
     unnamed = folder / "unnamed.h5"
-    return unnamed.rename(folder / prepared.named_by(prepared.write(unnamed, sets)))
+    return unnamed.rename(folder / prepared.named_by(prepared.write(unnamed, sets, tell)))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from stratbench.datasets import prepared
 from stratbench.datasets.prepared import UnfitError, keep
 from stratbench.errors import DataError
 from stratbench.harness.worker import streams
+from stratbench.harness.worker.prepare import Progress
 from stratbench.harness.worker.streams import Stream
 
 X = np.arange(1000, dtype="float32").reshape(500, 2)
@@ -176,19 +177,19 @@ def test_an_error_of_the_source_while_it_is_kept_is_the_sources(tmp_path: Path) 
         keep(tmp_path, {"train": Stream("train", source)})
 
 
-def test_progress_is_told_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_GROUP_ROWS", 1)
-    now = 0.0
-    monkeypatch.setattr(streams, "time", type("Time", (), {"monotonic": staticmethod(lambda: now)}))
-
-    def slow() -> Iterator[Batch]:
-        nonlocal now
-        for batch in batches(np.arange(500)):
-            now += 0.4
-            yield batch
-
+def test_progress_is_told(tmp_path: Path) -> None:
     told: list[str] = []
-    whole(Stream("test", slow, told.append))
-    # 17 batches, 0.4 s each.
-    assert told[0] == "90 examples of the test set read" and len(told) == 10
-    assert told[-1] == "450 examples of the test set kept"
+    keep(tmp_path, {"train": Stream("train", in_turn(np.arange(500)), told.append)}, told.append)
+    assert told[:2] == ["270 examples of the train set read", "500 examples of the train set read"]
+    assert told[2:4] == ["270 examples of the train set kept", "500 examples of the train set kept"]
+    assert told[-1].endswith("examples of the train set checked")
+
+
+def test_progress_is_written_at_most_once_a_second(tmp_path: Path) -> None:
+    times = iter([0.0, 0.9, 1.0, 1.0, 1.5, 2.1, 2.1])
+    tell = Progress(tmp_path / "file", lambda: next(times))
+    seen = []
+    for words in ("a", "b", "c", "d"):
+        tell(words)
+        seen.append((tmp_path / "file").read_text() if (tmp_path / "file").exists() else "")
+    assert seen == ["", "b", "b", "d"]

@@ -7,7 +7,7 @@ structures are.
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +86,7 @@ def size_bytes(sets: Mapping[str, Set]) -> int:
     return sum(array.nbytes for each in sets.values() for array in leaves(look_of(each)))
 
 
-def write(path: Path, sets: Mapping[str, Set]) -> str:
+def write(path: Path, sets: Mapping[str, Set], tell: Callable[[str], None]) -> str:
     """Write the arrays, and return digits from the SHA-256 of them.
 
     Raises:
@@ -104,7 +104,7 @@ def write(path: Path, sets: Mapping[str, Set]) -> str:
             else:
                 _write_stream(file, each, parts)
         file.attrs["forms"], file.attrs["sets"] = forms, json.dumps(list(sets))
-        return _digest(file, sets, forms)
+        return _digest(file, sets, forms, tell)
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def _write_stream(file: Any, each: Streamed, names: tuple[str, ...]) -> None:
             file[name][place] = array[order].astype(column.dtype, copy=False)
 
 
-def _digest(file: Any, sets: Mapping[str, Set], forms: str) -> str:
+def _digest(file: Any, sets: Mapping[str, Set], forms: str, tell: Callable[[str], None]) -> str:
     digest = hashlib.sha256()
     for name, each in sets.items():
         for array_name, _ in _flat(look_of(each), SETS[NAMES.index(name)]):
@@ -153,6 +153,7 @@ def _digest(file: Any, sets: Mapping[str, Set], forms: str) -> str:
             step = piece_rows(stored)
             for start in range(0, len(stored), step):
                 digest.update(np.ascontiguousarray(stored[start : start + step]).view(np.uint8).data)
+                tell(f"{start + step:,} examples of the {name} set checked")
     digest.update(forms.encode())
     return digest.hexdigest()[:DIGITS]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,9 +44,7 @@ def prepare(
         timeout: in seconds, after which examples that come again and again are refused.
     """
 
-    def tell(words: str) -> None:
-        (Path(folder) / PROGRESS).write_text(words)
-
+    tell = Progress(Path(folder) / PROGRESS)
     read: Callable[[], Mapping[str, Set]]
     if records:
         what, read = "data set tfrecord", lambda: read_records(**records, tell=tell, timeout=timeout)
@@ -57,8 +56,22 @@ def prepare(
     with _named(what):
         sets = read()
         check(sets)
-        file = keep(Path(folder), sets)
+        file = keep(Path(folder), sets, tell)
     return {"file": file.name, "examples": sum(examples.count(each) for each in sets.values())}
+
+
+class Progress:
+    """Writes what it is told to a file, at most once a second."""
+
+    def __init__(self, file: Path, clock: Callable[[], float] = time.monotonic):
+        self._file, self._clock = file, clock
+        self._last = clock()
+
+    def __call__(self, words: str) -> None:
+        """Tell."""
+        if self._clock() >= self._last + 1:
+            self._last = self._clock()
+            self._file.write_text(words)
 
 
 def _returned(function: str) -> Any:

@@ -34,7 +34,7 @@ class Stream:
 
     Args:
         name: of the set, in messages.
-        tell: told how many examples were read so far.
+        tell: told how many examples were read so far, often.
         timeout: in seconds, after which examples that all came several times are taken for ones without an end.
 
     Raises:
@@ -116,13 +116,11 @@ class Stream:
 
     def _digested(self, verb: str) -> Iterator[tuple[Examples, np.ndarray]]:
         """Batches, and a digest of each of their examples."""
-        count, told = 0, time.monotonic()
+        count = 0
         for batch in _grouped(self._checked()):
             found = _digests(batch)
             count += len(found)
-            if time.monotonic() > told + 1:
-                told = time.monotonic()
-                self._tell(f"{count:,} examples of the {self._name} set {verb}")
+            self._tell(f"{count:,} examples of the {self._name} set {verb}")
             yield batch, found
 
     def _checked(self) -> Iterator[Examples]:
