@@ -79,6 +79,17 @@ def test_nothing_is_left(
     assert not list(place.iterdir())
 
 
+def test_what_a_killed_command_left_is_removed_by_the_next_one(place: Path) -> None:
+    with temporary.own_folder() as mine:
+        name, _, rest = Path(mine).name.rpartition(f"-{os.getpid()}-")
+        dead = place / f"{name}-{2**22 + 1}-{rest}"
+        dead.mkdir()
+        (dead / "left").write_text("")
+        with temporary.own_folder() as other:
+            assert Path(mine).exists() and Path(other).exists() and not dead.exists()
+    assert not list(place.iterdir())
+
+
 def test_nothing_is_left_when_the_launcher_is_killed(place: Path, tmp_path: Path, write: Write) -> None:
     flags = ["--model", write(""), "--dataset", "synthetic", "--global-batch", "16", "--steps", "1000000"]
     command = [sys.executable, "-m", "stratbench.harness.cli", "run", "-s", "ps", "-n", "2", *flags]

@@ -20,7 +20,6 @@ from ...strategies import registry as strategies
 from ...strategies.base import Task
 from ..launch.run import open_store
 from ..launch.starter import BACKEND_VARIABLE
-from ..plan import temporary
 from ..plan.spec import RunSpec
 from ..plan.task import PARENT_VARIABLE, Job
 from ..worker.main import redirect, run_task
@@ -61,9 +60,7 @@ def run_in_job(spec: RunSpec, job: Job, output: Path) -> Record:
     task = Task(index=job.rank, first_replica=job.local_rank)
     if job.rank:
         redirect(folder / f"{task.label}.log")
-        with temporary.used():
-            code = run_task(spec, task, folder)
-        os._exit(code)
+        os._exit(run_task(spec, task, folder))
     open_store(output).close()
     _start_anew(spec, folder)
     writer = subprocess.Popen(
@@ -74,8 +71,7 @@ def run_in_job(spec: RunSpec, job: Job, output: Path) -> Record:
     terminal = [os.dup(1), os.dup(2)]
     redirect(folder / f"{task.label}.log")
     reason = spec.skip()
-    with temporary.used():
-        report = f"skipped {reason}" if reason else "failed" if run_task(spec, task, folder) else "ok"
+    report = f"skipped {reason}" if reason else "failed" if run_task(spec, task, folder) else "ok"
     for saved, stream in zip(terminal, (1, 2), strict=True):
         os.dup2(saved, stream)
     writer.communicate(report.encode())

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 VARIABLE = "TMPDIR"
 """Of the environment; ``tempfile`` and TensorFlow read it."""
@@ -20,24 +23,14 @@ _PREFIX = "stratbench-run-"
 
 @contextmanager
 def own_folder() -> Iterator[str]:
-    """A new folder, which is removed at the end with all that is in it."""
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder:
+    """A new folder, which is removed at the end with all that is in it. Those of killed commands are, too."""
+    prefix = f"{_PREFIX}{socket.gethostname()}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        pid = left.name.removeprefix(prefix).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-", ignore_cleanup_errors=True) as folder:
         yield folder
-
-
-@contextmanager
-def used() -> Iterator[None]:
-    """This process uses a folder of its own."""
-    with own_folder() as folder:
-        before = os.environ.get(VARIABLE)
-        os.environ[VARIABLE], tempfile.tempdir = folder, None
-        try:
-            yield
-        finally:
-            os.environ.pop(VARIABLE)
-            if before is not None:
-                os.environ[VARIABLE] = before
-            tempfile.tempdir = None
 
 
 def remove() -> None:
