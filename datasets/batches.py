@@ -26,7 +26,7 @@ _PARTS = ("examples", "targets", "sample weights")
 # Bytes of decoded x. The order of examples in larger data sets depends on it: it must be equal on all machines.
 KEPT_BYTES = 256 * 2**20
 WINDOW_BYTES = KEPT_BYTES // 2
-# For less, the thread costs more than the copy.
+# For less, a thread gains nothing that could be measured.
 _LARGE_BATCH_BYTES = 2 * 2**20
 _CHECK_BYTES = 2**20
 

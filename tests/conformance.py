@@ -37,6 +37,7 @@ ONCE = [
     ("ps:sync=true,ps=2", 2, "mlp", DECAYED),
     ("multiworker", 2, "mlp", DECAYED),
     ("fsdp", 2, "mlp", DECAYED),
+    ("one-device", 1, "cnn", "adam"),
 ]
 """What differs from other cases in little."""
 

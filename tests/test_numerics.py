@@ -83,7 +83,7 @@ def _by_keras(data: Path, parts: int, accumulate: int) -> tuple[list[np.ndarray]
 def test_updates_that_are_not_finite_are_left_out_as_by_keras(data: Path, by_keras: Any, tmp_path: Path) -> None:
     expected, skipped = by_keras(1)
     assert 0 < skipped < STEPS / 2
-    for strategy in ("single", "fit"):
+    for strategy in ("single", "one-device", "fit"):
         found = weights(strategy, 1, folder=tmp_path / strategy, **work("overflows", data))
         assert_same(found, expected, CLOSE)
         assert row(tmp_path / strategy)["updates_skipped"] == skipped

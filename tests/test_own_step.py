@@ -55,7 +55,9 @@ def by_keras(case: str, data: Path) -> tuple[list[np.ndarray], list[float]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["guide", "gan", pytest.param("denoise", marks=pytest.mark.exhaustive)])
-@pytest.mark.parametrize("strategy", ["single", pytest.param("fit", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    "strategy", ["single", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("fit", "one-device"))]
+)
 def test_it_trains_as_by_keras(case: str, strategy: str, data: Path, tmp_path: Path) -> None:
     expected, losses = by_keras(case, data)
     assert_same(weights(strategy, 1, folder=tmp_path, **work(case, data)), expected, TOLERANCE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,13 +11,17 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import tensorflow as tf
 from dataset_helpers import whole
 from stratbench.datasets import prepared
 from stratbench.datasets.prepared import UnfitError, keep
 from stratbench.errors import DataError
-from stratbench.harness.worker import streams
+from stratbench.harness.worker import examples, streams
 from stratbench.harness.worker.prepare import Progress
 from stratbench.harness.worker.streams import Stream
+
+# TensorFlow takes seconds to load.
+pytestmark = pytest.mark.slow
 
 X = np.arange(1000, dtype="float32").reshape(500, 2)
 Y = np.arange(500) % 7
@@ -113,27 +116,22 @@ def test_what_does_not_fit_is_refused(kind: str) -> None:
     assert words in f"{caught.value.rule}. Received: {caught.value.received}"
 
 
-def test_one_that_repeats_for_ever_is_refused_after_the_timeout() -> None:
-    stream = (batch for _ in itertools.count() for batch in batches(np.arange(500)))
-    with pytest.raises(UnfitError, match=r"must end: leave out repeat\(\)") as caught:
-        Stream("train", lambda: stream, timeout=0.2)
-    assert caught.value.received.endswith("examples so far, each of them several times")
+def test_one_of_unknown_length_must_end_within_the_timeout() -> None:
+    endless = tf.data.Dataset.from_generator(itertools.count, output_signature=tf.TensorSpec((), tf.int64)).batch(9)
+    with pytest.raises(UnfitError) as caught:
+        examples.sets(endless, timeout=0.2)
+    assert caught.value.rule.startswith("the train set must end within 0.2 s (--timeout), as its length is not known")
+    assert caught.value.received.endswith("examples so far")
 
 
-def test_one_that_takes_longer_is_read_to_its_end() -> None:
-    def slow() -> Iterator[Batch]:
-        yield from batches(np.arange(500))
-        time.sleep(0.3)
-        yield from batches(np.arange(3))
-
-    assert len(Stream("train", slow, timeout=0.1).examples[0]) == 503
-
-
-def test_a_random_one_without_an_end_is_refused_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_SUSPECT_SECONDS", 0.1)
-    random = np.random.default_rng(0)
-    with pytest.raises(UnfitError, match="the same examples each time"):
-        Stream("train", lambda: ((random.normal(size=(30, 2)),) for _ in itertools.count()))
+def test_one_of_known_length_may_take_longer() -> None:
+    known = tf.data.Dataset.range(1000).batch(9)
+    untold = tf.data.Dataset.from_generator(lambda: iter(range(1000)), output_types="int64").batch(9)
+    told = untold.apply(tf.data.experimental.assert_cardinality(112))
+    for each in (known, told):
+        assert len(examples.sets(each, timeout=0.0)["train"].examples[0]) == 1000
+    with pytest.raises(UnfitError):
+        examples.sets(untold, timeout=0.0)
 
 
 def test_never_more_than_a_few_batches_in_memory(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ def sets(returned: Any, tell: Callable[[str], None] = lambda words: None, timeou
     """Set → its arrays, or a stream of them.
 
     Args:
-        tell, timeout: of a `Stream`.
+        tell: of a `Stream`.
+        timeout: of a `Stream` whose length is not known.
 
     Raises:
         UnfitError: for what is not understood. Its rule is a sentence.
@@ -110,7 +111,7 @@ def _structure(value: Any) -> Any:
 
 def _arrays(name: str, value: Any, tell: Callable[[str], None], timeout: float) -> Set:
     if (source := _source(value)) is not None:
-        return Stream(name, lambda: _batches(name, source()), tell, timeout)
+        return Stream(name, lambda: _batches(name, source()), tell, math.inf if _ends(value) else timeout)
     if hasattr(value, "shape"):
         value = (value,)
     return _examples(f"the {name} set must be", value)
@@ -157,6 +158,11 @@ def _source(value: Any) -> Callable[[], Iterator[Any]] | None:
     if not plain and hasattr(value, "__getitem__") and hasattr(value, "__len__"):
         return lambda: map(_one, _by_index(value, len(value)))
     return None
+
+
+def _ends(source: Any) -> bool:
+    """Whether its length is known."""
+    return not hasattr(source, "cardinality") or source.cardinality().numpy() >= 0
 
 
 def _by_index(value: Any, length: int) -> Iterator[Any]:

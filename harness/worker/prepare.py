@@ -41,13 +41,13 @@ def prepare(
     Args:
         words: ``num_words`` and ``maxlen`` of a data set of texts.
         records: arguments of `records.read`.
-        timeout: in seconds, after which examples that come again and again are refused.
+        timeout: in seconds, for examples whose number is not known before.
     """
 
     tell = Progress(Path(folder) / PROGRESS)
     read: Callable[[], Mapping[str, Set]]
     if records:
-        what, read = "data set tfrecord", lambda: read_records(**records, tell=tell, timeout=timeout)
+        what, read = "data set tfrecord", lambda: read_records(**records, tell=tell)
     elif of_keras:
         what, read = f"data set keras:{of_keras}", lambda: _of_keras(of_keras, words or {})
     else:

@@ -6,7 +6,6 @@ Source: https://www.tensorflow.org/tutorials/load_data/tfrecord
 from __future__ import annotations
 
 import glob
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,6 @@ def read(
     y: Sequence[str],
     compression: str,
     tell: Callable[[str], None] = lambda words: None,
-    timeout: float = math.inf,
 ) -> dict[str, Set]:
     """Set → its examples.
 
@@ -39,7 +37,7 @@ def read(
         parse: reference of a function from a record to (x, y), instead.
         x, y: names of features.
         compression: as `tf.data.TFRecordDataset` has it.
-        tell, timeout: see `examples.sets`.
+        tell: see `examples.sets`.
 
     Raises:
         UnfitError: what they give can't be used.
@@ -55,7 +53,7 @@ def read(
             raise UsageError(f"data set tfrecord must name existing files. Received: {pattern!r}")
         return tf.data.TFRecordDataset(files, compression).map(made).batch(_BATCH)
 
-    return examples.sets({name: stream(pattern) for name, pattern in patterns.items()}, tell, timeout)
+    return examples.sets({name: stream(pattern) for name, pattern in patterns.items()}, tell)
 
 
 def _of_features(reference: str, x: Sequence[str], y: Sequence[str]) -> Callable[[tf.Tensor], Any]:

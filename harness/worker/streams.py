@@ -25,8 +25,6 @@ Batches = Callable[[], Iterator[Examples]]
 
 _GROUP_ROWS, _GROUP_BYTES = 256, 2**22
 _DIGEST_BYTES = 16
-_SUSPECT_SECONDS = 20.0
-"""After so long a time of reading, whether the beginning is the same again is looked at once."""
 
 
 class Stream:
@@ -35,11 +33,11 @@ class Stream:
     Args:
         name: of the set, in messages.
         tell: told how many examples were read so far, often.
-        timeout: in seconds, after which examples that all came several times are taken for ones without an end.
+        timeout: in seconds, for the first reading of a source that may have no end.
 
     Raises:
-        UnfitError: it has no examples, or no end, or batches that don't fit one another. So does `parts`, if its
-            examples change.
+        UnfitError: it has no examples, takes too long, or has batches that don't fit one another. So does `parts`, if
+            its examples change.
     """
 
     def __init__(
@@ -52,29 +50,19 @@ class Stream:
         """What the examples look like, and the digest of each."""
         columns: Any = None
         digests: list[np.ndarray] = []
-        checks = {_SUSPECT_SECONDS: self._check_start, timeout: self._check_end}
         begin = time.monotonic()
         for batch, found in self._digested("read"):
             columns = self._seen(columns, batch)
             digests.append(found)
-            for seconds in [each for each in checks if time.monotonic() - begin > each]:
-                checks.pop(seconds)(np.concatenate(digests))
+            if time.monotonic() - begin > timeout:
+                raise UnfitError(
+                    f"the {self._name} set must end within {timeout:g} s (--timeout), as its length is not known: "
+                    "assert_cardinality(n) tells it, and take(n) ends it",
+                    f"{sum(map(len, digests)):,} examples so far",
+                )
         if columns is None:
             raise UnfitError(f"the {self._name} set must have examples", "none")
         return columns, np.concatenate(digests)
-
-    def _check_start(self, digests: np.ndarray) -> None:
-        """Random examples that never end would be read until the disk is full."""
-        again = next(_grouped(self._checked()), None)
-        if again is not None and not np.isin(_digests(again), digests).any():
-            raise self._changes()
-
-    def _check_end(self, digests: np.ndarray) -> None:
-        if np.unique(digests, return_counts=True)[1].min() > 1:
-            raise UnfitError(
-                f"the {self._name} set must end: leave out repeat(), or add take(n); or raise --timeout",
-                f"{len(digests):,} examples so far, each of them several times",
-            )
 
     def parts(self) -> Iterator[tuple[np.ndarray, Examples]]:
         """See `Streamed.parts`."""

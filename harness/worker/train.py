@@ -61,14 +61,15 @@ def train(
             rates = [schedule(steps.done + place) for place in range(stop - skipped)]
             trainer.epoch(own, rates, lambda result, seconds: steps.note(epoch, result, seconds, math.nan, clock()))  # noqa: B023
             before = clock()
-        for batch in () if isinstance(trainer, OwnLoop) else source:
-            ready = clock()
-            result = trainer.step(batch, schedule(steps.done))
-            now = clock()
-            steps.note(epoch, result, now - before, ready - before, now)
-            before = now
-            if trainer.finished:
-                break
+        else:
+            for batch in source:
+                ready = clock()
+                result = trainer.step(batch, schedule(steps.done))
+                now = clock()
+                steps.note(epoch, result, now - before, ready - before, now)
+                before = now
+                if trainer.finished:
+                    break
         # Counts go with the connections to what died, and those of the process before this one are gone as well.
         sent, received = _difference(traffic, tcp_bytes()) if steps.whole else (None, None)
         seconds = None if skipped else before - begin

@@ -212,20 +212,15 @@ class SpecWorkload:
 
     def total_loss(self, model: keras.Model, batch: Batch, mean: Mean | None = None) -> Tensor:
         """See the protocol. Raises RunError for a model whose own ``train_step`` is to be called instead."""
+        from ...strategies._shared.turns import keeping
+
         if self.own_step:
             raise RunError(
                 f"model {self.spec.model} has a train_step of its own, which {self.spec.strategy} can't call"
             )
         x, y, weights = self.fit_arguments(batch)
         x = self._delayed(x)
-        from ...strategies._shared.turns import kept
-
-        def alone(value: Any) -> Any:
-            assert mean is not None
-            with kept(model):
-                return mean(value)
-
-        with normalisers.combined_by(mean and alone):
+        with normalisers.combined_by(mean and keeping(model, mean)):
             return compute_loss(model, x, y, model(x, training=True), weights, training=True)
 
     def fit_arguments(self, batch: Batch) -> tuple[Structure, Structure, Structure | None]:

@@ -14,6 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ..trainer import Mean
+
 
 @contextmanager
 def kept(model: keras.Model) -> Iterator[None]:
@@ -29,6 +31,16 @@ def kept(model: keras.Model) -> Iterator[None]:
             else:
                 del now[name]
         layer._losses[:], layer._loss_ids = losses, ids
+
+
+def keeping(model: keras.Model, mean: Mean) -> Mean:
+    """``mean``, around which the layers are `kept`."""
+
+    def alone(value: Any) -> Any:
+        with kept(model):
+            return mean(value)
+
+    return alone
 
 
 def _has_tensors(value: Any) -> bool:
