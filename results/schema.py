@@ -229,6 +229,11 @@ _MEASURES = (
     Column("tasks", "int", "processes", "Processes of the run"),
     Column("compiled", "bool", "", "Whether XLA compiled what computes the gradients"),
     Column("updates_skipped", "float", "updates", "Left out as float16 gradients were not finite; see loss scaling"),
+    Column("cut", "text", "", "The layers after which the model was cut into parts; empty if it was not"),
+    Column("bubble", "float", "1", "Share of the passes' time in which a part of a cut model computed nothing"),
+    Column("bubble_expected", "float", "1", "The same for passes that all take equally long: (S-1)/(M+S-1)"),
+    Column("work_seconds", "float", "s", "W: all operations of a step of a cut model, one after the other"),
+    Column("depth_seconds", "float", "s", "D: its longest chain of operations that wait for one another"),
     Column("unused", "text", "", "What the model sets, as with compile(), and the run did not use"),
     Column("oversubscribed", "bool", "", "Whether the replicas got fewer cores than the spec says"),
     Column("load_before", "float", "programs", "Load average over the minute before the launch, earlier runs included"),
@@ -327,7 +332,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("weights_bytes", "float", "bytes", "Weights that it holds, trainable or not: sum over its variables"),
         Column("optimizer_bytes", "float", "bytes", "Optimizer state that it holds: sum over its variables"),
         Column("transient_bytes", "float", "bytes", "Most that it holds in addition during a step, in transit"),
-        Column("activation_bytes", "float", "bytes", "Outputs of all layers for one replica's batch, by their shapes"),
+        Column(
+            "activation_bytes", "float", "bytes", "Outputs of its layers that it keeps for the backward pass, by shapes"
+        ),
         Column(
             "peak_rss_bytes",
             "float",

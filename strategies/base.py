@@ -147,6 +147,7 @@ class Strategy(ABC):
         joins_jobs: whether its workers may be the processes of a job that ``horovodrun`` or ``mpirun`` started.
         compiles: whether XLA can compile what computes its gradients.
         runs_own_steps: whether it can call a model's own ``train_step`` (`Workload.own_step`).
+        delays_parts: whether its trainer slows down on purpose what `Workload.delays` says, rather than the workload.
 
     What of these is otherwise by some option may be set anew in ``__post_init__``, for that object.
     """
@@ -163,6 +164,7 @@ class Strategy(ABC):
     joins_jobs: ClassVar[bool] = False
     compiles: ClassVar[bool] = False
     runs_own_steps: ClassVar[bool] = False
+    delays_parts: ClassVar[bool] = False
 
     def global_batch(self, asked: int, examples: int) -> int:
         """The global batch of a run. The user asked for ``asked``, and there are ``examples`` training examples."""
@@ -186,7 +188,7 @@ class Strategy(ABC):
         """
         return None
 
-    def skip_normaliser(self) -> str | None:
+    def skip_normaliser(self, replicas: int) -> str | None:
         """Why it can't train a loss for which `Workload.total_loss` needs the mean over all replicas; None if it can.
 
         By options where each replica's update is its own anyway, it can.
@@ -199,6 +201,10 @@ class Strategy(ABC):
 
     def skip(self, replicas: int) -> str | None:
         """Why it can't run here with so many replicas, in one sentence that names the fix; None if it can."""
+        return None
+
+    def skip_batch(self, global_batch: int, replicas: int) -> str | None:
+        """Why it can't divide this global batch, in one sentence that names the fix; None if it can."""
         return None
 
     def skip_sharding(self, sharding: str) -> str | None:

@@ -73,7 +73,7 @@ class Fit(Strategy):
             return "under tf.distribute, Keras clips each replica's gradient instead of their mean; use mirrored"
         return None
 
-    def skip_normaliser(self) -> str | None:
+    def skip_normaliser(self, replicas: int) -> str | None:
         """Keras divides by each replica's own count."""
         return "under tf.distribute, Keras takes the mean over each replica's own mask; use mirrored"
 

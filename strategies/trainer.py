@@ -10,6 +10,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Workload(Protocol):
         jit: whether XLA compiles what computes gradients; only under strategies that can (`Strategy.compiles`). It is
             known once `model` was called, as are `scales_loss` and `own_step`.
         own_step: whether the model has a ``train_step`` of its own, which is to be called.
+        delays: by the label of a task that this process slows down on purpose, itself or one that it drives: gives the
+            seconds by which a step is to take longer. A strategy asks for them that has `Strategy.delays_parts`.
     """
 
     replicas: int
@@ -53,6 +56,7 @@ class Workload(Protocol):
     accumulate: int
     jit: bool
     own_step: bool
+    delays: Mapping[str, Callable[[], float]]
 
     def model(self) -> keras.Model:
         """A new model; every call gives the same initial weights."""
@@ -92,7 +96,10 @@ class Workload(Protocol):
         """What ``fit`` gives to the model's ``train_step`` for this batch of arrays or tensors."""
 
     def loss(self, batch: Batch, outputs: Structure) -> Tensor:
-        """Scalar: of that loss, only what compares outputs with targets, for who calls a model part by part."""
+        """Scalar: of that loss, only what compares outputs with targets, for who calls a model part by part.
+
+        Raises UsageError for a model whose own ``compute_loss`` can't be called so.
+        """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -159,11 +166,14 @@ class Memory:
         optimizer_bytes: of the optimizer's state, such as momentum.
         transient_bytes: the most that is held in addition within a step, for weights or gradients in transit; None
             where it is not counted.
+        activation_bytes: of the outputs of its layers that it keeps for backward passes, at most; None for those of
+            the whole model.
     """
 
     weights_bytes: int
     optimizer_bytes: int
     transient_bytes: int | None = None
+    activation_bytes: int | None = None
 
 
 class Trainer(ABC):
@@ -179,6 +189,7 @@ class Trainer(ABC):
         sparse: paths of the embedding tables whose gradients hold only the rows that a batch looks up.
         finished: whether this worker needs no further step, for example because others have done its work.
         restored: the deaths that it recovered from since `train` last emptied the list.
+        notes: what is known before the first step, by the column of the table ``runs`` that it is for.
     """
 
     rank: int = 0
@@ -190,6 +201,7 @@ class Trainer(ABC):
     sparse: Sequence[str] = ()
     finished: bool = False
     restored: Sequence[Restored] = ()
+    notes: Mapping[str, str | float] = MappingProxyType({})
 
     @abstractmethod
     def step(self, batch: Batch, learning_rate: float) -> StepResult:
@@ -204,6 +216,10 @@ class Trainer(ABC):
     def skipped_updates(self) -> int | None:
         """How many updates were left out because a gradient was not finite; None where the loss is not scaled."""
         return None
+
+    def figures(self) -> Mapping[str, float]:
+        """What was measured in all steps, by the column of the table ``runs`` that it is for."""
+        return {}
 
     def logs(self) -> Mapping[str, float]:
         """Mean of what a model's own ``train_step`` returned in the steps since the last call, by name, if any."""

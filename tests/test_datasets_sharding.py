@@ -23,7 +23,7 @@ class Several(Trainer):
 
 
 def test_faults_leave_the_shards_as_they_are() -> None:
-    around = Injected(Several(), SimpleNamespace(slowness=None), 0)
+    around = Injected(Several(), SimpleNamespace(), 0)
     assert (around.rank, around.shards, around.shard, around.count) == (1, 4, 2, 2)
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ class TestGrammar:
             ("", "kill:worker=I"),
             ("kil:worker=1,step=5", "Did you mean 'kill'?"),
             ("kill:worker=1", "step=N"),
-            ("kill:worker=1,ps=0,step=5", "or kill:ps=I,step=N"),
+            ("kill:worker=1,ps=0,step=5", "in place of worker, also ps or part"),
             ("kill:worker=1,step=1.5", "N ≥ 0"),
             ("kill:worker=-1,step=5", "N ≥ 0"),
             ("kill:worker=1,step=5,step=6", "kill:worker=I"),
@@ -120,7 +121,10 @@ class TestSlowness:
 
 PAUSED = """
 import sys, threading, time
-from stratbench.harness.worker.inject import _pause
+import os
+from pathlib import Path
+from stratbench.harness.plan.faults import Fault
+from stratbench.harness.worker.inject import _stop, _wait
 ticks, ended = [], threading.Event()
 def tick():
     while not ended.is_set():
@@ -131,7 +135,8 @@ ticker.start()
 time.sleep(0.1)
 begin = time.monotonic()
 try:
-    _pause(float(sys.argv[1]), sys.argv[2])
+    fault = Fault('pause', 'worker', 0, seconds=float(sys.argv[1]))
+    _wait(_stop(os.getpid(), fault, Path(sys.argv[2])), fault)
 finally:
     seconds, count = time.monotonic() - begin, len(ticks)
     # The other thread may run after this one: the gap is there once it has noted its first moment after the pause.
@@ -176,7 +181,7 @@ class TestInjector:
 
     def test_what_kills_the_worker_itself_comes_last(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(inject.os, "kill", lambda pid, number: None)
-        monkeypatch.setattr(inject, "_pause", lambda seconds, label: None)
+        monkeypatch.setattr(inject, "_stop", lambda pid, fault, journal: SimpleNamespace(wait=lambda: 0))
         texts = ["kill:worker=0,step=0", "kill:ps=0,step=0", "pause:worker=0,step=0,seconds=0.01"]
         writer = journal.Journal(tmp_path / "worker-0.jsonl")
         Injector([parse(text) for text in texts], Task(index=0), 1, writer).inject(0)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from stratbench.harness.plan import optimizers
-from stratbench.strategies.parameter_server._keras_rule import KerasRule
-from stratbench.strategies.parameter_server._rules import has_kernel, update_of
+from stratbench.strategies._shared.keras_rule import KerasRule
+from stratbench.strategies._shared.update_rules import has_kernel, update_of
 
 v1 = tf.compat.v1
 STEPS = 5

@@ -153,7 +153,7 @@ class Grid:
                 "its loss is a mean over what a mask leaves, or over sample weights, which processes exchange within "
                 "the step; XLA can't compile that: use --jit off or auto"
             )
-        return spec.create_strategy().skip_normaliser() or ""
+        return spec.create_strategy().skip_normaliser(spec.replicas) or ""
 
     def _take_own_of_step(self, tried: trying.Tried) -> str:
         """Train with the optimizers of the model's own ``train_step``, and say which they are."""

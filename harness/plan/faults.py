@@ -12,16 +12,18 @@ from .task import MOST_COUNT
 
 GRAMMAR = {
     "slow": "slow:worker=I,factor=F or slow:worker=I,seconds=S[,probability=P]",
-    "kill": "kill:worker=I,step=N or kill:ps=I,step=N",
+    "kill": "kill:worker=I,step=N",
     "pause": "pause:worker=I,step=N,seconds=S",
 }
 MOST_FACTOR = 1_000_000
 MOST_SECONDS = 1_000_000
 """Limits, so that the system can sleep for the product of both."""
+_ROLES = {"slow": ("worker", "part"), "kill": ("worker", "ps", "part"), "pause": ("worker", "ps", "part")}
+"""Of the tasks that can be so. The tasks of a cut model are worker 0 and part 1, part 2, …"""
 _KEYS = {
-    "slow": {"worker", "factor", "seconds", "probability"},
-    "kill": {"worker", "ps", "step"},
-    "pause": {"worker", "step", "seconds"},
+    "slow": {*_ROLES["slow"], "factor", "seconds", "probability"},
+    "kill": {*_ROLES["kill"], "step"},
+    "pause": {*_ROLES["pause"], "step", "seconds"},
 }
 
 
@@ -32,7 +34,8 @@ class Fault:
     Attributes:
         kind: ``slow``, ``kill`` or ``pause``.
         role, index: the task that it affects.
-        step: it is injected before this step of worker ``index`` (for a ps task, of worker 0), counted from 0.
+        step: it is injected before this step of worker ``index``, counted from 0; of worker 0 for a task that takes no
+            steps.
         factor: how many times as long a step takes.
         seconds: how much longer a step takes, or how long the pause is.
         probability: that a step is slowed.
@@ -69,7 +72,7 @@ def parse(text: str) -> Fault:
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise UsageError(f"--inject must be {', or '.join(GRAMMAR.values())}. Received: '{text}'.{hint}")
     values = _values(kind, rest, text)
-    roles = [role for role in ("worker", "ps") if role in values]
+    roles = [role for role in _ROLES[kind] if role in values]
     if len(roles) != 1:
         raise _wrong(kind, text)
     numbers = {name: _number(name, value) for name, value in values.items()}
@@ -83,7 +86,7 @@ def parse(text: str) -> Fault:
 
 
 _LIMITS: Mapping[str, Callable[[float], bool]] = {
-    **dict.fromkeys(("worker", "ps", "step"), lambda value: 0 <= value <= MOST_COUNT and value == int(value)),
+    **dict.fromkeys(("worker", "ps", "part", "step"), lambda value: 0 <= value <= MOST_COUNT and value == int(value)),
     "factor": lambda value: 1 < value <= MOST_FACTOR,
     "seconds": lambda value: 0 < value <= MOST_SECONDS,
     "probability": lambda value: 0 < value <= 1,
@@ -120,4 +123,7 @@ def _wrong(kind: str, text: str) -> UsageError:
         "kill": f"N ≥ 0, N at most {MOST_COUNT}",
         "pause": f"N ≥ 0, S > 0, N at most {MOST_COUNT} and S at most {MOST_SECONDS}",
     }[kind]
-    return UsageError(f"--inject must be {GRAMMAR[kind]} with {bounds}. Received: '{text}'.")
+    others = " or ".join(_ROLES[kind][1:])
+    return UsageError(
+        f"--inject must be {GRAMMAR[kind]} with {bounds}; in place of worker, also {others}. Received: '{text}'."
+    )

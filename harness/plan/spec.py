@@ -117,6 +117,7 @@ class RunSpec(BaseModel):
             strategy.skip_sharding(self.sharding)
             or strategy.skip_optimizer(optimizer.settings, optimizer.accumulate)
             or strategy.skip(self.replicas)
+            or strategy.skip_batch(self.global_batch, self.replicas)
         )
 
     def labels(self) -> list[str]:

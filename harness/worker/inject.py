@@ -1,13 +1,14 @@
-"""Makes the faults of a worker happen, around its steps. Strategies do not know about them.
+"""Makes the faults of a worker happen, around its steps. Strategies do not know about them, but for `Workload.delays`.
 
 - A slow worker sleeps in its forward pass, so its gradients are late *and* stale, as on a slow machine.
-- A worker that is to die sends SIGKILL to itself; worker 0 sends it to a ps task.
+- A worker that is to die sends SIGKILL to itself; worker 0 sends it to a task that takes no steps.
 - A worker that is to pause is stopped, with all its threads, by another process: see `stopper`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -76,7 +77,7 @@ class Slowness:
 
 
 class Injector:
-    """The faults of one worker.
+    """The faults of one worker, and of the tasks that take no steps, if it is worker 0.
 
     Args:
         faults: of the whole run.
@@ -85,15 +86,21 @@ class Injector:
 
     def __init__(self, faults: Sequence[Fault], task: Task, seed: int, journal: Journal, first_step: int = 0):
         mine = [fault for fault in faults if fault.label == task.label]
-        # A ps task has no steps: worker 0 counts for it.
-        mine += [fault for fault in faults if fault.role == "ps" and task.label == "worker-0"]
+        if task.label == "worker-0":
+            # A task without steps can't count them.
+            mine += [fault for fault in faults if fault.role != "worker"]
         slow = [fault for fault in mine if fault.kind == "slow"]
-        self.slowness = Slowness(slow, seed) if slow else None
+        self._slow = {
+            label: Slowness([fault for fault in slow if fault.label == label], seed)
+            for label in dict.fromkeys(fault.label for fault in slow)
+        }
+        self._own = self._slow.get(task.label)
         # At one step, what kills this process comes last: it would leave out the rest.
         due = sorted((fault for fault in mine if fault.kind != "slow"), key=self._kills_itself)
         # A fault that killed the former process of this worker must not kill this one too.
         self._due = [fault for fault in due if not task.attempt or (fault.step or 0) > first_step]
         self._journal = journal
+        self._pauses: list[tuple[subprocess.Popen[bytes], Fault]] = []
 
     @staticmethod
     def _kills_itself(fault: Fault) -> bool:
@@ -102,27 +109,48 @@ class Injector:
     @property
     def delay(self) -> Callable[[], None] | None:
         """A function that the forward pass must call, or None."""
-        return self.slowness.sleep if self.slowness else None
+        return self._own.sleep if self._own else None
+
+    @property
+    def delays(self) -> dict[str, Callable[[], float]]:
+        """By the label of each slow task: gives the seconds that it sleeps in the current step."""
+        return {label: functools.partial(getattr, slow, "seconds") for label, slow in self._slow.items()}
 
     @property
     def delayed_seconds(self) -> float | None:
         """Seconds that this worker slept so far; None if no slowness was asked for."""
-        return self.slowness.total_seconds if self.slowness else None
+        return self._own.total_seconds if self._own else None
 
     def inject(self, step: int) -> None:
         """Make the faults happen that are due before ``step``. Raises RunError when a pause did not hold."""
+        for slow in self._slow.values():
+            slow.begin()
         for fault in [fault for fault in self._due if fault.step == step]:
             self._journal.event("injected", fault=str(fault), kind=fault.kind, task=fault.label, step=step)
+            other = self._journal.path.with_name(f"{fault.label}.jsonl")
             if fault.kind == "pause":
-                _pause(fault.seconds or 0.0, str(self._journal.path))
-            elif fault.role == "ps":
-                _kill(self._journal.path.with_name(f"{fault.label}.jsonl"))
+                self._pause(fault, other)
+            elif fault.role != "worker":
+                _kill(other)
             else:
                 os.kill(os.getpid(), signal.SIGKILL)
 
+    def _pause(self, fault: Fault, journal: Path) -> None:
+        if fault.role == "worker":
+            _wait(_stop(os.getpid(), fault, journal), fault)
+        elif process := _process(journal):
+            self._pauses.append((_stop(process.pid, fault, journal), fault))
+
+    def end(self, seconds: float) -> None:
+        """After a step that took so long: wait for the pauses of other tasks. Raises RunError when one did not hold."""
+        for slow in self._slow.values():
+            slow.end(seconds)
+        while self._pauses:
+            _wait(*self._pauses.pop())
+
     def around(self, trainer: Trainer, first_step: int = 0) -> Trainer:
         """A trainer that injects the faults before its steps; ``trainer`` itself if there are no faults."""
-        return Injected(trainer, self, first_step) if self.slowness or self._due else trainer
+        return Injected(trainer, self, first_step) if self._slow or self._due else trainer
 
 
 class Injected(Trainer):
@@ -136,13 +164,9 @@ class Injected(Trainer):
     def step(self, batch: Batch, learning_rate: float) -> StepResult:
         """See `Trainer.step`."""
         self._injector.inject(self._step)
-        slowness = self._injector.slowness
-        if slowness:
-            slowness.begin()
         begin = time.perf_counter()
         result = self._inner.step(batch, learning_rate)
-        if slowness:
-            slowness.end(time.perf_counter() - begin)
+        self._injector.end(time.perf_counter() - begin)
         self._step += 1
         self.finished = self._inner.finished
         self._take_restored()
@@ -162,29 +186,38 @@ class Injected(Trainer):
         self.restored, self._inner.restored = [*self.restored, *self._inner.restored], ()
 
 
-def _pause(seconds: float, label: str) -> None:
-    """Stop this process, all its threads, for ``seconds``. Raises RunError when the stop did not hold so long.
+def _stop(pid: int, fault: Fault, journal: Path) -> subprocess.Popen[bytes]:
+    """A process that stops another one, all its threads, for the seconds of ``fault``. Returns when that is stopped.
 
     Args:
-        label: shown in the command line of the process that stops this one.
+        journal: its path is in the command line, which says what the process belongs to.
     """
-    command = [sys.executable, "-m", f"{__package__}.stopper", str(os.getpid()), str(seconds), label]
-    code = subprocess.run(command, check=False).returncode
-    if code:
+    command = [sys.executable, "-m", f"{__package__}.stopper", str(pid), str(fault.seconds), str(journal)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout as told:
+        told.readline()
+    return process
+
+
+def _wait(process: subprocess.Popen[bytes], fault: Fault) -> None:
+    """Wait until a pause is over. Raises RunError if it did not hold."""
+    if code := process.wait():
         why = {
             stopper.NEVER_STOPPED: "its threads did not stop on SIGSTOP",
             stopper.RESUMED_EARLY: "another process resumed it with SIGCONT",
         }.get(code, f"the process that stopped it ended with code {code}")
-        raise RunError(f"A pause must stop the process for {seconds:g} s. Received: {why}.")
+        raise RunError(f"A pause must stop the process for {fault.seconds:g} s. Received: {why}.")
+
+
+def _process(journal: Path) -> psutil.Process | None:
+    """The task that writes ``journal``, if it is a process of this run on this host."""
+    start = journals.read(journal).start
+    return find(start) if start else None
 
 
 def _kill(journal: Path) -> None:
-    """Kill the task that writes ``journal``, if it is a process of this run on this host."""
-    start = journals.read(journal).start
-    if start is None:
-        return
-    process = find(start)
     # It may be dead already.
     with contextlib.suppress(psutil.NoSuchProcess):
-        if process:
+        if process := _process(journal):
             process.kill()

@@ -143,8 +143,9 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
 
     workload = SpecWorkload(run, folder, first_step)
     injector = Injector(run.faults, task, run.seed, journal, first_step)
-    workload.delay = injector.delay
     strategy = run.create_strategy()
+    workload.delay = None if strategy.delays_parts else injector.delay
+    workload.delays = injector.delays
     # An error is told before the trainer leaves the others, whose errors come from that.
     with strategy.trainer(task, workload) as trainer, _told(journal, run):
         if isinstance(trainer, Server):
@@ -166,6 +167,7 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
             tokens_per_example=operations.tokens_per_example(workload.info),
             compiled=workload.jit,
             traffic_bytes=expected if trainer.traffic_bytes is None else trainer.traffic_bytes,
+            notes=dict(trainer.notes),
         )
         switches = usage.involuntary_switches()
         injected = injector.around(trainer, first_step)
@@ -187,6 +189,7 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
             "trained",
             involuntary_switches=usage.involuntary_switches() - switches,
             updates_skipped=trainer.skipped_updates(),
+            figures=dict(trainer.figures()),
         )
         used = usage.totals() | {"gpu_peak_bytes": backend.gpu_peak_bytes()}
         workload.delay = None

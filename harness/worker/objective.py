@@ -83,7 +83,11 @@ class Objective:
         return keras.tree.flatten(self._model.loss) if self._model.loss is not None else []
 
     def loss(self, y: Structure, outputs: Structure, weights: Structure | None) -> Tensor:
-        """The compiled loss alone."""
+        """The compiled loss alone; 0 if there is none. Raises UsageError if the model computes it in another way."""
+        if has_own(self._model, "compute_loss"):
+            raise UsageError(f"model {self._reference} has a compute_loss of its own, which takes the whole model.")
+        if self._model._compile_loss is None:
+            return 0.0
         # Keras's public compute_loss adds the regularisers of all weights.
         return self._model._compile_loss(y, outputs, weights)
 

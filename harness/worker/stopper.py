@@ -1,7 +1,8 @@
 """Stops a process with all its threads for some seconds: ``python -m stratbench.harness.worker.stopper PID SECONDS``.
 
-The process that is to be stopped starts this one, waits for it, and reads from its exit code whether the stop held.
-A process can't do this alone: it can't see itself stopped, and while it is stopped it can't count seconds.
+A worker starts this one to be stopped itself, or to have a task stopped that takes no steps. It is told on standard
+output when all threads are stopped, and by the exit code whether the stop held. A process can't do this alone: it can't
+see itself stopped, and while it is stopped it can't count seconds.
 
 Whatever is killed meanwhile, nothing stays stopped and no helper stays behind: without the process, this one ends;
 without this one, a child of it resumes the process.
@@ -20,6 +21,8 @@ import psutil
 
 NEVER_STOPPED, RESUMED_EARLY = 3, 4
 """Exit codes; 0 for a stop that held."""
+STOPPED = "stopped"
+"""What is printed when all threads are stopped."""
 
 PATIENCE_SECONDS = 10.0
 """How long all threads may take to stop: one in an uninterruptible system call stops after it."""
@@ -27,7 +30,7 @@ POLL_SECONDS = 0.02
 
 
 def main(pid: int, seconds: float) -> int:
-    """Stop the parent process ``pid`` for ``seconds``, counted from when all its threads are stopped; the exit code."""
+    """Stop the process ``pid`` for ``seconds``, counted from when all its threads are stopped; the exit code."""
     try:
         process = psutil.Process(pid)
     except psutil.NoSuchProcess:
@@ -64,21 +67,22 @@ def _stop(process: psutil.Process, seconds: float) -> int:
 
 def _hold(process: psutil.Process, seconds: float) -> int:
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not stopped(process) and _is_parent(process):
+    while not stopped(process) and _lives(process):
         if time.monotonic() > deadline:
             return NEVER_STOPPED
         time.sleep(0.001)
+    print(STOPPED, flush=True)
     end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0 and _is_parent(process):
+    while (left := end - time.monotonic()) > 0 and _lives(process):
         if process.status() != psutil.STATUS_STOPPED:
             return RESUMED_EARLY
         time.sleep(min(left, POLL_SECONDS))
     return 0
 
 
-def _is_parent(process: psutil.Process) -> bool:
-    """False once it is dead: this process then has another parent."""
-    return os.getppid() == process.pid
+def _lives(process: psutil.Process) -> bool:
+    """False once it is dead, also before its parent has noticed it."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def _resume(process: psutil.Process) -> None:

@@ -49,6 +49,7 @@ class SpecWorkload:
 
     Attributes:
         delay: called in every forward pass that is traced after it is set.
+        delays: see the protocol.
         own_optimizers: those of the model that take the place of the run's, in words; empty if there are none.
         unused: what the model was compiled with and this run does not use, in words.
         parameters, trained_bytes, activation_bytes: of the model that was built last.
@@ -59,6 +60,7 @@ class SpecWorkload:
         self.first_step = first_step
         self._folder = folder
         self.delay: Callable[[], None] | None = None
+        self.delays: Mapping[str, Callable[[], float]] = {}
         self.dataset = datasets.parse(spec.dataset, spec.data_file)
         self.info = self.dataset.info()
         self.rows = split_rows(self.info, spec.split)
@@ -239,7 +241,7 @@ class SpecWorkload:
 
     def loss(self, batch: Batch, outputs: Tensor) -> Tensor:
         """See the protocol."""
-        _, y, weights = self.unpack(batch)
+        _, y, weights = self.fit_arguments(batch)
         return self.objective.loss(y, outputs, weights)
 
     def batches(self, shards: int, shard: int, count: int = 1) -> Batches:

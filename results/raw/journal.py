@@ -7,14 +7,14 @@ start       pid, created (Unix seconds), start_method (forked, or fresh with the
             cores (list of int), replicas, attempt
 ready       parameters, unused (text), versions (dict), memory (dict or null), activation_bytes (or null),
             tokens_per_example (or null), compiled (bool: by XLA), traffic_bytes: expected of all workers in a
-            step; written just before the first step
+            step; notes: {column of runs: value} of the strategy's own; written just before the first step
 serving     memory (dict or null); instead of ready, from a task that only serves
 steps       rows, each in the order of ``STEP_FIELDS``
 updates     rows, each in the order of ``UPDATE_FIELDS``
 epoch       epoch, seconds, sent_bytes, received_bytes (null if unknown); logs: {name: mean value} of a model's own
             train_step; after its last step
 trained     involuntary_switches: how often the kernel took a core from it since ready; updates_skipped, or null;
-            after its last step
+            figures: as notes, of what was measured; after its last step
 evaluation  epoch, validation: {name: value} of the loss and all metrics; test and train, on the last, the same
 work        flops_per_example, or null
 failed      error (one line), step (int or null)

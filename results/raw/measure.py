@@ -39,6 +39,9 @@ _QUANTILES = {
 }
 
 
+_NOTES, _FIGURES = ("cut", "bubble_expected", "work_seconds", "depth_seconds"), ("bubble",)
+"""What strategies tell before the first step, and after the last one."""
+
 _OF_END = ("peak_rss_bytes", "gpu_peak_bytes", "cpu_seconds", "sent_bytes", "received_bytes")
 
 
@@ -71,7 +74,7 @@ def task(log: TaskLog) -> dict[str, Any]:
         "measured_seconds": seconds,
         "examples_per_second": _ratio(examples, seconds),
         **{name: memory.get(name) for name in ("weights_bytes", "optimizer_bytes", "transient_bytes")},
-        "activation_bytes": ready.get("activation_bytes"),
+        "activation_bytes": memory.get("activation_bytes") or ready.get("activation_bytes"),
         **{name: end.get(name) for name in _OF_END},
         **exchange.updates([log]),
         "involuntary_switches": (log.trained or {}).get("involuntary_switches"),
@@ -185,6 +188,8 @@ def _reported(log: TaskLog, started: float) -> dict[str, Any]:
         "compiled": ready.get("compiled", False),
         "updates_skipped": (log.trained or {}).get("updates_skipped"),
         "metric": quality.metric(last),
+        **{name: ready.get("notes", {}).get(name) for name in _NOTES},
+        **{name: (log.trained or {}).get("figures", {}).get(name) for name in _FIGURES},
         **quality.columns(last, "validation"),
         **quality.columns(last, "test"),
     }

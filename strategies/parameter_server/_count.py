@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from .._shared.update_rules import Gradient
 from ._graph import FIRST, shared_variable
-from ._rules import Gradient
 
 COUNTER = "updates"
 """Name of the variable that counts them."""

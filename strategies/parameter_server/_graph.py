@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from ...errors import RunError
-from .._shared.clip import Clip, unclipped
+from .._shared.clip import Clip
+from .._shared.graph_model import explained, keep_constants, rules_of
+from .._shared.keras_rule import KerasRule
 from .._shared.lookups import Lookups, Read
 from .._shared.replica import loss_with, size_bytes
+from .._shared.update_rules import Gradient, Update, update_of
 from ..trainer import Mean, Memory, Workload
-from ._keras_rule import KerasRule
 from ._lookup import NOTHING, gradient_of
-from ._rules import Gradient, Update, has_kernel, update_of
 
 if TYPE_CHECKING:
     import keras
@@ -61,11 +61,9 @@ class Source:
     def of(cls, workload: Workload) -> Source:
         """Build the model and read the values; call it eagerly."""
         model = workload.model()
-        _keep_constants(model)
+        keep_constants(model)
         state = {id(v): v.numpy() for v in model.non_trainable_variables}
-        trained = [] if has_kernel(workload.optimizer_settings) else model.trainable_variables
-        rules = {id(v): KerasRule(unclipped(workload.optimizer()), v) for v in trained}
-        return cls(model, model.get_weights(), state, rules)
+        return cls(model, model.get_weights(), state, rules_of(workload, model))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,16 +186,8 @@ def compute(
         own[id(state)].read_value() if id(state) in own else by_id[id(state)] for state in model.non_trainable_variables
     ]
     lookups = Lookups(read)
-    try:
-        with lookups.recorded():
-            loss, moved = loss_with(workload, model, trained, fixed, batch, mean)
-    except RuntimeError as error:
-        if "EagerTensor" not in str(error):
-            raise
-        raise RunError(
-            "the model uses a tensor or a lookup table that was made before, which parameter servers' graphs can't; "
-            "keep a tensor as a NumPy array or as a weight, and look text up before training"
-        ) from error
+    with explained(), lookups.recorded():
+        loss, moved = loss_with(workload, model, trained, fixed, batch, mean)
     states = list(zip(model.non_trainable_variables, moved, strict=True))
     return Pass(
         feeds=tf.nest.flatten(batch),
@@ -220,14 +210,6 @@ def _gradients(
         tf.convert_to_tensor(found[id(v)]) if id(v) in found else gradient_of(loss, lookups, v)
         for v in model.trainable_variables
     ]
-
-
-def _keep_constants(model: keras.Model) -> None:
-    """Turn tensors that layers have as attributes, as `Normalization` its mean, into arrays, which a graph takes."""
-    for layer in model._flatten_layers():
-        for name, value in list(vars(layer).items()):
-            if isinstance(value, tf.Tensor) and hasattr(value, "numpy"):
-                setattr(layer, name, value.numpy())
 
 
 def memory_of(server: int, weights: Sequence[tf.Variable]) -> Memory:

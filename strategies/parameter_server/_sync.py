@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection, Sequence
 import tensorflow as tf
 
 from .._shared.replica import size_bytes
+from .._shared.update_rules import Gradient
 from ..trainer import Batch, Memory, Update, Workload
 from ._graph import Shared, compute, own_variable, server_of, shared_variable
 from ._lookup import NOTHING, Tables, readers
 from ._mean import MeanOverWorkers
-from ._rules import Gradient
 from ._session import Node
 from ._trainer import PsTrainer
 

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from .._shared.replica import release
+from .replica import release
 
 v1 = tf.compat.v1
 
@@ -36,8 +36,8 @@ class KerasRule:
         for variable in self._state:
             release(variable)
 
-    def update(self, variable: tf.Variable, rate: tf.Variable, lock: bool) -> Any:
-        """See `stratbench.strategies.parameter_server._rules.Rule`. The state is made in the current graph."""
+    def update(self, variable: tf.Variable, rate: Any, lock: bool) -> Any:
+        """See `stratbench.strategies._shared.update_rules.Rule`. The state is made in the current graph."""
         slots = [
             v1.get_variable(
                 f"{variable.op.name}_{number}_{state.name}",

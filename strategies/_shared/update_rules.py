@@ -1,26 +1,34 @@
-"""Update rules on a parameter server: the in-place kernels that compute what some of Keras's optimizers compute.
+"""Update rules in a graph: the in-place kernels that compute what some of Keras's optimizers compute.
 
-https://www.tensorflow.org/api_docs/python/tf/raw_ops. The others compute by `_keras_rule`.
+https://www.tensorflow.org/api_docs/python/tf/raw_ops. The others compute by `keras_rule`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import tensorflow as tf
 
-from .._shared.rows import updates_by_rows
 from ..base import CLIPPING
-from ._keras_rule import KerasRule
+from .keras_rule import KerasRule
+from .rows import updates_by_rows
 
 Gradient = Any
 """A ``tf.Tensor``, or ``tf.IndexedSlices`` that have each row once."""
 
 Update = Callable[[Gradient], tf.Operation]
-"""gradient → the operation that applies it in place, on the variable's own ps task."""
+"""gradient → the operation that applies it in place, on the variable's own task."""
 
-Rule = Callable[[tf.Variable, tf.Variable, Mapping[str, Any], bool], Update]
+
+class Rate(Protocol):
+    """The learning rate: a variable, or what reads it in another way."""
+
+    def read_value(self) -> tf.Tensor:
+        """Scalar, float32."""
+
+
+Rule = Callable[[tf.Variable, Rate, Mapping[str, Any], bool], Update]
 """(variable, learning rate, optimizer settings, whether the update locks the variable) → its update."""
 
 
@@ -32,12 +40,12 @@ def has_kernel(settings: Mapping[str, Any]) -> bool:
 
 def update_of(
     variable: tf.Variable,
-    rate: tf.Variable,
+    rate: Rate,
     settings: Mapping[str, Any],
     lock: bool,
     otherwise: KerasRule | None = None,
 ) -> Update:
-    """The update of one variable by the optimizer of ``settings``. Its state is on the variable's ps task.
+    """The update of one variable by the optimizer of ``settings``. Its state is on the variable's task.
 
     All that it reads is on that task, except the gradient: only the gradient is sent.
 
@@ -61,7 +69,7 @@ def _dense(gradient: tf.IndexedSlices) -> tf.Tensor:
     return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, gradient.dense_shape[0])
 
 
-def _kernel(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any], lock: bool) -> Update:
+def _kernel(variable: tf.Variable, rate: Rate, settings: Mapping[str, Any], lock: bool) -> Update:
     return _RULES[settings["name"]](variable, rate, settings, lock)
 
 
@@ -77,7 +85,7 @@ def _slot(variable: tf.Variable, name: str, value: float = 0.0, shape: Any = Non
         )
 
 
-def _sgd(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any], lock: bool) -> Update:
+def _sgd(variable: tf.Variable, rate: Rate, settings: Mapping[str, Any], lock: bool) -> Update:
     if not settings["momentum"]:
 
         def descend(gradient: Gradient) -> tf.Operation:
@@ -100,7 +108,7 @@ def _sgd(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any], 
     )
 
 
-def _adagrad(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any], lock: bool) -> Update:
+def _adagrad(variable: tf.Variable, rate: Rate, settings: Mapping[str, Any], lock: bool) -> Update:
     squares = _slot(variable, "squares", settings["initial_accumulator_value"])
 
     def update(gradient: Gradient) -> tf.Operation:
@@ -114,7 +122,7 @@ def _adagrad(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, An
     return update
 
 
-def _adam(variable: tf.Variable, rate: tf.Variable, settings: Mapping[str, Any], lock: bool) -> Update:
+def _adam(variable: tf.Variable, rate: Rate, settings: Mapping[str, Any], lock: bool) -> Update:
     beta1, beta2 = settings["beta_1"], settings["beta_2"]
     mean, square = _slot(variable, "mean"), _slot(variable, "square")
     power1, power2 = _slot(variable, "power1", beta1, ()), _slot(variable, "power2", beta2, ())
