@@ -229,7 +229,7 @@ _MEASURES = (
     Column("tasks", "int", "processes", "Processes of the run"),
     Column("compiled", "bool", "", "Whether XLA compiled what computes the gradients"),
     Column("updates_skipped", "float", "updates", "Left out as float16 gradients were not finite; see loss scaling"),
-    Column("cut", "text", "", "The layers after which the model was cut into parts; empty if it was not"),
+    Column("cut", "text", "", "Last layer of each part of a cut model, and the part's share of the measured time"),
     Column("bubble", "float", "1", "Share of the passes' time in which a part of a cut model computed nothing"),
     Column("bubble_expected", "float", "1", "The same for passes that all take equally long: (S-1)/(M+S-1)"),
     Column("work_seconds", "float", "s", "W: all operations of a step of a cut model, one after the other"),

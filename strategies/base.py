@@ -41,6 +41,13 @@ from .trainer import Server, Trainer, Workload
 
 TASK_VARIABLE = "STRATBENCH_TASK"
 THIS_HOST = "127.0.0.1"
+FAMILIES = {
+    "baselines": "one replica",
+    "data parallel": "replicas wait for one another in every step",
+    "relaxed": "replicas wait now and then, or never",
+    "cut": "the model's layers are spread over tasks",
+    "tf.distribute": "TensorFlow's own strategies",
+}
 CLIPPING = ("clipnorm", "global_clipnorm", "clipvalue")
 """Settings of Keras's optimizers, of which one at most is set."""
 
@@ -139,6 +146,9 @@ class Strategy(ABC):
     """One way to distribute training. Fields are the user's options, each with ``metadata={"help": …}``.
 
     Attributes:
+        family: one of `FAMILIES`, by its default options.
+        good_for: when to take it, in a few words.
+        fixed_batch: whether all batches must be of one size, also with one replica.
         synchronous: whether it gives one replica's weights up to rounding, by default options.
         uneven: whether that holds for shards of different sizes too, as those of an incomplete last batch are.
         backend: of Keras, that its tasks load.
@@ -154,6 +164,8 @@ class Strategy(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    family: ClassVar[str]
+    good_for: ClassVar[str]
     traits: ClassVar[Traits]
     needs: ClassVar[str] = "nothing beside TensorFlow"
     synchronous: ClassVar[bool] = True
@@ -165,6 +177,7 @@ class Strategy(ABC):
     compiles: ClassVar[bool] = False
     runs_own_steps: ClassVar[bool] = False
     delays_parts: ClassVar[bool] = False
+    fixed_batch: ClassVar[bool] = False
 
     def global_batch(self, asked: int, examples: int) -> int:
         """The global batch of a run. The user asked for ``asked``, and there are ``examples`` training examples."""
@@ -188,7 +201,11 @@ class Strategy(ABC):
         """
         return None
 
-    def skip_normaliser(self, replicas: int) -> str | None:
+    def divides(self, replicas: int) -> bool:
+        """Whether an update is by the mean of several losses, each of a part of the batch. Not all models allow it."""
+        return replicas > 1
+
+    def skip_normaliser(self) -> str | None:
         """Why it can't train a loss for which `Workload.total_loss` needs the mean over all replicas; None if it can.
 
         By options where each replica's update is its own anyway, it can.

@@ -41,6 +41,8 @@ class Fit(Strategy):
 
     name = "fit"
     summary = "Keras's own model.fit, one process: what single, or mirrored, is to be compared with"
+    family = "baselines"
+    good_for = "knowing what a script with model.fit does today"
     traits = Traits("–", "yes", "none", "W + S", "the run ends")
     uneven = True
     own_loop = True
@@ -73,7 +75,7 @@ class Fit(Strategy):
             return "under tf.distribute, Keras clips each replica's gradient instead of their mean; use mirrored"
         return None
 
-    def skip_normaliser(self, replicas: int) -> str | None:
+    def skip_normaliser(self) -> str | None:
         """Keras divides by each replica's own count."""
         return "under tf.distribute, Keras takes the mean over each replica's own mask; use mirrored"
 

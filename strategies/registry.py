@@ -103,6 +103,8 @@ def describe(cls: type[Strategy]) -> dict[str, Any]:
     return {
         "name": cls.name,
         "summary": cls.summary,
+        "family": cls.family,
+        "good_for": cls.good_for,
         "needs": cls.needs,
         **dataclasses.asdict(cls.traits),
         "max_replicas": cls.max_replicas,

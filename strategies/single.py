@@ -34,6 +34,8 @@ class Single(Strategy):
 
     name = "single"
     summary = "one replica, one process: the baseline"
+    family = "baselines"
+    good_for = "a base to which speed-ups refer"
     traits = Traits("–", "yes", "none", "W + S", "the run ends")
     uneven = True
     max_replicas = 1

@@ -27,6 +27,8 @@ DECAYED = "adamw:weight_decay=0.1"
 TOLERANCE = {"sgd": 1e-5, "momentum": 1e-5, "adam": 1e-4, "adagrad": 1e-5, DECAYED: 1e-4}
 RATE = {"sgd": 0.1, "momentum": 0.05, "adam": 0.001, "adagrad": 0.01, DECAYED: 0.001}
 REPLICAS = (2, 3)
+CUT = ("model-parallel", "pipeline")
+"""Their parts are no replicas, and they take no models of any kind: `test_cut` and `test_cut_runs` ask further."""
 VARIANTS = {
     "ps": {"ps:sync=true": ("momentum", "adam")},
     "local-sgd": {"local-sgd:period=1,average_momentum=true": ("sgd", "momentum")},
@@ -38,6 +40,8 @@ ONCE = [
     ("multiworker", 2, "mlp", DECAYED),
     ("fsdp", 2, "mlp", DECAYED),
     ("one-device", 1, "cnn", "adam"),
+    ("pipeline:schedule=1f1b,micro_batches=6", 3, "cnn", "momentum"),
+    ("model-parallel:parts=2", 4, "mlp", "adam"),
 ]
 """What differs from other cases in little."""
 
@@ -193,7 +197,11 @@ SHARES_ITS_STEP = {"allgather", "master-worker", "multiworker", "local-sgd:perio
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy",
-    [pytest.param(name, marks=[pytest.mark.exhaustive] if name in SHARES_ITS_STEP else []) for name in SYNCHRONOUS],
+    [
+        pytest.param(name, marks=[pytest.mark.exhaustive] if name in SHARES_ITS_STEP else [])
+        for name in SYNCHRONOUS
+        if name not in CUT
+    ],
 )
 def test_layers_know_that_they_are_trained(
     strategy: str, single, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_strays: None
@@ -236,7 +244,7 @@ def local() -> list[Any]:
     usual = ("mirrored", "multiworker", "horovod", "ps:sync=true", "fsdp")
     marks = {name: [] if name in usual else [pytest.mark.exhaustive] for name in SYNCHRONOUS}
     # local-sgd averages the statistics too.
-    return [pytest.param(name, marks=marks[name]) for name in SYNCHRONOUS if not name.startswith("local-sgd")]
+    return [pytest.param(name, marks=marks[name]) for name in SYNCHRONOUS if not name.startswith(("local-sgd", *CUT))]
 
 
 @pytest.mark.slow

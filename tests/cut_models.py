@@ -42,6 +42,16 @@ def nested(shape: tuple[int, ...], classes: int) -> keras.Model:
     return keras.Model(inputs, layers.Dense(classes)(ops.concatenate([x, layers.Flatten()(rows[:, :2])], -1)))
 
 
+def twins(shape: tuple[int, ...], classes: int) -> keras.Model:
+    """Two models whose layers have the same names."""
+    inputs = keras.Input(shape)
+    x = layers.Flatten()(inputs)
+    for number in range(2):
+        parts = [layers.Dense(16, activation="gelu", name="same"), layers.Dropout(0.3, seed=number, name="dropped")]
+        x = keras.Sequential([keras.Input((x.shape[-1],)), *parts], name=f"twin_{number}")(x)
+    return keras.Model(inputs, layers.Dense(classes)(x))
+
+
 def shared(shape: tuple[int, ...], classes: int) -> keras.Model:
     """One layer at both ends."""
     layer = layers.Dense(784, name="twice")

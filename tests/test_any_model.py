@@ -11,7 +11,7 @@ import any_models
 import keras
 import numpy as np
 import pytest
-from conformance import RATE, STEPS, SYNCHRONOUS, TOLERANCE, assert_same, keep_weights, weights  # noqa: F401
+from conformance import CUT, RATE, STEPS, SYNCHRONOUS, TOLERANCE, assert_same, keep_weights, weights  # noqa: F401
 from conftest import make_spec
 from stratbench.datasets.structure import is_empty
 from stratbench.harness.plan import class_weights
@@ -189,6 +189,7 @@ def cases() -> list[Any]:
         pytest.param(case, name, marks=[] if name in USUAL[case] else [pytest.mark.exhaustive])
         for case in any_models.DATA
         for name in SYNCHRONOUS
+        if name not in CUT
         # Each process of local-sgd clips its own gradient, and takes the mean over what its own masks leave.
         if case not in ("scheduled", "accumulated", "masked", "normalised") or not name.startswith("local-sgd")
     ]

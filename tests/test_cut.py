@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,6 @@ from typing import Any
 
 import any_models
 import cut_models
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -22,7 +22,7 @@ from stratbench.errors import UsageError
 from stratbench.harness.worker.workload import SpecWorkload
 from stratbench.strategies._shared.replica import loss_and_gradients
 from stratbench.strategies.base import Task
-from stratbench.strategies.cut import _cluster, _driver, _where
+from stratbench.strategies.cut import _cluster, _copy, _driver, _where
 from stratbench.strategies.cut._calls import Call, Calls, Value, calls_of
 from stratbench.strategies.cut._cost import Costs
 from stratbench.strategies.cut._driver import CutTrainer, Layout
@@ -148,13 +148,22 @@ def expected(workload: SpecWorkload, pieces: int = 1) -> tuple[list[np.ndarray],
     return model.get_weights(), losses
 
 
-ANY = ["two_by_two", "regression", "segmentation", "half_trained", "weighted", "binary", "autoencoder", "masked"]
+def exhaustive(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.exhaustive)
 
 
 class TestSameWork:
     @pytest.mark.parametrize(
         ("model", "parts"),
-        [*itertools.product(["residual", "dropped", "nested"], [2, 3]), *[(each, 2) for each in ANY]],
+        [
+            ("residual", 3),
+            ("dropped", 2),
+            ("nested", 3),
+            ("twins", 2),
+            *itertools.product(["two_by_two", "half_trained", "half", "untargeted", "masked"], [2]),
+            *itertools.starmap(exhaustive, [("residual", 2), ("dropped", 3), ("nested", 2), ("twins", 3)]),
+            *[exhaustive(each, 2) for each in ("regression", "segmentation", "weighted", "binary", "autoencoder")],
+        ],
     )
     def test_parts_train_what_the_whole_does(self, model: str, parts: int, data: Path, train: Any) -> None:
         trainer, losses = train(work(model, data), Layout(1, parts, [], 1, "gpipe"))
@@ -162,8 +171,15 @@ class TestSameWork:
         assert_same(trainer.weights(), weights, 1e-5)
         assert losses == pytest.approx(expected_losses, rel=1e-5)
 
-    @pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
-    @pytest.mark.parametrize("model", ["residual", "nested", "weighted", "segmentation"])
+    @pytest.mark.parametrize(
+        ("model", "schedule"),
+        [
+            ("residual", "1f1b"),
+            ("nested", "gpipe"),
+            *itertools.starmap(exhaustive, [("residual", "gpipe"), ("nested", "1f1b"), ("weighted", "gpipe")]),
+            exhaustive("segmentation", "1f1b"),
+        ],
+    )
     def test_micro_batches_train_what_they_do_in_one_process(
         self, model: str, schedule: Any, data: Path, train: Any
     ) -> None:
@@ -180,10 +196,10 @@ class TestSameWork:
     @pytest.mark.parametrize(
         "changes",
         [
-            {"optimizer": "adam", "learning_rate": 0.001},
+            exhaustive({"optimizer": "adam", "learning_rate": 0.001}),
             {"optimizer": "adamw:weight_decay=0.1", "learning_rate": 0.001},
             {"optimizer": "sgd:global_clipnorm=0.05"},
-            {"lr_schedule": "cosine", "warmup_epochs": 0.01},
+            exhaustive({"lr_schedule": "cosine", "warmup_epochs": 0.01}),
         ],
     )
     def test_copies_of_parts(self, changes: dict[str, Any], data: Path, train: Any) -> None:
@@ -210,6 +226,21 @@ class TestSameWork:
         weights, expected_losses = expected(work("residual", data, **weighted))
         assert_same(trainer.weights(), weights, 1e-5)
         assert losses == pytest.approx(expected_losses, rel=1e-5)
+
+    def test_masks_cross_a_cut(self, data: Path, train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Keras keeps a mask beside its tensor, not in it."""
+
+        def after_the_mask(calls: Calls, costs: Costs, parts: int) -> list[int]:
+            return [1 + next(call.number for call in calls.calls if getattr(call.operation, "mask_zero", False))]
+
+        monkeypatch.setattr(_driver, "places", after_the_mask)
+        weights, _ = expected(work("masked", data))
+        trainer, _ = train(work("masked", data), Layout(1, 2, [], 1, "gpipe"))
+        assert_same(trainer.weights(), weights, 1e-5)
+        monkeypatch.setattr(_copy, "get_keras_mask", lambda tensor: None)
+        trainer, _ = train(work("masked", data), Layout(1, 2, [], 1, "gpipe"))
+        with pytest.raises(AssertionError, match="differs by"):
+            assert_same(trainer.weights(), weights, 1e-3)
 
 
 class TestParts:
@@ -241,7 +272,7 @@ class TestParts:
         monkeypatch.setattr(_driver, "tell", lambda workload, held: told.append(held))
         monkeypatch.setattr(_driver, "device", lambda index: f"/job:localhost/replica:0/task:0/cpu:{0}")
         trainer, _ = train(work("equal", data), Layout(1, 2, ["dense_3"], 4, "1f1b"))
-        assert trainer.notes["cut"] == "dense_3"
+        assert re.fullmatch(r"dense_3 \d+ %, last \d+ %", trainer.notes["cut"])
         assert trainer.notes["bubble_expected"] == 0.2
         assert 0 < trainer.notes["depth_seconds"] < trainer.notes["work_seconds"]
         assert 0 <= trainer.figures()["bubble"] < 1
@@ -299,10 +330,11 @@ class TestOptions:
         assert make_spec("pipeline:micro_batches=8,parts=1", 3).skip() is None
 
     def test_losses_that_need_all_examples(self) -> None:
-        assert create("model-parallel", {}).skip_normaliser(3) is None
-        assert create("model-parallel", {"cut": "a"}).skip_normaliser(2) is None
-        assert "no mean over all" in (create("model-parallel", {"cut": "a"}).skip_normaliser(4) or "")
-        assert "no mean over all" in (create("pipeline", {}).skip_normaliser(2) or "")
+        assert not create("model-parallel", {}).divides(3)
+        assert not create("model-parallel", {"cut": "a"}).divides(2)
+        assert create("model-parallel", {"cut": "a"}).divides(4)
+        assert create("pipeline", {}).divides(1)
+        assert create("pipeline", {}).skip_normaliser()
 
     def test_tasks(self) -> None:
         place = SimpleNamespace(host=lambda index: f"h{index}", address=lambda host: f"{host}:1")
@@ -313,10 +345,3 @@ class TestOptions:
             ("part-2", "h2", 2, 1),
         ]
         assert isinstance(tasks[0], Task) and not tasks[0].serves and tasks[1].serves
-
-
-def test_masks_cross_a_cut(data: Path, beside_the_models: None) -> None:
-    """Keras keeps a mask beside its tensor, not in it."""
-    model = work("masked", data).model()
-    assert any(getattr(layer, "mask_zero", False) for layer in model.layers)
-    assert isinstance(model, keras.Model)

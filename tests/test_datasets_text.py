@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from conformance import STEPS, assert_same, keep_weights, weights  # noqa: F401
+from conformance import CUT, STEPS, assert_same, keep_weights, weights  # noqa: F401
 from conftest import launch, make_spec
 from dataset_helpers import whole
 from stratbench.datasets.base import Array, described, parse
@@ -162,7 +162,7 @@ def test_a_trial_takes_it(work: dict[str, Any]) -> None:
     sys.modules.pop("text_models", None)
 
 
-WHOLE = [name for name, cls in available().items() if cls.synchronous and not name.startswith("ps")]
+WHOLE = [name for name, cls in available().items() if cls.synchronous and not name.startswith(("ps", *CUT))]
 USUAL = ("fit", "fsdp")
 
 

@@ -274,6 +274,21 @@ def test_static_sharding_into_other_parts_is_other_work():
     ]
 
 
+def test_parts_of_a_model_are_no_parts_of_the_data():
+    (row,) = compare(run("pipeline", 4, options={"parts": 2}, sharding="static"))
+    assert row["parts"] == 4
+
+
+def test_a_cut_model_is_told_with_its_bubble():
+    cut = {"cut": "a 40 %, b 60 %", "bubble": 0.234, "bubble_expected": 0.2}
+    output = text(
+        run("single"), run("pipeline", 2) | cut, run("pipeline", 2, repeat=1) | cut | {"cut": "c 50 %, b 50 %"}
+    )
+    told = "pipeline ×2: cut into a 40 %, b 60 %; c 50 %, b 50 %; parts waited 23% of the passes' time (20% expected)"
+    assert told in " ".join(output.split())
+    assert "cut into" not in text(run("single"))
+
+
 def test_a_report_with_several_bases_and_workloads():
     output = text(
         run("single"),

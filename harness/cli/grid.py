@@ -139,7 +139,7 @@ class Grid:
             return f"the model has a train_step of its own, which {spec.strategy} can't call; use one of {able}"
         if self._tried.scales_loss and (reason := spec.create_strategy().skip_loss_scaling()):
             return reason
-        if spec.replicas == 1:
+        if not spec.create_strategy().divides(spec.replicas):
             return ""
         if self._tried.alone or not self._tried.normalised:
             return self._tried.alone
@@ -153,7 +153,7 @@ class Grid:
                 "its loss is a mean over what a mask leaves, or over sample weights, which processes exchange within "
                 "the step; XLA can't compile that: use --jit off or auto"
             )
-        return spec.create_strategy().skip_normaliser(spec.replicas) or ""
+        return spec.create_strategy().skip_normaliser() or ""
 
     def _take_own_of_step(self, tried: trying.Tried) -> str:
         """Train with the optimizers of the model's own ``train_step``, and say which they are."""

@@ -13,9 +13,9 @@ from ...datasets import base as datasets
 from ...errors import UsageError
 from ...results.showing.report import make_console
 from ...strategies import registry as strategies
+from ...strategies.base import FAMILIES
 from ..plan import models
 
-_NARROW = 4
 _LEGEND = (
     "N replicas, W bytes of the weights, S bytes of the optimizer state; traffic is that of a worker in a step, memory "
     "that of a worker's weights and state. More about one: stratbench list strategies NAME"
@@ -25,8 +25,9 @@ _LEGEND = (
 def entries(kind: str) -> list[dict[str, Any]]:
     """A dict for each of the ``strategies``, ``models`` or ``datasets``: at least name and summary."""
     if kind == "strategies":
-        keys = ("name", "synchronous", "consistent", "traffic", "memory", "failure", "summary")
-        return [{key: strategies.describe(cls)[key] for key in keys} for cls in strategies.available().values()]
+        keys = ("name", "family", "synchronous", "consistent", "traffic", "memory", "failure", "summary", "good_for")
+        found = [strategies.describe(cls) for cls in strategies.available().values()]
+        return [{key: each[key] for key in keys} for family in FAMILIES for each in found if each["family"] == family]
     if kind == "models":
         known = {name: cls.summary for name, cls in models.available().items()}
         return [{"name": name, "summary": text} for name, text in (known | models.OTHERS).items()]
@@ -51,21 +52,27 @@ def entry(kind: str, name: str) -> dict[str, Any]:
 
 
 def print_entries(rows: list[dict[str, Any]]) -> None:
-    """Print a table for people; if there are many columns, the summaries are below the table."""
-    keys = list(rows[0])
-    wide = len(keys) > _NARROW
-    columns = [key for key in keys if not (wide and key == "summary")]
+    """Print a table for people. Strategies are in families, and what each does and is good for is below the table."""
+    families = list(dict.fromkeys(row["family"] for row in rows)) if "family" in rows[0] else []
+    columns = [key for key in rows[0] if not (families and key in ("family", "summary", "good_for"))]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for key in columns:
         table.add_column(key, overflow="fold", no_wrap=key == "name")
-    for row in rows:
-        table.add_row(*(Text(_text(row[key])) for key in columns))
+    for family in families or [None]:
+        if family:
+            table.add_row(Text(family, style="bold"), end_section=False)
+        for row in rows:
+            if not family or row["family"] == family:
+                table.add_row(*(Text(_text(row[key])) for key in columns))
     console = make_console(sys.stdout)
     console.print(table)
-    if wide:
-        console.print("")
+    for family in families:
+        console.print(Text.assemble("\n", (family, "bold"), f": {FAMILIES[family]}"))
         for row in rows:
-            console.print(Text.assemble((row["name"], "bold"), f"  {row['summary']}"))
+            if row["family"] == family:
+                console.print(Text.assemble((f"  {row['name']}", "bold"), f"  {row['summary']}"))
+                console.print(Text(f"      good for {row['good_for']}"))
+    if families:
         console.print(Text(f"\n{_LEGEND}"), style="dim")
 
 

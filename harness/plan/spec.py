@@ -98,7 +98,7 @@ class RunSpec(BaseModel):
         for fault in self.faults:
             if fault.label not in self.labels():
                 return f"there is no {fault.label} to inject {fault} into: its tasks are {', '.join(self.labels())}"
-        if self.last_batch == "keep" and self.replicas > 1 and not strategy.uneven:
+        if self.last_batch == "keep" and (self.replicas > 1 or strategy.fixed_batch) and not strategy.uneven:
             exact = ", ".join(name for name, cls in strategies.available().items() if cls.uneven)
             return (
                 f"{self.strategy} needs shards of one size, and those of an incomplete last batch differ; "

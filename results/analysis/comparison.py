@@ -84,6 +84,8 @@ _MEDIANS = (
     "blocked_seconds",
     "traffic_bytes_expected",
     "traffic_bytes_measured",
+    "bubble",
+    "bubble_expected",
     "noticed_seconds",
     "lost_steps",
     "lost_share",
@@ -118,6 +120,7 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
           busy in the first of these, "" if there is none;
         - ``status`` and ``reason``: of the first run that isn't ok, else ``ok`` and ""; ``fault``: of the first run;
         - ``unused``: what the model was compiled with and the runs did not use; ``metric``: the name of their main one;
+          ``cut``: where the model was cut, with each way once;
         - ``oversubscribed``: whether any run was oversubscribed; ``compiled``: whether XLA compiled any;
         - ``examples_per_second``, with ``examples_per_second_min`` and ``_max``, and other figures of the
           runs table (``train_seconds``, ``test_accuracy``, …): medians over the ok runs, NaN without any;
@@ -147,7 +150,9 @@ def _parts(row: Row) -> int:
     """One part per replica, unless an option says into how many parts one process divides the examples."""
     if row["sharding"] != "static":
         return 1
-    return int(json.loads(row["options"] or "{}").get("parts", row["replicas"]))
+    # Of a cut model, parts are others: of the model.
+    told = json.loads(row["options"] or "{}").get("parts") if row["strategy"] == "single" else None
+    return int(told or row["replicas"])
 
 
 def _columns() -> list[str]:
@@ -162,6 +167,7 @@ def _columns() -> list[str]:
             "reason",
             "fault",
             "unused",
+            "cut",
             "metric",
             "oversubscribed",
             "compiled",
@@ -192,6 +198,7 @@ def _summary(repeats: Sequence[Row]) -> Row:
         "reason": bad[0]["reason"] if bad else "",
         "fault": repeats[0]["fault"],
         "unused": next(filter(None, (run["unused"] for run in repeats)), ""),
+        "cut": "; ".join(dict.fromkeys(run["cut"] for run in ok if run["cut"])),
         "metric": next(filter(None, (run["metric"] for run in repeats)), ""),
         "compiled": any(run["compiled"] for run in ok),
         "oversubscribed": any(run["oversubscribed"] for run in repeats),

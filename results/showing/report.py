@@ -286,9 +286,17 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
         lines += doubts.remarks(row, name)
         if row["fault"]:
             lines.append(f"{name} faults: {row['fault']}{_share_lost(row)}")
+        if row["cut"]:
+            lines.append(f"{name}: cut into {row['cut']}{_bubble(row)}")
         if exchanged := _exchanged(row):
             lines.append(f"{name}: {exchanged}")
     return lines
+
+
+def _bubble(row: Row) -> str:
+    if math.isnan(row["bubble"]):
+        return ""
+    return f"; parts waited {row['bubble']:.0%} of the passes' time ({row['bubble_expected']:.0%} expected)"
 
 
 def _share_lost(row: Row) -> str:

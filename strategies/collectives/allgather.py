@@ -33,6 +33,8 @@ class AllGather(Collective):
 
     name = "allgather"
     summary = "decentralised: all gradients to all processes, each forms the mean (Horovod's collectives)"
+    family = "data parallel"
+    good_for = "parts of unlike size, which it weighs by examples"
     traits = Traits("yes", "yes", "(N−1)·W each way", "W + S", "the run ends")
     uneven = True
     compiles = True

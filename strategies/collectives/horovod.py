@@ -46,6 +46,8 @@ class Horovod(Collective):
 
     name = "horovod"
     summary = "Horovod: N processes, ring all-reduce of fused gradients"
+    family = "data parallel"
+    good_for = "many GPUs or machines: it overlaps its exchange with the backward pass"
     traits = Traits("yes", "yes", "2(N−1)/N·W each way", "W + S", "ends; elastic: others go on")
     compiles = True
     runs_own_steps = True

@@ -38,6 +38,8 @@ class LocalSgd(Collective):
 
     name = "local-sgd"
     summary = "local SGD: every process trains alone, weights are averaged every period steps (Horovod's collectives)"
+    family = "relaxed"
+    good_for = "a slow network: it exchanges weights once in some steps"
     synchronous = False
     compiles = True
     runs_own_steps = True

@@ -31,6 +31,8 @@ class MasterWorker(Collective):
 
     name = "master-worker"
     summary = "centralised: rank 0 gathers all gradients, updates, broadcasts the weights (Horovod's collectives)"
+    family = "data parallel"
+    good_for = "an optimizer whose state is needed once only, and few workers"
     traits = Traits("yes", "yes", "W each way; the master (N−1)·W each way", "W; the master W + S", "the run ends")
     uneven = True
     compiles = True

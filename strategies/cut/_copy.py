@@ -69,10 +69,11 @@ class Copy:
         self._batches, self._scale, self._sleeps = batches, scale, sleeps
         self._keeps = keeps
         self.kept: dict[Value, Tensor] = {}
+        # Numbered, as layers of two models within the model may have the same names.
         self.variables = {
-            id(v): _variable(f"{name}/{v.path}", v, device)
-            for part, device in zip(cut.parts, devices, strict=True)
-            for v in (*part.trained, *part.fixed)
+            id(v): _variable(f"{name}/{part}/{number}/{v.path}", v, devices[part])
+            for part, each in enumerate(cut.parts)
+            for number, v in enumerate((*each.trained, *each.fixed))
         }
         # Once a step, where they are.
         self._trained = [self._read(part.trained, device) for part, device in zip(cut.parts, devices, strict=True)]

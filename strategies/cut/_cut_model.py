@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, MaxLen
 
 from ...errors import UsageError
 from .._shared.devices import skip_for_gpus
@@ -27,11 +27,14 @@ class CutModel(Strategy):
 
     needs = "one free TCP port a replica"
     delays_parts = True
+    fixed_batch = True
 
     parts: Annotated[int, Ge(0), Le(4096)] = option(
         0, "parts of the model; with fewer than replicas, there are several copies. 0: as many as replicas"
     )
-    cut: str = option("", "layers after which the model is cut, as a+b; by default the parts take equally long")
+    cut: Annotated[str, MaxLen(4096)] = option(
+        "", "layers after which the model is cut, as a+b; by default the parts take equally long"
+    )
 
     def __post_init__(self) -> None:
         """Raises UsageError for another number of parts than there are layers to cut after."""
@@ -68,11 +71,16 @@ class CutModel(Strategy):
             return f"a global batch of {global_batch} can't be divided into {shares}; use a multiple of it"
         return None
 
-    def skip_normaliser(self, replicas: int) -> str | None:
+    def divides(self, replicas: int) -> bool:
+        """Into micro-batches, and among copies; parts share one loss."""
+        return self._passes[0] * (replicas // self._parts(replicas)) > 1
+
+    def skip_normaliser(self) -> str | None:
         """The counts of all micro-batches are not known when the first one's loss is computed."""
-        if self._passes[0] == 1 and self._parts(replicas) == replicas:
-            return None
-        return f"micro-batches and copies leave no mean over all; use {self.name} with one of each, or horovod"
+        return (
+            "its loss is a mean over what a mask leaves, or over sample weights, which micro-batches and copies "
+            "of a cut model do not exchange; use one of each, as model-parallel does, or horovod"
+        )
 
     def tasks(self, replicas: int, place: Place) -> list[Task]:
         """Worker 0, which drives, and a task for each other part."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import keras
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     pass
 
 v1 = tf.compat.v1
+PIECE_BYTES = 64 * 2**20
+"""Of weights that are sent in one message."""
 WARMUP = 2
 """Steps of which the bubble is not measured."""
 
@@ -77,20 +79,21 @@ class CutTrainer(Trainer):
             times = [each for copy in copies for each in copy.times]
             self._set_sizes(copies, costs)
             self.traffic_bytes = _mean_bytes([loss, *times], update, add, workload.accumulate)
-            given = [(v, *_given(v, copies)) for part in made.parts for v in (*part.trained, *part.fixed)]
+            given = [_given(each, copies) for each in _in_pieces(v for p in made.parts for v in (*p.trained, *p.fixed))]
             start = v1.global_variables_initializer()
             self._session = v1.Session(node.target, config=node.config)
             feeds = [*tf.nest.flatten(batch), self._rate, *[each for each, _ in self._delays.values()]]
             self._update = self._session.make_callable([loss, times, update], feeds)
             self._add = self._session.make_callable([loss, times, add], feeds)
             variables = copies[0].variables
-            reads = [variables[id(each)].read_value() for each in self._model.weights]
+            reads = [[variables[id(v)].read_value() for v in each] for each in _in_pieces(self._model.weights)]
             self._read = [self._session.make_callable(each) for each in reads]
         self._session.run(start)
-        for variable, fed, assigned in given:
-            self._session.run(assigned, {fed: variable.numpy()})
-            # From now on, only the task that holds it has it.
-            release(variable)
+        for fed, assigned in given:
+            self._session.run(assigned, {placeholder: v.numpy() for v, placeholder in fed})
+            # From now on, only the tasks that hold them have them.
+            for variable, _ in fed:
+                release(variable)
         self._steps, self._busy, self._whole = 0, 0.0, 0.0
 
     def _copies(self, batch: Batch) -> list[Copy]:
@@ -138,7 +141,7 @@ class CutTrainer(Trainer):
         self.memory = held[0]
         tell(self._workload, held)
         self.notes = {
-            "cut": ", ".join(part.last_layer for part in self._cut.parts[:-1]),
+            "cut": _words(self._cut, costs) if layout.parts > 1 else "",
             "bubble_expected": bubble(layout.parts, layout.micro_batches),
             # Micro-batches and copies do not wait for one another.
             "work_seconds": costs.work * layout.micro_batches * layout.copies,
@@ -162,7 +165,7 @@ class CutTrainer(Trainer):
 
     def weights(self) -> list[np.ndarray | None]:
         """See `Trainer.weights`."""
-        return [read() for read in self._read]
+        return [weight for read in self._read for weight in read()]
 
 
 def _cut(model: keras.Model, workload: Workload, layout: Layout, config: tf.compat.v1.ConfigProto) -> tuple[Cut, Costs]:
@@ -177,16 +180,36 @@ def _cut(model: keras.Model, workload: Workload, layout: Layout, config: tf.comp
         raise UsageError(f"model {model.name} can't be cut: {error}") from error
 
 
+def _words(cut: Cut, costs: Costs) -> str:
+    """``dense_1 40 %, dense_3 60 %``: the last layer of each part, and the part's share of a pass's time."""
+    seconds = [sum(costs.seconds[call.number] for call in part.calls) for part in cut.parts]
+    shares = [each / (sum(seconds) or 1.0) for each in seconds]
+    return ", ".join(f"{part.last_layer} {100 * share:.0f} %" for part, share in zip(cut.parts, shares, strict=True))
+
+
 def _mean_bytes(always: list[tf.Tensor], update: tf.Operation, add: tf.Operation, steps: int) -> float | None:
     """What worker 0 sends and receives in a step, of which every ``steps``-th updates; None if it is not known."""
     found = [bytes_of(0, [*always, each]) for each in (update, *[add] * (steps - 1))]
     return sum(each or 0 for each in found) / steps if None not in found else None
 
 
-def _given(variable: keras.Variable, copies: Sequence[Copy]) -> tuple[tf.Tensor, tf.Operation]:
-    """(a placeholder for the first value of a variable, what assigns it in each copy)."""
-    fed = v1.placeholder(variable.dtype, variable.shape)
-    return fed, tf.group(*[copy.variables[id(variable)].assign(fed, read_value=False) for copy in copies])
+def _in_pieces(variables: Iterable[keras.Variable]) -> list[list[keras.Variable]]:
+    """In order, in lists that have at most `PIECE_BYTES`, or one variable."""
+    pieces: list[list[keras.Variable]] = []
+    for variable in variables:
+        if not pieces or size_bytes([*pieces[-1], variable]) > PIECE_BYTES:
+            pieces.append([])
+        pieces[-1].append(variable)
+    return pieces
+
+
+def _given(
+    variables: Sequence[keras.Variable], copies: Sequence[Copy]
+) -> tuple[list[tuple[keras.Variable, tf.Tensor]], tf.Operation]:
+    """(a placeholder for the first value of each variable, what assigns them in all copies)."""
+    fed = [(each, v1.placeholder(each.dtype, each.shape)) for each in variables]
+    pairs = [(copy.variables[id(each)], value) for each, value in fed for copy in copies]
+    return fed, tf.group(*[there.assign(value, read_value=False) for there, value in pairs])
 
 
 def _split(batch: Batch, count: int) -> list[Batch]:

@@ -39,4 +39,6 @@ def bytes_of(task: int, fetched: Sequence[tf.Tensor | tf.Operation]) -> int | No
 
 
 def _task(operation: tf.Operation) -> int:
+    # TensorFlow puts what reads or changes a variable where the variable is.
+    operation = next((each.op for each in operation.inputs if each.dtype == tf.resource), operation)
     return int(tf.DeviceSpec.from_string(operation.device).task or 0)

@@ -32,6 +32,8 @@ class ModelParallel(CutModel):
 
     name = "model-parallel"
     summary = "a model's layers over N tasks, one after the other; each holds its own weights"
+    family = "cut"
+    good_for = "a model that does not fit one device"
     traits = Traits(
         synchronous="yes",
         consistent="yes",

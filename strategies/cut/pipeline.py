@@ -31,6 +31,8 @@ class Pipeline(CutModel):
 
     name = "pipeline"
     summary = "a model's layers over N tasks, which work at several micro-batches at a time: GPipe or 1F1B"
+    family = "cut"
+    good_for = "a model that does not fit one device, trained by all of them at a time"
     traits = Traits(
         synchronous="yes",
         consistent="yes",

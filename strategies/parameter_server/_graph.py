@@ -109,9 +109,10 @@ def share(
             (Hogwild).
     """
     placement = _balance(source.model.weights, servers)
+    # Numbered, as layers of two models within the model may have the same names.
     by_id = {
-        id(weight): shared_variable(weight.path, server, weight.shape, weight.dtype, weight.trainable)
-        for weight, server in zip(source.model.weights, placement, strict=True)
+        id(weight): shared_variable(f"{place}/{weight.path}", server, weight.shape, weight.dtype, weight.trainable)
+        for place, (weight, server) in enumerate(zip(source.model.weights, placement, strict=True))
     }
     server_of = {id(weight): server for weight, server in zip(source.model.weights, placement, strict=True)}
     rates = {server: _rate(worker, server) for server in servers}
@@ -177,7 +178,8 @@ def compute(
     model = source.model
     by_id = {id(weight): value for weight, value in zip(model.weights, values, strict=True)}
     places = {id(weight): place for place, weight in enumerate(model.weights)}
-    own = {id(state): _local(state, source) for state in model.non_trainable_variables if id(state) not in by_id}
+    kept = [state for state in model.non_trainable_variables if id(state) not in by_id]
+    own = {id(state): _local(place, state, source) for place, state in enumerate(kept)}
     batch = tf.nest.map_structure(
         lambda like: v1.placeholder(like.dtype, (None, *like.shape[1:])), workload.empty_batch
     )
@@ -289,10 +291,10 @@ def _rate(worker: int | None, server: int) -> tf.Variable:
         )
 
 
-def _local(state: Any, source: Source) -> tf.Variable:
+def _local(place: int, state: Any, source: Source) -> tf.Variable:
     """State that is not a weight, such as a dropout layer's seed: each worker keeps its own."""
     return v1.get_variable(
-        state.path.replace("/", "_"),
+        f"state_{place}_{state.path}".replace("/", "_"),
         initializer=tf.constant(source.state[id(state)]),
         use_resource=True,
         trainable=False,

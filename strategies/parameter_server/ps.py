@@ -54,6 +54,8 @@ class ParameterServer(Strategy):
 
     name = "ps"
     summary = "parameter servers: ClusterSpec, workers push gradients; asynchronous, sync, ssp or downpour"
+    family = "relaxed"
+    good_for = "workers of unlike speed, and large embedding tables"
     needs = "one free TCP port a worker and a ps task"
     synchronous = False
     traits = Traits(
@@ -111,7 +113,7 @@ class ParameterServer(Strategy):
             return "backup workers may come late with gradients of an earlier update; leave --accumulate or backup out"
         return "weights change within the steps of --accumulate; use sync=true, or mode=downpour,push=K without it"
 
-    def skip_normaliser(self, replicas: int) -> str | None:
+    def skip_normaliser(self) -> str | None:
         """A step that does not wait for all workers has no mean of all."""
         if self.backup:
             return "backup workers leave no mean over all; leave backup out"

@@ -30,6 +30,8 @@ class ParameterServerTree(Strategy):
 
     name = "ps-tree"
     summary = "parameter servers in a tree: leaves combine their workers' gradients and push them to the root"
+    family = "data parallel"
+    good_for = "many workers: the root receives one gradient a leaf"
     needs = "one free TCP port a worker, a leaf and the root"
     traits = Traits(
         synchronous="yes; mode=async: within a leaf",

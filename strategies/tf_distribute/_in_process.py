@@ -34,7 +34,10 @@ def trainer_of(
 
     def part(batch: Batch) -> Batch:
         start = tf.distribute.get_replica_context().replica_id_in_sync_group * share
-        return tf.nest.map_structure(lambda each: each[start : start + share], batch)
+        # Of a size that is known: XLA, and so a TPU, computes nothing else.
+        return tf.nest.map_structure(
+            lambda each: tf.slice(each, [start, *[0] * (len(each.shape) - 1)], [share, *each.shape[1:]]), batch
+        )
 
     def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
         # Keras's optimizer sums gradients over the replicas; 1/N makes that the mean.

@@ -28,6 +28,8 @@ class Mirrored(Strategy):
 
     name = "mirrored"
     summary = "tf.distribute.MirroredStrategy: one process, all-reduce between its devices"
+    family = "tf.distribute"
+    good_for = "the GPUs of one machine, in one process"
     traits = Traits("yes", "yes", "between devices, in one process", "N·(W + S) in one process", "the run ends")
     runs_own_steps = True
 

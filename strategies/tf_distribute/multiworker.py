@@ -30,6 +30,8 @@ class MultiWorker(Strategy):
 
     name = "multiworker"
     summary = "tf.distribute.MultiWorkerMirroredStrategy: N processes, collective all-reduce over gRPC"
+    family = "tf.distribute"
+    good_for = "several machines, with nothing beside TensorFlow"
     needs = "one free TCP port a replica"
     traits = Traits("yes", "yes", "2(N−1)/N·W each way", "W + S", "the run ends")
     runs_own_steps = True

@@ -21,6 +21,8 @@ class OneDevice(Strategy):
 
     name = "one-device"
     summary = "tf.distribute.OneDeviceStrategy: one replica; beside single, it shows what tf.distribute costs"
+    family = "tf.distribute"
+    good_for = "knowing what tf.distribute itself costs"
     traits = Traits("–", "yes", "none", "W + S", "the run ends")
     max_replicas = 1
     runs_own_steps = True
