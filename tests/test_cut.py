@@ -228,10 +228,10 @@ class TestSameWork:
         assert losses == pytest.approx(expected_losses, rel=1e-5)
 
     def test_masks_cross_a_cut(self, data: Path, train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Keras keeps a mask beside its tensor, not in it."""
+        """What a layer gives has its mask beside it, not in it."""
 
         def after_the_mask(calls: Calls, costs: Costs, parts: int) -> list[int]:
-            return [1 + next(call.number for call in calls.calls if getattr(call.operation, "mask_zero", False))]
+            return [1 + next(call.number for call in calls.calls if "mask" in call.kwargs)]
 
         monkeypatch.setattr(_driver, "places", after_the_mask)
         weights, _ = expected(work("masked", data))
