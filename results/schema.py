@@ -277,6 +277,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("validation_loss", "float", "", "Loss on the validation examples after the epoch"),
         Column("validation_accuracy", "float", "1", "Accuracy on the validation examples after the epoch, if any"),
         Column("validation_metric", "float", "", "The main metric on the validation examples after the epoch"),
+        Column(
+            "consensus_distance", "float", "", "Root of the mean squared distance of processes' weights to their mean"
+        ),
         *_TRAFFIC,
     ),
     "metrics": (

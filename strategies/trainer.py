@@ -221,6 +221,13 @@ class Trainer(ABC):
         """What was measured in all steps, by the column of the table ``runs`` that it is for."""
         return {}
 
+    def epoch_figures(self) -> Mapping[str, float]:
+        """What is measured at the end of an epoch, by the column of the table ``epochs`` that it is for.
+
+        Every rank calls it at the same steps, off the clock.
+        """
+        return {}
+
     def logs(self) -> Mapping[str, float]:
         """Mean of what a model's own ``train_step`` returned in the steps since the last call, by name, if any."""
         return {}

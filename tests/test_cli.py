@@ -226,7 +226,7 @@ class TestMistakes:
             (["run"], "--strategy"),
             (["compare"], "--strategy"),
             (["run", "-s", "sngle", *WORK], "Received: 'sngle'. Did you mean 'single'?"),
-            (["run", "-s", "", *WORK], "one of allgather, central-storage, estimator, fit, fsdp, horovod"),
+            (["run", "-s", "", *WORK], "one of allgather, central-storage, estimator, fit, fsdp, gossip"),
             (["compare", "-s", "single", "-s", "mirorred", *WORK], "Did you mean 'mirrored'?"),
             (["run", "-s", "ps:synch=true", *WORK], "Did you mean 'sync'?"),
             (["run", "-s", "ps:sync=maybe", *WORK], "option sync of strategy ps"),

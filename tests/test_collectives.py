@@ -5,6 +5,7 @@ The replayed model is softmax regression from zero weights: its gradient is two 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from stratbench.strategies.collectives import _collective as _collectives
 from stratbench.strategies.collectives import _ranks
 from stratbench.strategies.collectives import horovod as horovod_strategy
 from stratbench.strategies.collectives._build import HorovodStatus
+from stratbench.strategies.collectives.gossip import peers
 
 TOLERANCE = 1e-5
 RATE = 0.05
@@ -100,6 +102,32 @@ def local_sgd(spec: RunSpec, period: int, factor: float, average_momentum: bool)
             yield mean(thetas)
 
 
+def gossip(spec: RunSpec, factor: float, weights: list[np.ndarray]) -> Iterator[Weights]:
+    """The mean over all processes at the end of each epoch. ``weights``: W of each step, which repeat."""
+    thetas = [zeros() for _ in range(spec.replicas)]
+    optimizers = [Momentum(factor) for _ in range(spec.replicas)]
+    for step, (parts, ends) in enumerate(steps(spec)):
+        rows = weights[step % len(weights)]
+        mixed = [[np.tensordot(row, tensors, 1) for tensors in zip(*thetas, strict=True)] for row in rows]
+        thetas = [
+            optimizer.apply(before, gradient(theta, part))
+            for optimizer, before, theta, part in zip(optimizers, mixed, thetas, parts, strict=True)
+        ]
+        if ends:
+            yield mean(thetas)
+            DISTANCES.append(
+                np.sqrt(
+                    np.mean([sum(np.sum((a - b) ** 2) for a, b in zip(t, mean(thetas), strict=True)) for t in thetas])
+                )
+            )
+
+
+DISTANCES: list[float] = []
+"""Of the processes' weights from their mean, where `gossip` has yielded."""
+RING = [sum(np.roll(np.eye(5), shift, axis=0) for shift in (-1, 0, 1)) / 3]
+EXPONENTIAL = [(np.eye(3) + np.roll(np.eye(3), shift, axis=0)) / 2 for shift in (1, 2)]
+
+
 def all_reduce(spec: RunSpec, passes: int) -> Iterator[Weights]:
     """One update with the mean gradient of every ``passes`` steps; what is left over at the end is not applied."""
     theta, optimizer, seen = zeros(), Momentum(0.0), []
@@ -152,6 +180,12 @@ def keep_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ("local-sgd:period=end,average_momentum=true", 2, "momentum", lambda spec: local_sgd(spec, 50, 0.9, True)),
         ("local-sgd:period=7,average_momentum=true", 2, "momentum", lambda spec: local_sgd(spec, 7, 0.9, True)),
+        ("gossip", 5, "sgd", lambda spec: gossip(spec, 0.0, RING)),
+        ("gossip:graph=exponential", 3, "momentum", lambda spec: gossip(spec, 0.9, EXPONENTIAL)),
+        pytest.param(
+            *("gossip", 2, "momentum", lambda spec: gossip(spec, 0.9, [np.full((2, 2), 0.5)])),
+            marks=pytest.mark.exhaustive,
+        ),
         ("horovod", 2, "sgd:gradient_accumulation_steps=3", lambda spec: all_reduce(spec, 3)),
         pytest.param(
             *("horovod:bucket_mib=0", 2, "sgd", lambda spec: all_reduce(spec, 1)), marks=pytest.mark.exhaustive
@@ -183,6 +217,12 @@ def test_fifty_steps_are_those_of_the_algorithm(
     outcome = launch(spec, tmp_path / "run")
     assert outcome.status == "ok", outcome.reason
     assert_same(saved(tmp_path / "run"), list(replay(spec)))
+    if strategy.startswith("gossip"):
+        log = journal.read(tmp_path / "run" / "worker-0.jsonl")
+        told = [event["figures"]["consensus_distance"] for event in log.epochs]
+        assert told == pytest.approx(DISTANCES[-len(told) :], rel=1e-3) and told[0] > 0
+        sent = 4 * log.ready["parameters"] * (2 if replicas == 5 else 1)
+        assert log.ready["traffic_bytes"] == 2 * replicas * sent
     if strategy.startswith("local-sgd"):
         log = journal.read(tmp_path / "run" / "worker-0.jsonl")
         period = spec.create_strategy().period
@@ -337,3 +377,31 @@ def test_stratbench_starts_the_processes_that_need_no_horovodrun(
     monkeypatch.setattr(_collectives, "status", lambda: built)
     tasks = registry.create("horovod", options).tasks(2, NoPlace())
     assert len(tasks) == starts and bool(tasks[0].command) is (starts == 1)
+
+
+def test_every_process_hears_of_every_other() -> None:
+    for graph, size in itertools.product(("ring", "exponential"), (1, 2, 3, 5, 8)):
+        sent = [peers(graph, rank, size) for rank in range(size)]
+        assert len({len(each) for each in sent}) == 1 and all(
+            rank not in to for rank, each in enumerate(sent) for to in each
+        )
+        heard, rounds = np.eye(size, dtype=bool), 0
+        while not heard.all():
+            to = [each[rounds % len(each)] for each in sent]
+            received = [sum(rank in each for each in to) for rank in range(size)]
+            assert set(received) == {len(to[0])}, "W must be doubly stochastic"
+            heard = np.array(
+                [heard[rank] | np.any([heard[o] for o in range(size) if rank in to[o]], 0) for rank in range(size)]
+            )
+            rounds += 1
+        assert rounds == (size // 2 if graph == "ring" else (size - 1).bit_length())
+
+
+def test_gossip_exchanges_in_each_step() -> None:
+    strategy = registry.create("gossip", {})
+    assert "leave --accumulate out" in (strategy.skip_optimizer({}, 2) or "")
+    assert strategy.skip_optimizer({}, 1) is None
+    assert [registry.create("gossip", {"graph": g}).traffic_bytes(100, 4) for g in ("ring", "exponential")] == [
+        1600,
+        800,
+    ]

@@ -172,6 +172,10 @@ class Injected(Trainer):
         self._take_restored()
         return result
 
+    def epoch_figures(self) -> Mapping[str, float]:
+        """See `Trainer.epoch_figures`."""
+        return self._inner.epoch_figures()
+
     def logs(self) -> Mapping[str, float]:
         """See `Trainer.logs`."""
         return self._inner.logs()

@@ -82,6 +82,7 @@ def train(
                 sent_bytes=sent,
                 received_bytes=received,
                 logs=dict(trainer.logs()),
+                figures=dict(trainer.epoch_figures()),
             )
         weights = trainer.weights()
         _restored(trainer, journal)

@@ -12,7 +12,7 @@ serving     memory (dict or null); instead of ready, from a task that only serve
 steps       rows, each in the order of ``STEP_FIELDS``
 updates     rows, each in the order of ``UPDATE_FIELDS``
 epoch       epoch, seconds, sent_bytes, received_bytes (null if unknown); logs: {name: mean value} of a model's own
-            train_step; after its last step
+            train_step; figures: {column of epochs: value} of the strategy's own; after its last step
 trained     involuntary_switches: how often the kernel took a core from it since ready; updates_skipped, or null;
             figures: as notes, of what was measured; after its last step
 evaluation  epoch, validation: {name: value} of the loss and all metrics; test and train, on the last, the same

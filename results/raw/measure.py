@@ -39,8 +39,9 @@ _QUANTILES = {
 }
 
 
+_EPOCH_FIGURES = ("consensus_distance",)
 _NOTES, _FIGURES = ("cut", "bubble_expected", "work_seconds", "depth_seconds"), ("bubble",)
-"""What strategies tell before the first step, and after the last one."""
+"""What strategies tell after an epoch, before the first step, and after the last one."""
 
 _OF_END = ("peak_rss_bytes", "gpu_peak_bytes", "cpu_seconds", "sent_bytes", "received_bytes")
 
@@ -107,6 +108,7 @@ def epochs(logs: Sequence[TaskLog]) -> list[dict[str, Any]]:
         measured |= timed
     first = rank_zero(logs)
     times = {event["epoch"]: event["seconds"] for event in first.epochs} if first else {}
+    figures = {event["epoch"]: event.get("figures", {}) for event in first.epochs} if first else {}
     evaluations = {event["epoch"]: event for event in first.evaluations} if first else {}
     traffic = exchange.traffic(logs)
     return [
@@ -116,6 +118,7 @@ def epochs(logs: Sequence[TaskLog]) -> list[dict[str, Any]]:
             "examples_per_second": float(rates[i]) if measured[i] else math.nan,
             "train_loss": _ratio(float(losses[i]), float(weights[i])),
             **quality.columns(evaluations.get(epoch), "validation"),
+            **{name: figures.get(epoch, {}).get(name) for name in _EPOCH_FIGURES},
             **traffic.get(epoch, {}),
         }
         for i, epoch in enumerate(numbers.tolist())

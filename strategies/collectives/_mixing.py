@@ -1,0 +1,85 @@
+"""Weights of neighbours are mixed, and the mean of all processes' weights is formed only to look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import tensorflow as tf
+
+from .._shared.replica import KerasTrainer
+from ..trainer import Batch, StepResult, Trainer
+from ._collective import flat, parts
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Mixing:
+    """Exchanges the weights of one process with its peers'.
+
+    Args:
+        peers: the ranks that this one sends to, in each of the steps that repeat; it receives from as many.
+        variables: the weights.
+    """
+
+    def __init__(self, hvd: ModuleType, peers: Sequence[Sequence[int]], variables: Sequence[tf.Variable]):
+        self._hvd, self._variables, self._count = hvd, variables, len(peers[0])
+        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        sizes = [[int(rank in to) for rank in range(hvd.size())] for to in peers]
+        self._splits = tf.constant(sizes, tf.int32) * sum(each.shape.num_elements() for each in variables)
+
+    def change(self) -> tf.Tensor:
+        """Σ_j W_ij θ_j − θ_i, where all W_ij that are not 0 are equal. All weights as one vector."""
+        own = flat([each.read_value() for each in self._variables])
+        if not self._count:
+            return tf.zeros_like(own)
+        place = tf.cast(self._step % self._splits.shape[0], tf.int32)
+        sent = tf.tile(own, [self._count])
+        found, _ = self._hvd.alltoall(sent, splits=self._splits[place], name="gossip", ignore_name_scope=True)
+        self._step.assign_add(1)
+        total = tf.reduce_sum(tf.reshape(found, [self._count, -1]), axis=0)
+        return (total - self._count * own) / (self._count + 1)
+
+
+def consensus(hvd: ModuleType, variables: Sequence[tf.Variable]) -> Callable[[], tuple[tf.Tensor, tf.Tensor]]:
+    """What gives (the mean of all processes' weights as one vector, root of their mean squared distance to it)."""
+
+    @tf.function(autograph=False)
+    def meet() -> tuple[tf.Tensor, tf.Tensor]:
+        own = flat([each.read_value() for each in variables])
+        mean = hvd.allreduce(own, op=hvd.Average, name="consensus", ignore_name_scope=True)
+        squares = hvd.allreduce(
+            tf.reduce_sum(tf.square(own - mean)), op=hvd.Average, name="distance", ignore_name_scope=True
+        )
+        return mean, tf.sqrt(squares)
+
+    return meet
+
+
+class GossipTrainer(Trainer):
+    """Steps of ``local``, which mix ``mixed``; the mean over all processes, by ``meet``, at the end of an epoch."""
+
+    def __init__(
+        self,
+        local: KerasTrainer,
+        mixed: Sequence[tf.Variable],
+        meet: Callable[[], tuple[tf.Tensor, tf.Tensor]],
+    ):
+        self.rank, self.shard, self.shards = local.rank, local.shard, local.shards
+        self.memory = local.memory
+        self._local, self._mixed, self._meet = local, mixed, meet
+
+    def step(self, batch: Batch, learning_rate: float) -> StepResult:
+        """See `Trainer.step`."""
+        return self._local.step(batch, learning_rate)
+
+    def epoch_figures(self) -> Mapping[str, float]:
+        """See `Trainer.epoch_figures`."""
+        return {"consensus_distance": float(self._meet()[1])}
+
+    def weights(self) -> list[np.ndarray | None]:
+        """See `Trainer.weights`: the mean over all processes, which none of them trains with."""
+        means = dict(zip((v.ref() for v in self._mixed), parts(self._meet()[0], self._mixed), strict=True))
+        return [means.get(weight.value.ref(), weight.value).numpy() for weight in self._local.model.weights]
