@@ -24,6 +24,8 @@ class Driven(Strategy):
 
     name = "driven"
     summary = "one client drives all replicas"
+    family = "data parallel"
+    good_for = "tests"
     traits = Traits("yes", "yes", "W each way", "W + S on task 0", "the run ends")
 
     def tasks(self, replicas: int, place: Place) -> list[Task]:

@@ -29,6 +29,8 @@ class TwoPart(Strategy):
 
     name = "two-part"
     summary = "a model cut in two"
+    family = "cut"
+    good_for = "tests"
     traits = Traits("yes", "yes", "activations and their gradients", "a part of W + S", "the run ends")
     backend = "jax"
 
