@@ -47,8 +47,9 @@ def twins(shape: tuple[int, ...], classes: int) -> keras.Model:
     inputs = keras.Input(shape)
     x = layers.Flatten()(inputs)
     for number in range(2):
-        parts = [layers.Dense(16, activation="gelu", name="same"), layers.Dropout(0.3, seed=number, name="dropped")]
-        x = keras.Sequential([keras.Input((x.shape[-1],)), *parts], name=f"twin_{number}")(x)
+        taken = keras.Input((x.shape[-1],))
+        hidden = layers.Dense(16, activation="gelu", name="same")(taken)
+        x = keras.Model(taken, layers.Dropout(0.3, seed=number, name="dropped")(hidden), name=f"twin_{number}")(x)
     return keras.Model(inputs, layers.Dense(classes)(x))
 
 

@@ -53,27 +53,29 @@ def entry(kind: str, name: str) -> dict[str, Any]:
 
 def print_entries(rows: list[dict[str, Any]]) -> None:
     """Print a table for people. Strategies are in families, and what each does and is good for is below the table."""
-    families = list(dict.fromkeys(row["family"] for row in rows)) if "family" in rows[0] else []
-    columns = [key for key in rows[0] if not (families and key in ("family", "summary", "good_for"))]
+    below = ("family", "summary", "good_for") if "family" in rows[0] else ()
+    columns = [key for key in rows[0] if key not in below]
+    families: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        families.setdefault(row.get("family", ""), []).append(row)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for key in columns:
         table.add_column(key, overflow="fold", no_wrap=key == "name")
-    for family in families or [None]:
+    for family, members in families.items():
         if family:
-            table.add_row(Text(family, style="bold"), end_section=False)
-        for row in rows:
-            if not family or row["family"] == family:
-                table.add_row(*(Text(_text(row[key])) for key in columns))
+            table.add_row(Text(family, style="bold"))
+        for row in members:
+            table.add_row(*(Text(_text(row[key])) for key in columns))
     console = make_console(sys.stdout)
     console.print(table)
-    for family in families:
+    if not below:
+        return
+    for family, members in families.items():
         console.print(Text.assemble("\n", (family, "bold"), f": {FAMILIES[family]}"))
-        for row in rows:
-            if row["family"] == family:
-                console.print(Text.assemble((f"  {row['name']}", "bold"), f"  {row['summary']}"))
-                console.print(Text(f"      good for {row['good_for']}"))
-    if families:
-        console.print(Text(f"\n{_LEGEND}"), style="dim")
+        for row in members:
+            console.print(Text.assemble((f"  {row['name']}", "bold"), f"  {row['summary']}"))
+            console.print(Text(f"      good for {row['good_for']}"))
+    console.print(Text(f"\n{_LEGEND}"), style="dim")
 
 
 def print_entry(found: dict[str, Any]) -> None:

@@ -9,10 +9,17 @@ import keras
 import tensorflow as tf
 
 from ...errors import RunError
-from ..trainer import Workload
+from ..trainer import Batch, Workload
 from .clip import unclipped
 from .keras_rule import KerasRule
 from .update_rules import has_kernel
+
+
+def placeholders(workload: Workload, examples: int | None) -> Batch:
+    """A batch of so many examples, or of any number, to be fed."""
+    return tf.nest.map_structure(
+        lambda like: tf.compat.v1.placeholder(like.dtype, (examples, *like.shape[1:])), workload.empty_batch
+    )
 
 
 def keep_constants(model: keras.Model) -> None:

@@ -31,6 +31,7 @@ from ._ranks import meeting, variables
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
     import tensorflow as tf
 
 
@@ -217,6 +218,14 @@ def parts(vector: tf.Tensor, like: Sequence[tf.Variable | tf.Tensor]) -> list[tf
 
     pieces = tf.split(vector, [math.prod(variable.shape) for variable in like])
     return [tf.reshape(piece, variable.shape) for piece, variable in zip(pieces, like, strict=True)]
+
+
+def weights_with(
+    model: keras.Model, variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]
+) -> list[np.ndarray | None]:
+    """In the order of ``model.weights``, these values in place of those of some variables."""
+    given = {variable.ref(): value for variable, value in zip(variables, values, strict=True)}
+    return [given.get(weight.value.ref(), weight.value).numpy() for weight in model.weights]
 
 
 def _horovodrun() -> str:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from .._shared.replica import KerasTrainer
 from ..trainer import Batch, StepResult, Trainer
-from ._collective import flat, parts
+from ._collective import flat, parts, weights_with
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,5 +81,4 @@ class GossipTrainer(Trainer):
 
     def weights(self) -> list[np.ndarray | None]:
         """See `Trainer.weights`: the mean over all processes, which none of them trains with."""
-        means = dict(zip((v.ref() for v in self._mixed), parts(self._meet()[0], self._mixed), strict=True))
-        return [means.get(weight.value.ref(), weight.value).numpy() for weight in self._local.model.weights]
+        return weights_with(self._local.model, self._mixed, parts(self._meet()[0], self._mixed))

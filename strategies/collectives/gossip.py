@@ -30,10 +30,8 @@ from ._collective import Collective, parts, replicate
 if TYPE_CHECKING:
     import tensorflow as tf
 
-Graph = Literal["ring", "exponential"]
 
-
-def peers(graph: Graph, rank: int, size: int) -> list[list[int]]:
+def peers(graph: str, rank: int, size: int) -> list[list[int]]:
     """To whom that rank sends, in each of the steps that repeat; it receives from as many."""
     if size == 1:
         return [[]]

@@ -22,7 +22,7 @@ from annotated_types import Ge
 
 from ..base import Task, Traits, option, ring_bytes
 from ..trainer import Batch, StepResult, Trainer, Workload
-from ._collective import Collective, replicate
+from ._collective import Collective, replicate, weights_with
 
 if TYPE_CHECKING:
     import keras
@@ -114,11 +114,9 @@ class LocalTrainer(Trainer):
 
     def weights(self) -> list[np.ndarray | None]:
         """See `Trainer.weights`: the mean over all processes. Between two averagings no process trains with it."""
-        model = self._local.model
         if self._steps % self._period == 0:
             return self._local.weights()
-        means = {variable.ref(): mean for variable, mean in zip(self._averaged, self._means(), strict=True)}
-        return [means.get(weight.value.ref(), weight.value).numpy() for weight in model.weights]
+        return weights_with(self._local.model, self._averaged, self._means())
 
 
 def _state(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:

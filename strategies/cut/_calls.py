@@ -32,10 +32,10 @@ class Call:
     """One call of a layer, or of another operation.
 
     Attributes:
+        number: of the call, which is in the names of its operations in a graph.
         name: of the layer; empty for what no user has named.
         operation: what is called with ``args`` and ``kwargs``, in which a `Value` stands for its tensor.
         outputs: in the order of the flattened result.
-        number: of the call, which is in the names of its operations in a graph.
     """
 
     number: int

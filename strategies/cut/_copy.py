@@ -40,7 +40,6 @@ class Copy:
         batches: its micro-batches.
         scale: factor on all gradients, so that their sum over micro-batches and copies is the mean.
         sleeps: by part, what makes its forward passes slow.
-        keeps: whether `kept` is wanted.
 
     Attributes:
         variables: by the id of the Keras variable.
@@ -63,15 +62,13 @@ class Copy:
         schedule: Schedule,
         scale: float,
         sleeps: Mapping[int, Sleep],
-        keeps: bool = False,
     ):
         self._cut, self._model, self._workload, self._devices = cut, model, workload, devices
         self._batches, self._scale, self._sleeps = batches, scale, sleeps
-        self._keeps = keeps
         self.kept: dict[Value, Tensor] = {}
         # Numbered, as layers of two models within the model may have the same names.
         self.variables = {
-            id(v): _variable(f"{name}/{part}/{number}/{v.path}", v, devices[part])
+            id(v): zeros_variable(f"{name}/{part}/{number}/{v.path}", v, devices[part])
             for part, each in enumerate(cut.parts)
             for number, v in enumerate((*each.trained, *each.fixed))
         }
@@ -84,8 +81,7 @@ class Copy:
         self._after: list[list[tf.Operation]] = [[] for _ in cut.parts]
         self._known: list[dict[Value, Tensor]] = [{} for _ in batches]
         self._upstream: list[dict[Value, list[Tensor]]] = [{} for _ in batches]
-        self._passed: dict[tuple[int, int], dict[Value, Tensor]] = {}
-        self._own_loss: dict[tuple[int, int], Tensor | None] = {}
+        self._passed: dict[tuple[int, int], tuple[dict[Value, Tensor], list[Tensor]]] = {}
         for place, each in in_turn(len(cut.parts), len(batches), schedule):
             with tf.device(devices[place]):
                 (self._forward if each.kind == FORWARD else self._backward)(place, each.micro_batch)
@@ -128,25 +124,22 @@ class Copy:
                 outputs = keras.tree.map_structure(known.__getitem__, self._cut.outputs)
                 losses.append(self._workload.loss(batch, outputs))
             # Each is a scalar, or has a value for each example.
-            own = [tf.reduce_sum(tf.cast(loss, tf.float32)) for loss in losses]
+            terms = [tf.reduce_sum(tf.cast(loss, tf.float32)) for loss in losses]
+            own = [tf.add_n(terms)] if terms else []
             self._fixed[place] = [tf.convert_to_tensor(scope.get_current_value(v)) for v in part.fixed]
-        self.kept |= known if self._keeps else {}
+        self.kept |= known
         given = {value: known[value] for value in part.gives}
-        self._own_loss[place, number] = tf.add_n(own) if own else None
-        self._losses[place] += [tf.add_n(own)] if own else []
+        self._losses[place] += own
         self._known[number] |= given
-        self._passed[place, number] = passed | given
+        self._passed[place, number] = passed | given, own
         self._end(place, begin, [*given.values(), *own])
 
     def _backward(self, place: int, number: int) -> None:
-        part, passed = self._cut.parts[place], self._passed.pop((place, number))
+        part, (passed, own) = self._cut.parts[place], self._passed.pop((place, number))
         arrived = {value: self._upstream[number][value] for value in part.gives if value in self._upstream[number]}
         gated, begin = self._begin(place, [tf.add_n(each) for each in arrived.values()])
-        targets, seeds = [passed[value] for value in arrived], self._gate(gated, [begin])
-        own = self._own_loss.pop((place, number))
-        if own is not None:
-            targets.append(own)
-            seeds += self._gate([tf.constant(self._scale)], [begin])
+        targets = [*[passed[value] for value in arrived], *own]
+        seeds = self._gate([*gated, *[tf.constant(self._scale) for _ in own]], [begin])
         back = [v for v in part.takes if part.needs_upstream and v in self._cut.home and passed[v].dtype.is_floating]
         sources = [*self._trained[place], *[passed[value] for value in back]]
         found = v1.gradients(targets, sources, grad_ys=seeds, colocate_gradients_with_ops=True) if targets else []
@@ -203,7 +196,8 @@ class Copy:
             return [copy(each) for each in tensors]
 
 
-def _variable(name: str, like: keras.Variable, device: str) -> tf.Variable:
+def zeros_variable(name: str, like: keras.Variable | tf.Tensor, device: str) -> tf.Variable:
+    """On that device, in the shape and type of ``like``."""
     with tf.device(device):
         return v1.get_variable(
             name.replace("/", "_"),

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from .._shared.graph_model import placeholders
 from ..trainer import Workload
 from ._calls import Calls, Value
 from ._copy import Copy
@@ -52,13 +53,10 @@ def measure(
     """Run the whole model, with so many examples. Nothing of it is changed."""
     whole = cut(model, calls, [])
     with tf.Graph().as_default() as graph:
-        zeros = tf.nest.map_structure(
-            lambda like: np.zeros((examples, *like.shape[1:]), like.dtype), workload.empty_batch
-        )
         # Fed, as TensorFlow computes nothing with zeros that it knows.
-        batch = tf.nest.map_structure(lambda each: v1.placeholder(each.dtype, each.shape), zeros)
-        feeds = dict(zip(tf.nest.flatten(batch), tf.nest.flatten(zeros), strict=True))
-        copy = Copy("measured", whole, model, workload, ["/cpu:0"], [batch], "gpipe", 1.0, {}, keeps=True)
+        batch = placeholders(workload, examples)
+        feeds = {each: np.zeros(each.shape, each.dtype.as_numpy_dtype) for each in tf.nest.flatten(batch)}
+        copy = Copy("measured", whole, model, workload, ["/cpu:0"], [batch], "gpipe", 1.0, {})
         pairs = zip(whole.parts[0].trained, copy.gradients[0], strict=True)
         # Assigned, as TensorFlow computes nothing that nobody takes.
         applied = [copy.variables[id(v)].assign_sub(g, read_value=False) for v, g in pairs if g is not None]

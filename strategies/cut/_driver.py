@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from ...errors import UsageError
-from .._shared.graph_model import keep_constants, rules_of
+from .._shared.graph_model import keep_constants, placeholders, rules_of
 from .._shared.replica import release, size_bytes
 from ..trainer import Batch, Memory, StepResult, Trainer, Workload, examples_of
 from ._calls import calls_of
@@ -21,12 +20,9 @@ from ._copy import Copy
 from ._cost import Costs, measure
 from ._parts import Cut, cut
 from ._schedule import Schedule, bubble, most_kept, order
-from ._traffic import bytes_of
+from ._traffic import bytes_of, task_of
 from ._updates import updates
 from ._where import named_places, places
-
-if TYPE_CHECKING:
-    pass
 
 v1 = tf.compat.v1
 PIECE_BYTES = 64 * 2**20
@@ -64,17 +60,15 @@ class CutTrainer(Trainer):
         made, costs = _cut(self._model, workload, layout, node.config)
         self._cut = made
         with tf.Graph().as_default():
-            batch = tf.nest.map_structure(
-                lambda like: v1.placeholder(like.dtype, (workload.global_batch, *like.shape[1:])), workload.empty_batch
-            )
-            self._rate = v1.placeholder(tf.float32, ())
+            batch = placeholders(workload, workload.global_batch)
+            rate = v1.placeholder(tf.float32, ())
             self._delays = {
                 index: (v1.placeholder(tf.float32, ()), seconds)
                 for index in range(layout.copies * layout.parts)
                 if (seconds := workload.delays.get(f"part-{index}" if index else "worker-0"))
             }
             copies = self._copies(batch)
-            update, add = updates(made, copies, workload, rules, self._rate)
+            update, add = updates(made, copies, workload, rules, rate)
             loss = tf.add_n([each.loss for each in copies]) / layout.copies
             times = [each for copy in copies for each in copy.times]
             self._set_sizes(copies, costs)
@@ -82,7 +76,7 @@ class CutTrainer(Trainer):
             given = [_given(each, copies) for each in _in_pieces(v for p in made.parts for v in (*p.trained, *p.fixed))]
             start = v1.global_variables_initializer()
             self._session = v1.Session(node.target, config=node.config)
-            feeds = [*tf.nest.flatten(batch), self._rate, *[each for each, _ in self._delays.values()]]
+            feeds = [*tf.nest.flatten(batch), rate, *[each for each, _ in self._delays.values()]]
             self._update = self._session.make_callable([loss, times, update], feeds)
             self._add = self._session.make_callable([loss, times, add], feeds)
             variables = copies[0].variables
@@ -127,7 +121,7 @@ class CutTrainer(Trainer):
         held = []
         for index in range(layout.copies * layout.parts):
             place = index % layout.parts
-            here = [v for v in v1.global_variables() if _task(v.device) == index]
+            here = [v for v in v1.global_variables() if task_of(v.device) == index]
             kept = most_kept(order(place, layout.parts, layout.micro_batches, layout.schedule))
             part = self._cut.parts[place]
             values = [*part.takes, *[value for call in part.calls for value in call.outputs]]
@@ -189,8 +183,8 @@ def _words(cut: Cut, costs: Costs) -> str:
 
 def _mean_bytes(always: list[tf.Tensor], update: tf.Operation, add: tf.Operation, steps: int) -> float | None:
     """What worker 0 sends and receives in a step, of which every ``steps``-th updates; None if it is not known."""
-    found = [bytes_of(0, [*always, each]) for each in (update, *[add] * (steps - 1))]
-    return sum(each or 0 for each in found) / steps if None not in found else None
+    whole, part = (bytes_of(0, [*always, each]) for each in (update, add))
+    return None if whole is None or part is None else (whole + part * (steps - 1)) / steps
 
 
 def _in_pieces(variables: Iterable[keras.Variable]) -> list[list[keras.Variable]]:
@@ -216,7 +210,3 @@ def _split(batch: Batch, count: int) -> list[Batch]:
     """The batch in equal pieces."""
     arrays = [tf.split(each, count) for each in tf.nest.flatten(batch)]
     return [tf.nest.pack_sequence_as(batch, each) for each in zip(*arrays, strict=True)]
-
-
-def _task(place: str) -> int:
-    return int(tf.DeviceSpec.from_string(place).task)

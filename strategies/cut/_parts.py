@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """
+    """One part of a cut model.
+
     Attributes:
         calls: in order.
         trained, fixed: variables of these calls; ``fixed`` has what is not trained, as moving statistics and seeds.
@@ -33,11 +34,6 @@ class Part:
     takes: Sequence[Value]
     gives: Sequence[Value]
     needs_upstream: bool
-
-    @property
-    def first_layer(self) -> str:
-        """Name of it."""
-        return next(call.name for call in self.calls if call.name)
 
     @property
     def last_layer(self) -> str:
@@ -59,10 +55,6 @@ class Cut:
     inputs: Sequence[Value]
     outputs: Structure
     home: dict[Value, int]
-
-    def takers(self, value: Value) -> list[int]:
-        """The other parts that need a tensor."""
-        return [place for place, part in enumerate(self.parts) if value in part.takes]
 
 
 def cut(model: keras.Model, calls: Calls, places: Sequence[int]) -> Cut:

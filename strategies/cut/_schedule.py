@@ -52,10 +52,13 @@ def in_turn(parts: int, micro_batches: int, schedule: Schedule) -> Iterator[tupl
     """(part, pass) of all parts, each after the passes that it needs: of all parts before it, or after it."""
     todo = [order(part, parts, micro_batches, schedule) for part in range(parts)]
     done: set[tuple[int, Pass]] = set()
+
+    def ready(part: int, each: Pass) -> bool:
+        before = range(part) if each.kind == FORWARD else range(part + 1, parts)
+        return all((other, each) in done for other in before)
+
     while any(todo):
         for part, passes in enumerate(todo):
-            others = range(part) if passes and passes[0].kind == FORWARD else range(part + 1, parts)
-            while passes and all((other, passes[0]) in done for other in others):
+            while passes and ready(part, passes[0]):
                 done.add((part, passes[0]))
                 yield part, passes.pop(0)
-                others = range(part) if passes and passes[0].kind == FORWARD else range(part + 1, parts)

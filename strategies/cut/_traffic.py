@@ -38,7 +38,12 @@ def bytes_of(task: int, fetched: Sequence[tf.Tensor | tf.Operation]) -> int | No
     return total
 
 
+def task_of(device: str) -> int:
+    """Index of the task of a device."""
+    return int(tf.DeviceSpec.from_string(device).task or 0)
+
+
 def _task(operation: tf.Operation) -> int:
     # TensorFlow puts what reads or changes a variable where the variable is.
     operation = next((each.op for each in operation.inputs if each.dtype == tf.resource), operation)
-    return int(tf.DeviceSpec.from_string(operation.device).task or 0)
+    return task_of(operation.device)

@@ -11,10 +11,8 @@ from .._shared.clip import Clip
 from .._shared.keras_rule import KerasRule
 from .._shared.update_rules import update_of
 from ..trainer import Workload
-from ._copy import Copy
+from ._copy import Copy, zeros_variable
 from ._parts import Cut
-
-v1 = tf.compat.v1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +34,7 @@ def updates(
     moved = [each for copy in copies for each in copy.moved]
     add, sums = tf.no_op(), list[tf.Variable]()
     if workload.accumulate > 1:
-        sums = [_sum(f"sum_{place}", each) for place, each in enumerate(means)]
+        sums = [zeros_variable(f"sum_{place}", each, each.device) for place, each in enumerate(means)]
         pairs = list(zip(sums, means, strict=True))
         add = tf.group(*[total.assign_add(each, read_value=False) for total, each in pairs], *moved)
         means = [(total.read_value() + each) / workload.accumulate for total, each in pairs]
@@ -60,8 +58,3 @@ def _total(place: int, cut: Cut, part: int, index: int, copies: Sequence[Copy]) 
     found = [each for copy in copies if (each := copy.gradients[part][index]) is not None]
     with tf.device(home.device):
         return tf.add_n(found) if found else tf.zeros(variable.shape, variable.dtype)
-
-
-def _sum(name: str, like: tf.Tensor) -> tf.Variable:
-    with tf.device(like.device):
-        return v1.get_variable(name, like.shape, like.dtype, v1.zeros_initializer(), use_resource=True, trainable=False)

@@ -18,7 +18,7 @@ SLACK = 0.1
 """Cuts whose slowest part takes at most so much longer than the best one's are as good: of these, the one that the
 fewest bytes cross. Costs are measured, so that without slack the cut would change from run to run."""
 BYTES_PER_SECOND = 1e9
-"""Of what crosses: about what TensorFlow's servers reach between processes of one host, and 10 Gbit/s."""
+"""Of what crosses. Assumed, not measured: a little less than a network of 10 Gbit/s."""
 
 
 def places(calls: Calls, costs: Costs, parts: int) -> list[int]:
@@ -37,7 +37,7 @@ def places(calls: Calls, costs: Costs, parts: int) -> list[int]:
         # Forth, and its gradient back.
         return total[end] - total[first] + 2 * crossing.get(end, 0.0) / BYTES_PER_SECOND
 
-    slowest, _ = _best(ends, parts, lambda first, end: seconds(first, end), max)
+    slowest, _ = _best(ends, parts, seconds, max)
     bound = slowest * (1 + SLACK)
 
     def sent(first: int, end: int) -> float:

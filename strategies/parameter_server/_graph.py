@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from .._shared.clip import Clip
-from .._shared.graph_model import explained, keep_constants, rules_of
+from .._shared.graph_model import explained, keep_constants, placeholders, rules_of
 from .._shared.keras_rule import KerasRule
 from .._shared.lookups import Lookups, Read
 from .._shared.replica import loss_with, size_bytes
@@ -180,9 +180,7 @@ def compute(
     places = {id(weight): place for place, weight in enumerate(model.weights)}
     kept = [state for state in model.non_trainable_variables if id(state) not in by_id]
     own = {id(state): _local(place, state, source) for place, state in enumerate(kept)}
-    batch = tf.nest.map_structure(
-        lambda like: v1.placeholder(like.dtype, (None, *like.shape[1:])), workload.empty_batch
-    )
+    batch = placeholders(workload, None)
     trained = [by_id[id(weight)] for weight in model.trainable_variables]
     fixed = [
         own[id(state)].read_value() if id(state) in own else by_id[id(state)] for state in model.non_trainable_variables

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
+from .._shared.graph_model import placeholders
 from .._shared.lookups import Lookups, Read, each_row_once
 from .._shared.replica import loss_with
 from .._shared.rows import embeddings, fewer
@@ -40,9 +41,7 @@ def tables_of(workload: Workload, model: keras.Model) -> Tables:
         return {}
     examples = workload.global_batch // workload.replicas
     with tf.Graph().as_default():
-        batch = tf.nest.map_structure(
-            lambda like: v1.placeholder(like.dtype, (examples, *like.shape[1:])), workload.empty_batch
-        )
+        batch = placeholders(workload, examples)
         trained, fixed = (
             [v1.placeholder(v.dtype, v.shape) for v in variables]
             for variables in (model.trainable_variables, model.non_trainable_variables)
