@@ -46,6 +46,7 @@ FAMILIES = {
     "data parallel": "replicas wait for one another in every step",
     "relaxed": "replicas wait now and then, or never",
     "cut": "the model's layers are spread over tasks",
+    "reductions": "one all-reduce, by the algorithm of your choice",
     "tf.distribute": "TensorFlow's own strategies",
 }
 CLIPPING = ("clipnorm", "global_clipnorm", "clipvalue")

@@ -29,8 +29,12 @@ RATE = {"sgd": 0.1, "momentum": 0.05, "adam": 0.001, "adagrad": 0.01, DECAYED: 0
 REPLICAS = (2, 3)
 CUT = ("model-parallel", "pipeline")
 """Their parts are no replicas, and they take no models of any kind: `test_cut` and `test_cut_runs` ask further."""
+ALGORITHMS = [f"allreduce:algorithm={name}" for name in ("tree", "butterfly", "rabenseifner", "central")]
+ALGORITHMS.append("allreduce:algorithm=shared-memory")
+"""They differ from one another between the gradient and the update only."""
 VARIANTS = {
     "ps": {"ps:sync=true": ("momentum", "adam")},
+    "allreduce": dict.fromkeys(["allreduce", *ALGORITHMS], ("momentum", "adam")),
     "local-sgd": {"local-sgd:period=1,average_momentum=true": ("sgd", "momentum")},
 }
 ONCE = [
@@ -59,6 +63,7 @@ def cases() -> list[Any]:
     for reference, optimizers in SYNCHRONOUS.items():
         for replicas, model, optimizer in itertools.product(REPLICAS, ("mlp", "cnn"), optimizers):
             usual = [(REPLICAS[0], "cnn", optimizers[-1]), (REPLICAS[1], "mlp", optimizers[0])]
+            usual = usual[1:] if reference in ALGORITHMS else usual
             marks = [] if (replicas, model, optimizer) in usual else [pytest.mark.exhaustive]
             name = f"{reference}-{replicas}-{model}-{optimizer}"
             found.append(pytest.param(reference, replicas, model, optimizer, marks=marks, id=name))
@@ -190,7 +195,15 @@ def test_a_schedule_is_the_same_for_all(strategy: str, single, tmp_path: Path, n
         assert_same(found, single("mlp", "momentum"), TOLERANCE["momentum"])
 
 
-SHARES_ITS_STEP = {"allgather", "master-worker", "multiworker", "local-sgd:period=1,average_momentum=true", "ps-tree"}
+SHARES_ITS_STEP = {
+    *ALGORITHMS,
+    "allgather",
+    "master-worker",
+    "multiworker",
+    "local-sgd:period=1,average_momentum=true",
+    "ps-tree",
+    "allreduce",
+}
 """Their models are called where those of others are, too."""
 
 

@@ -1,0 +1,1 @@
+"""All-reduce, written out in messages from one process to another."""

@@ -1,0 +1,53 @@
+"""An algorithm as an operation of a step."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from ._algorithms import ALGORITHMS
+from ._messages import Messages
+from ._shared_memory import SharedMemory
+
+
+class Reduce:
+    """Sums and means over all processes, in ``tf.function`` too.
+
+    Args:
+        algorithm: by its name in the strategy's options.
+    """
+
+    def __init__(self, messages: Messages, algorithm: str):
+        self._size = messages.size
+        self.sum: Callable[[np.ndarray], None] = (
+            SharedMemory(messages)
+            if algorithm == "shared-memory"
+            else functools.partial(ALGORITHMS[algorithm], messages)
+        )
+        """Replaces a vector by the sum of all."""
+
+    def mean(self, value: tf.Tensor) -> tf.Tensor:
+        """Of one tensor, over all processes."""
+        found = tf.numpy_function(self._mean, [tf.reshape(value, [-1])], value.dtype)
+        return tf.reshape(found, tf.shape(value))
+
+    def means(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Of each tensor, with one all-reduce for all those of one type."""
+        found: dict[int, tf.Tensor] = {}
+        for dtype in dict.fromkeys(each.dtype for each in tensors):
+            places = [place for place, each in enumerate(tensors) if each.dtype == dtype]
+            vector = tf.concat([tf.reshape(tensors[place], [-1]) for place in places], axis=0)
+            sizes = [tensors[place].shape.num_elements() for place in places]
+            for place, piece in zip(places, tf.split(self.mean(vector), sizes), strict=True):
+                found[place] = tf.reshape(piece, tensors[place].shape)
+        return [found[place] for place in range(len(tensors))]
+
+    def _mean(self, vector: np.ndarray) -> np.ndarray:
+        # TensorFlow may use the memory that it gave again.
+        total = vector.copy()
+        self.sum(total)
+        total /= np.asarray(self._size, total.dtype)
+        return total
