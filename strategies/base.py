@@ -38,6 +38,7 @@ from enum import Enum
 from typing import Any, ClassVar, Literal, Protocol
 
 from .trainer import Server, Trainer, Workload
+from .transport import Group, Transport
 
 TASK_VARIABLE = "STRATBENCH_TASK"
 THIS_HOST = "127.0.0.1"
@@ -158,6 +159,7 @@ class Strategy(ABC):
         joins_jobs: whether its workers may be the processes of a job that ``horovodrun`` or ``mpirun`` started.
         compiles: whether XLA can compile what computes its gradients.
         runs_own_steps: whether it can call a model's own ``train_step`` (`Workload.own_step`).
+        sums: whether `transport` gives its all-reduce by itself.
         delays_parts: whether its trainer slows down on purpose what `Workload.delays` says, rather than the workload.
 
     What of these is otherwise by some option may be set anew in ``__post_init__``, for that object.
@@ -178,6 +180,7 @@ class Strategy(ABC):
     compiles: ClassVar[bool] = False
     runs_own_steps: ClassVar[bool] = False
     delays_parts: ClassVar[bool] = False
+    sums: ClassVar[bool] = False
     fixed_batch: ClassVar[bool] = False
 
     def global_batch(self, asked: int, examples: int) -> int:
@@ -244,6 +247,18 @@ class Strategy(ABC):
     @abstractmethod
     def trainer(self, task: Task, workload: Workload) -> AbstractContextManager[Trainer | Server]:
         """In the task's process: connect and place variables. A `Server` for a task that `serves`."""
+
+    def rounds(self, replicas: int) -> int | None:
+        """Messages of one all-reduce of which each waits for the one before, by the algorithm; None if not known."""
+        return None
+
+    def skip_transport(self) -> str | None:
+        """Why its all-reduce can't be measured with these options, naming the fix; None if it can."""
+        return None
+
+    def transport(self, task: Task, group: Group) -> AbstractContextManager[Transport | Server]:
+        """In the task's process: connect, but build no model. For a strategy that `sums`."""
+        raise NotImplementedError
 
 
 def option(default: Any, text: str) -> Any:

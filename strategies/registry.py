@@ -32,7 +32,11 @@ def available() -> dict[str, type[Strategy]]:
     found: dict[str, type[Strategy]] = {}
     for module in pkgutil.walk_packages([str(Path(__file__).parent)], prefix=f"{__package__}."):
         *_, name = parts = module.name.split(".")
-        if module.ispkg or name in ("base", "trainer", "registry") or any(part.startswith("_") for part in parts):
+        if (
+            module.ispkg
+            or name in ("base", "trainer", "transport", "registry")
+            or any(part.startswith("_") for part in parts)
+        ):
             continue
         for member in vars(importlib.import_module(module.name)).values():
             if inspect.isclass(member) and issubclass(member, Strategy) and not inspect.isabstract(member):

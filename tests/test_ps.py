@@ -216,7 +216,7 @@ def test_no_worker_begins_before_the_ps_tasks_reach_one_another(reachable: bool)
     """Ps task 0 looks for ps task 1 where nobody is; the worker reaches both."""
     import tensorflow as tf
     from stratbench.strategies.parameter_server._graph import shared_variable
-    from stratbench.strategies.parameter_server._session import Node, Sessions
+    from stratbench.strategies.parameter_server._session import Member, Sessions
 
     asked: list[bool] = []
 
@@ -234,7 +234,7 @@ def test_no_worker_begins_before_the_ps_tasks_reach_one_another(reachable: bool)
         servers = [tf.distribute.Server(wrong, "ps", 0), tf.distribute.Server(known, "ps", 1)]
         servers.append(tf.distribute.Server(known, "worker", 0))
         variables = [shared_variable(f"v{server}", server, (), tf.int64) for server in (0, 1)]
-        node = Node(Task("worker", 0), None, servers[-1].target, v1.ConfigProto())  # type: ignore[arg-type]
+        node = Member(Task("worker", 0), servers[-1].target, v1.ConfigProto())
         sessions = Sessions(node, tf.group(*[variable.initializer for variable in variables]), {})
         if reachable:
             with sessions.open(leads) as session:

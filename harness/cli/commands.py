@@ -13,6 +13,7 @@ from ...errors import ResultsError, StratbenchError, UsageError
 from ..plan.task import current_job
 from .ending import drop_output, fail, fail_unforeseen, prepare_streams
 from .options import spec_options
+from .reducing import allreduce
 from .values import Counts, Folder, check_texts
 
 if TYPE_CHECKING:
@@ -133,6 +134,9 @@ def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats:
     return code
 
 
+cli.add_command(allreduce)
+
+
 @cli.command("list")
 @click.argument("kind", type=click.Choice(["strategies", "models", "datasets"]))
 @click.argument("name", required=False)
@@ -181,11 +185,15 @@ def install_horovod(cache: Path | None) -> None:
 @click.option("--across-faults", is_flag=True, help="Compare runs with injected faults with runs without faults.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 def show(path: Path, across_faults: bool, as_json: bool) -> None:
-    """Print the table of PATH: an output folder, or a results.h5."""
+    """Print the tables of PATH: an output folder, or a results.h5."""
     from ...results import load
     from ...results.showing.report import to_json
+    from .reducing import show_reductions
 
     try:
+        # A folder may have the tables of allreduce only.
+        if not as_json and show_reductions(path) and not (path / "results.h5").exists():
+            return
         tables = load(path)
     except ResultsError as error:
         raise UsageError(str(error)) from None

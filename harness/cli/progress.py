@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +23,9 @@ from rich.text import Text
 
 from ...results.raw.quality import main_metric
 from ...results.raw.record import Record
+from ...results.reductions.words import size_words
 from ..launch.watch import Listener
+from ..plan.reduction import ReductionSpec
 from ..plan.spec import RunSpec
 
 _LINE_SECONDS = 60.0
@@ -54,6 +56,61 @@ def working(console: Console, what: str) -> Iterator[Callable[[str], None]]:
         yield show
 
 
+def _bar(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        refresh_per_second=2,
+        disable=not (console.is_terminal or _has_widgets(console)),
+    )
+
+
+class ReductionProgress:
+    """One bar over all cases of all transports; one line for each transport that ended."""
+
+    def __init__(self, console: Console, specs: Sequence[ReductionSpec]):
+        self._console = console
+        self._progress = _bar(console)
+        self._total = sum(len(spec.cases) for spec in specs)
+        self._ended = 0
+
+    def __enter__(self) -> Self:
+        """Start to draw."""
+        self._task = self._progress.add_task("all-reduce", total=self._total, note="starting")
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the terminal as it was."""
+        self._progress.stop()
+
+    def begin(self, spec: ReductionSpec) -> Listener:
+        """A transport starts. Returns a listener for the events of its journals."""
+        self._progress.update(self._task, description=f"{spec.title} ×{spec.replicas}", note="starting")
+
+        def listen(label: str, event: dict[str, Any]) -> None:
+            if label == "worker-0" and event["event"] == "reduced":
+                done = event["case"] + 1
+                note = size_words(spec.cases[event["case"]].size_bytes)
+                self._progress.update(self._task, completed=self._ended + done, note=note)
+
+        return listen
+
+    def end(self, spec: ReductionSpec, row: Mapping[str, Any]) -> None:
+        """A transport is over: print one line that stays."""
+        self._ended += len(spec.cases)
+        self._progress.update(self._task, completed=self._ended)
+        text = f"{spec.title} ×{spec.replicas}: {row['status']}"
+        text += f", {row['reason']}" if row["reason"] else ""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 class RunProgress:
     """Shows the current run. All output goes to ``console``, which should be standard error."""
 
@@ -61,18 +118,7 @@ class RunProgress:
         self._console = console
         self._total = total
         self._done = 0
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            refresh_per_second=2,
-            disable=not (console.is_terminal or _has_widgets(console)),
-        )
+        self._progress = _bar(console)
         self._task: TaskID | None = None
 
     def __enter__(self) -> Self:

@@ -35,7 +35,7 @@ def run_specs(specs: list[RunSpec], output: Path, starter: Starter, why_not: Why
 
     with (
         open_store(output) as store,
-        _stopping() as stop,
+        stopping() as stop,
         RunProgress(console, len(specs)) as progress,
     ):
         store.recover(warn)
@@ -49,23 +49,26 @@ def run_specs(specs: list[RunSpec], output: Path, starter: Starter, why_not: Why
     return records, 1 if bad else 0
 
 
-class _Stop:
+class Stop:
+    """Which signal is to end the command, if one is."""
+
     def __init__(self) -> None:
         self.event = threading.Event()
         self.signal: signal.Signals | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
         self.signal = signal.Signals(number)
         self.event.set()
 
 
 @contextmanager
-def _stopping() -> Iterator[_Stop]:
+def stopping() -> Iterator[Stop]:
     """Ctrl-C and SIGTERM end the run, and its row is written before the program ends.
 
     Only a program's main thread gets signals: in another one, as a notebook may have, nothing changes.
     """
-    stop = _Stop()
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

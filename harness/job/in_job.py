@@ -22,7 +22,7 @@ from ..launch.run import open_store
 from ..launch.starter import BACKEND_VARIABLE
 from ..plan.spec import RunSpec
 from ..plan.task import PARENT_VARIABLE, Job
-from ..worker.main import redirect, run_task
+from ..worker.main import redirect, run_task, train_or_serve
 from . import recorder
 
 
@@ -60,7 +60,7 @@ def run_in_job(spec: RunSpec, job: Job, output: Path) -> Record:
     task = Task(index=job.rank, first_replica=job.local_rank)
     if job.rank:
         redirect(folder / f"{task.label}.log")
-        os._exit(run_task(spec, task, folder))
+        os._exit(run_task(spec, task, folder, train_or_serve))
     open_store(output).close()
     _start_anew(spec, folder)
     writer = subprocess.Popen(
@@ -71,7 +71,7 @@ def run_in_job(spec: RunSpec, job: Job, output: Path) -> Record:
     terminal = [os.dup(1), os.dup(2)]
     redirect(folder / f"{task.label}.log")
     reason = spec.skip()
-    report = f"skipped {reason}" if reason else "failed" if run_task(spec, task, folder) else "ok"
+    report = f"skipped {reason}" if reason else "failed" if run_task(spec, task, folder, train_or_serve) else "ok"
     for saved, stream in zip(terminal, (1, 2), strict=True):
         os.dup2(saved, stream)
     writer.communicate(report.encode())

@@ -23,7 +23,7 @@ from ..plan.task import LOST_SUFFIX, SCRATCH, task_labels
 from .fork_server import UNKNOWN
 from .ports import is_here
 from .processes import Process, end_all
-from .starter import Starter, common_environment
+from .starter import WORKER, Starter, common_environment
 from .watch import Death, Listener, Watch, program
 
 POLL_SECONDS = 0.2
@@ -72,6 +72,7 @@ class Launch:
         stop: set to end the run.
         listen: called with the events of the tasks' journals.
         react: decides what to do when a task died.
+        module: what the tasks run.
     """
 
     def __init__(
@@ -83,7 +84,9 @@ class Launch:
         listen: Listener,
         react: React = lambda task, left, everyone: Reaction.END,
         starter: Starter | None = None,
+        module: str = WORKER,
     ):
+        self._module = module
         self._tasks = tasks
         self._left = {
             label: dataclasses.replace(task, index=int(label.rpartition("-")[2]))
@@ -136,7 +139,7 @@ class Launch:
         environment |= dict(task.env)
         environment |= {TASK_VARIABLE: task.to_json(), temporary.VARIABLE: self._temporary} | common_environment()
         log = self._folder / f"{program(task)}.log"
-        process = self._starter.start(task, self._folder, environment, log, self._stop)
+        process = self._starter.start(task, self._folder, environment, log, self._stop, self._module)
         if process:
             self._processes[program(task)] = process
         return process is not None

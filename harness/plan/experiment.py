@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -18,7 +17,7 @@ from . import bounds, class_weights, cores, optimizers, sources
 from .faults import parse
 from .learning_rate import CONSTANT
 from .learning_rate import parse as parse_schedule
-from .pairs import parse_options
+from .references import option_names, variant
 from .spec import DEFAULT_TIMEOUT_SECONDS, RunSpec
 
 DEFAULT_EPOCHS = 3
@@ -83,7 +82,7 @@ class Experiment(BaseModel):
         """Every run of the grid, in order. A strategy that can't scale, such as ``single``, runs at one size only."""
         variants = self._variants()
         for key in self.options:
-            if not any(key in _fields(name) for name, _ in variants):
+            if not any(key in option_names(name) for name, _ in variants):
                 strategies.create(variants[0][0], {key: self.options[key]})
         sizes = [self._sizes(*variant) for variant in variants]
         bounds.check_runs(sum(map(len, sizes)) * self.repeats)
@@ -110,19 +109,7 @@ class Experiment(BaseModel):
     def _variants(self) -> list[tuple[str, dict[str, Any]]]:
         references = list(dict.fromkeys(self.strategies))
         bounds.check_runs(len(references))
-        return [self._variant(reference) for reference in references]
-
-    def _variant(self, reference: str) -> tuple[str, dict[str, Any]]:
-        name, _, text = reference.partition(":")
-        given = parse_options([part for part in text.split(",") if part])
-        shared = {key: value for key, value in self.options.items() if key in _fields(name)}
-        strategy = strategies.create(name, shared | given)
-        changed = {
-            field.name: getattr(strategy, field.name)
-            for field in dataclasses.fields(strategy)
-            if getattr(strategy, field.name) != field.default
-        }
-        return name, changed
+        return [variant(reference, self.options) for reference in references]
 
     def _sizes(self, name: str, options: Mapping[str, Any]) -> list[int]:
         limit = strategies.create(name, options).max_replicas
@@ -206,7 +193,3 @@ class Experiment(BaseModel):
             cores_per_replica=per_replica,
             **common,
         )
-
-
-def _fields(name: str) -> set[str]:
-    return {field.name for field in dataclasses.fields(strategies.find(name))}

@@ -1,5 +1,5 @@
 """``python -m stratbench.harness.worker RUN_FOLDER``: see `main`."""
 
-from .main import main
+from .main import train
 
-main()
+train()

@@ -32,7 +32,7 @@ from . import main as worker
 from . import usage
 
 _MODULES = ("keras", "numpy", "h5py", "setproctitle")
-_OWN = ("evaluate", "fitting", "inject", "prepare", "serve", "train", "trial", "workload")
+_OWN = ("evaluate", "fitting", "inject", "prepare", "reducing", "serve", "tensors", "train", "trial", "workload")
 
 
 class Server:
@@ -127,9 +127,10 @@ class Server:
 
 def _mains() -> dict[str, Callable[[], None]]:
     """What a task may run, by the name of the module that ``python -m`` would run."""
-    from . import fitting, prepare, trial
+    from . import fitting, prepare, reducing, tensors, trial
 
-    return {__package__ or "": worker.main} | {each.__name__: each.main for each in (fitting, prepare, trial)}
+    others = (fitting, prepare, reducing, tensors, trial)
+    return {__package__ or "": worker.train} | {each.__name__: each.main for each in others}
 
 
 def _be_another(module: str, folder: str) -> None:

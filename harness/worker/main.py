@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ...errors import StratbenchError
 from ...results.raw import journal as journals
@@ -43,8 +43,32 @@ KEEP_VARIABLE = "STRATBENCH_KEEP_WEIGHTS"
 """If it is set, the weights of each epoch stay in the run's folder: the conformance suite compares them."""
 
 
-def main() -> None:
-    """Run the task that the environment names, and end the process with 0, or 1 after a failure that is journalled."""
+class Planned(Protocol):
+    """A spec of what several tasks do together: a training, or reductions."""
+
+    @property
+    def replicas(self) -> int:
+        """Of the model, or processes that reduce."""
+
+    @property
+    def cores_per_replica(self) -> int:
+        """Of each."""
+
+    def labels(self) -> list[str]:
+        """Of the tasks."""
+
+
+Plan = TypeVar("Plan", bound=Planned)
+Work = Callable[[Plan, "Task", Path, Journal, int], None]
+
+
+def main(read: Callable[[Path], Plan], work: Work[Plan]) -> None:
+    """Run the task that the environment names, and end the process with 0, or 1 after a failure that is journalled.
+
+    Args:
+        read: the spec in the folder.
+        work: see `run_task`.
+    """
     folder = Path(sys.argv[1])
     try:
         task, in_job = current_task()
@@ -53,20 +77,26 @@ def main() -> None:
         sys.exit(f"stratbench: {error}")
     if in_job:
         redirect(folder / f"{task.label}.log")
-    run = spec.read(folder / "spec.json")
+    run = read(folder / "spec.json")
     if task.label not in run.labels():
         sys.exit(f"stratbench: {TASK_VARIABLE} must name one of {', '.join(run.labels())}. Received: {task.label}.")
-    code = run_task(run, task, folder, starter)
+    code = run_task(run, task, folder, work, starter)
     # TensorFlow's servers and Horovod's threads have no clean way to stop; what matters is on disk.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def run_task(run: spec.RunSpec, task: Task, folder: Path, starter: int | None = None) -> int:
-    """Train or serve as ``task``; 0 if all went well, 1 after a failure. Errors go to the journal and the log.
+def train() -> None:
+    """`main` for a task of a training."""
+    main(spec.read, train_or_serve)
+
+
+def run_task(run: Plan, task: Task, folder: Path, work: Work[Plan], starter: int | None = None) -> int:
+    """Do a task's work; 0 if all went well, 1 after a failure. Errors go to the journal and the log.
 
     Args:
+        work: what the task does, given also its journal and the steps done before a restart.
         starter: process id of the stratbench whose job launcher started this process; None for any other start.
     """
     watch_parent(temporary.remove)
@@ -95,9 +125,9 @@ def run_task(run: spec.RunSpec, task: Task, folder: Path, starter: int | None = 
         with no_collection():
             importlib.import_module("keras")
         cores.pin(mine)
-        _work(run, task, folder, journal, first_step)
+        work(run, task, folder, journal, first_step)
     except BaseException as error:
-        _tell(error, journal, run)
+        _tell(error, journal)
         return FAILED
     finally:
         journal.close()
@@ -132,7 +162,13 @@ def redirect(log: Path) -> None:
             os.dup2(file.fileno(), stream.fileno())
 
 
-def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_step: int) -> None:
+def train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_step: int) -> None:
+    """What a task of a training does."""
+    with told(journal, run.per_replica_batch):
+        _train_or_serve(run, task, folder, journal, first_step)
+
+
+def _train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_step: int) -> None:
     # Imported here, as some of it needs TensorFlow and the rest of this module must not.
     from . import backend, operations, snapshots
     from .evaluate import evaluate
@@ -147,7 +183,7 @@ def _work(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_s
     workload.delay = None if strategy.delays_parts else injector.delay
     workload.delays = injector.delays
     # An error is told before the trainer leaves the others, whose errors come from that.
-    with strategy.trainer(task, workload) as trainer, _told(journal, run):
+    with strategy.trainer(task, workload) as trainer, told(journal, run.per_replica_batch):
         if isinstance(trainer, Server):
             serve(trainer, journal)
             return
@@ -211,22 +247,28 @@ def _snapshots(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _told(journal: Journal, run: spec.RunSpec) -> Iterator[None]:
+def told(journal: Journal, batch: int | None = None) -> Iterator[None]:
+    """Journal an error within, before others learn of it.
+
+    Args:
+        batch: of one replica, in examples, for the advice where memory runs out.
+    """
     try:
         yield
     except BaseException as error:
-        _tell(error, journal, run)
+        _tell(error, journal, batch)
         raise
 
 
-def _tell(error: BaseException, journal: Journal, run: spec.RunSpec) -> None:
+def _tell(error: BaseException, journal: Journal, batch: int | None = None) -> None:
     """Journal and log an error, once."""
     if hasattr(error, _TOLD):
         return
     setattr(error, _TOLD, True)
     known = isinstance(error, StratbenchError)
     text = telling_line(str(error))
-    journal.event("failed", error=text if known else out_of_memory(error, run.per_replica_batch) or one_line(error))
+    short = out_of_memory(error, batch) if batch else None
+    journal.event("failed", error=text if known else short or one_line(error))
     if not known:
         traceback.print_exc()
     else:

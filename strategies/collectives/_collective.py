@@ -26,6 +26,7 @@ from ...errors import RunError
 from .._shared.devices import skip_for_gpus
 from ..base import Place, Strategy, Task, option
 from ..trainer import Batch, Mean, Workload
+from ..transport import Group
 from ._build import status
 from ._ranks import meeting, variables
 
@@ -104,7 +105,7 @@ class Collective(Strategy):
         return {"HOROVOD_CYCLE_TIME": str(self.cycle_ms)}
 
     @contextmanager
-    def joined(self, workload: Workload, exchanges: bool = False) -> Iterator[ModuleType]:
+    def joined(self, workload: Group, exchanges: bool = False) -> Iterator[ModuleType]:
         """``horovod.tensorflow``, initialised with all processes; shut down at the end.
 
         Args:

@@ -32,6 +32,7 @@ from ...errors import RunError
 from .._shared.devices import gpus
 from ..base import Reaction, Task, Traits, option, ring_bytes
 from ..trainer import Batch, Trainer, Workload
+from ..transport import Group, Transport
 from ._build import HorovodStatus, status
 from ._collective import Collective, bucket_option, mean_over_ranks, replicate
 from ._elastic_hosts import MOST, elastic_hosts
@@ -51,6 +52,7 @@ class Horovod(Collective):
     traits = Traits("yes", "yes", "2(N−1)/N·W each way", "W + S", "ends; elastic: others go on")
     compiles = True
     runs_own_steps = True
+    sums = True
 
     compression: Literal["none", "fp16"] = option("none", "fp16 sends gradients as half floats")
     fusion_mib: Annotated[float, Ge(0)] = option(128.0, "tensor fusion buffer in MiB; 0 turns fusion off")
@@ -97,6 +99,20 @@ class Horovod(Collective):
         """One ring all-reduce an update, of half as many bytes with fp16. Adasum's tree moves as many."""
         size = 0.5 if self.compression == "fp16" else 1.0
         return ring_bytes(weights_bytes, replicas) * size / accumulate
+
+    def skip_transport(self) -> str | None:
+        """What is no sum of all."""
+        if self.elastic or self.op != "average":
+            return "stratbench allreduce measures sums over all processes; leave elastic and op out"
+        return None
+
+    @contextmanager
+    def transport(self, task: Task, group: Group) -> Iterator[Transport]:
+        """Horovod's all-reduce by itself, with the options on compression, fusion and hierarchy."""
+        with self.joined(group, exchanges=True) as hvd:
+            from ._transport import HorovodTransport
+
+            yield HorovodTransport(hvd, getattr(hvd.Compression, self.compression))
 
     def environment(self) -> dict[str, str]:
         """The size of the fusion buffer and the hierarchy too."""

@@ -108,7 +108,7 @@ def share(
         lock: whether an update locks its variable. Without a lock, two updates may overwrite parts of each other
             (Hogwild).
     """
-    placement = _balance(source.model.weights, servers)
+    placement = balance(source.model.weights, servers)
     # Numbered, as layers of two models within the model may have the same names.
     by_id = {
         id(weight): shared_variable(f"{place}/{weight.path}", server, weight.shape, weight.dtype, weight.trainable)
@@ -228,7 +228,7 @@ def _full(server: int) -> str:
     return f"/job:ps/task:{server}/device:CPU:0"
 
 
-def _balance(weights: Sequence[Any], servers: Sequence[int]) -> list[int]:
+def balance(weights: Sequence[Any], servers: Sequence[int]) -> list[int]:
     """The ps task of each weight: largest first, each to the task with the fewest bytes so far."""
     sizes = [math.prod(weight.shape) for weight in weights]
     loads = dict.fromkeys(servers, 0)

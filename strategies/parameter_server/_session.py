@@ -14,6 +14,7 @@ import tensorflow as tf
 from .._shared.replica import set_threads, use_gpu
 from ..base import Task
 from ..trainer import Memory, Server, Workload
+from ..transport import Group
 from ._graph import Source, memory_of
 
 if TYPE_CHECKING:
@@ -27,11 +28,10 @@ POLL_SECONDS = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
-class Node:
-    """This task, its running server and the model, with the task's graph as the default one."""
+class Member:
+    """This task and its running server in the cluster."""
 
     task: Task
-    source: Source
     target: str
     config: tf.compat.v1.ConfigProto
 
@@ -40,24 +40,37 @@ class Node:
         """Of this task."""
         return f"/job:{self.task.role}/task:{self.task.index}"
 
+
+@dataclasses.dataclass(frozen=True)
+class Node(Member):
+    """With the model, and with the task's graph as the default one."""
+
+    source: Source
+
     def server(self, weights: Sequence[tf.Variable], loop: tf.Operation | None) -> PsServer:
         """What a ps task yields, with the operation that it repeats, if there is one."""
         return PsServer(self, memory_of(self.task.index, weights), loop)
 
 
-@contextmanager
-def join(task: Task, workload: Workload) -> Iterator[Node]:
+def start(task: Task, group: Group) -> Member:
     """Start this task's TensorFlow server in the cluster that ``TF_CONFIG`` describes."""
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    cores = workload.cores_per_replica * (1 if task.role == "worker" else workload.replicas)
+    cores = group.cores_per_replica * (1 if task.role == "worker" else group.replicas)
     if task.role == "worker":
         set_threads(1, cores)
         use_gpu(task.index)
     config = session_config(task, cores)
     server = tf.distribute.Server(resolver.cluster_spec(), task.role, task.index, config=config)
+    return Member(task, server.target, config)
+
+
+@contextmanager
+def join(task: Task, workload: Workload) -> Iterator[Node]:
+    """Start this task's server, and build its model."""
+    member = start(task, workload)
     source = Source.of(workload)
     with tf.Graph().as_default():
-        yield Node(task, source, server.target, config)
+        yield Node(member.task, member.target, member.config, source)
 
 
 def session_config(task: Task, cores: int) -> tf.compat.v1.ConfigProto:
@@ -73,12 +86,12 @@ class Sessions:
     """Opens a worker's sessions on the variables of the graph so far.
 
     Args:
-        node: this worker.
+        member: this worker.
         init: gives all variables their first values, fed with ``feeds``.
     """
 
-    def __init__(self, node: Node, init: tf.Operation, feeds: Mapping[tf.Tensor, np.ndarray]):
-        self._node, self._init, self._feeds = node, init, feeds
+    def __init__(self, member: Member, init: tf.Operation, feeds: Mapping[tf.Tensor, np.ndarray]):
+        self._member, self._init, self._feeds = member, init, feeds
         self._manager = _manager()
         self._links = _links()
 
@@ -94,7 +107,9 @@ class Sessions:
         while True:
             try:
                 with contextlib.suppress(errors.DeadlineExceededError):
-                    return self._manager.wait_for_session(self._node.target, config=self._node.config, max_wait_secs=0)
+                    return self._manager.wait_for_session(
+                        self._member.target, config=self._member.config, max_wait_secs=0
+                    )
                 if leads():
                     return self._begin(source() if source else {})
             except LOST:
@@ -105,10 +120,10 @@ class Sessions:
     def _begin(self, source: dict[str, Any]) -> tf.compat.v1.Session:
         # After a refused connection gRPC waits some time before it tries again, and calls fail until then. A ps task
         # that looked for another one too early would fail the first step.
-        with v1.Session(self._node.target, config=self._node.config) as session:
+        with v1.Session(self._member.target, config=self._member.config) as session:
             session.run(self._links)
         return self._manager.prepare_session(
-            self._node.target, self._init, init_feed_dict=self._feeds, config=self._node.config, **source
+            self._member.target, self._init, init_feed_dict=self._feeds, config=self._member.config, **source
         )
 
 

@@ -35,6 +35,7 @@ from ...errors import UsageError
 from .._shared.devices import skip_for_gpus
 from ..base import Place, Reaction, Strategy, Task, Traits, option
 from ..trainer import Server, Trainer, Workload
+from ..transport import Group, Transport
 from ._tasks import ps_tasks
 
 _ONLY = {
@@ -58,6 +59,7 @@ class ParameterServer(Strategy):
     good_for = "workers of unlike speed, and large embedding tables"
     needs = "one free TCP port a worker and a ps task"
     synchronous = False
+    sums = True
     traits = Traits(
         synchronous="async, downpour: no; ssp: up to s steps; sync: yes",
         consistent="only mode=sync",
@@ -146,6 +148,23 @@ class ParameterServer(Strategy):
     def tasks(self, replicas: int, place: Place) -> list[Task]:
         """The ps tasks, then the workers; ``TF_CONFIG`` tells each of all."""
         return ps_tasks(self.ps, replicas, self.port, place)
+
+    def skip_transport(self) -> str | None:
+        """What is no sum of all."""
+        others = [f.name for f in dataclasses.fields(self) if f.name not in ("ps", "port", "mode", "sync")]
+        given = [name for name in others if getattr(self, name) != getattr(type(self), name)]
+        if given or self._mode not in ("async", "sync"):
+            return f"stratbench allreduce measures sums over all processes; leave {', '.join(given) or 'mode'} out"
+        return None
+
+    @contextmanager
+    def transport(self, task: Task, group: Group) -> Iterator[Transport | Server]:
+        """Push and pull by themselves; all workers wait for all, whatever the mode."""
+        from ._session import start
+        from ._transport import PsTransport
+
+        member = start(task, group)
+        yield Server() if task.role == "ps" else PsTransport(member, group.replicas, self.ps)
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer | Server]:

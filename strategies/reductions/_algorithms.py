@@ -205,6 +205,7 @@ EXPECTED: Mapping[str, Callable[[int], tuple[float, int]]] = {
     "butterfly": lambda n: _folded(n, power_of_two(n) * (n.bit_length() - 1), n.bit_length() - 1),
     "rabenseifner": lambda n: _folded(n, 2 * (power_of_two(n) - 1), 2 * (n.bit_length() - 1)),
     "central": lambda n: (2 * (n - 1), 2 * (n - 1)),
+    "shared-memory": lambda n: (0, 2 * (n - 1).bit_length()),
 }
 """N → what all processes send, as a multiple of S, and the rounds: messages of which each waits for the one before."""
 

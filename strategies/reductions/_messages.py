@@ -34,12 +34,12 @@ class Messages:
     Attributes:
         rank: of this process.
         size: how many processes there are.
-        sent_bytes, sent: what this process has sent so far: bytes, and messages.
+        rounds: how many times it has sent, received, or both at once, so far.
     """
 
     def __init__(self, rank: int, size: int, connections: dict[int, socket.socket]):
         self.rank, self.size = rank, size
-        self.sent_bytes = self.sent = 0
+        self.rounds = 0
         self._connections = connections
         for each in connections.values():
             # Without it, a short message waits until the one before it has been acknowledged.
@@ -60,9 +60,7 @@ class Messages:
 
     def _move(self, out: tuple[int, np.ndarray] | None, back: tuple[int, np.ndarray] | None) -> None:
         unsent, unfilled = (_bytes_of(each[1]) if each else memoryview(b"") for each in (out, back))
-        if out:
-            self.sent_bytes += len(unsent)
-            self.sent += 1
+        self.rounds += 1
         waits = select.poll()
         while unsent or unfilled:
             moved = 0

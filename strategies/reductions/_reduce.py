@@ -13,8 +13,13 @@ from ._messages import Messages
 from ._shared_memory import SharedMemory
 
 
+def algorithm_of(messages: Messages, name: str) -> Callable[[np.ndarray], None]:
+    """What replaces a vector by the sum of all processes' vectors."""
+    return SharedMemory(messages) if name == "shared-memory" else functools.partial(ALGORITHMS[name], messages)
+
+
 class Reduce:
-    """Sums and means over all processes, in ``tf.function`` too.
+    """Means over all processes, in ``tf.function`` too.
 
     Args:
         algorithm: by its name in the strategy's options.
@@ -22,12 +27,7 @@ class Reduce:
 
     def __init__(self, messages: Messages, algorithm: str):
         self._size = messages.size
-        self.sum: Callable[[np.ndarray], None] = (
-            SharedMemory(messages)
-            if algorithm == "shared-memory"
-            else functools.partial(ALGORITHMS[algorithm], messages)
-        )
-        """Replaces a vector by the sum of all."""
+        self._sum = algorithm_of(messages, algorithm)
 
     def mean(self, value: tf.Tensor) -> tf.Tensor:
         """Of one tensor, over all processes."""
@@ -48,6 +48,6 @@ class Reduce:
     def _mean(self, vector: np.ndarray) -> np.ndarray:
         # TensorFlow may use the memory that it gave again.
         total = vector.copy()
-        self.sum(total)
+        self._sum(total)
         total /= np.asarray(self._size, total.dtype)
         return total

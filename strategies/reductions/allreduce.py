@@ -31,6 +31,7 @@ from annotated_types import Ge, Le
 from .._shared.devices import skip_for_gpus
 from ..base import Place, Strategy, Task, Traits, option
 from ..trainer import Batch, Trainer, Workload
+from ..transport import Group, Transport
 from ._algorithms import BESIDE, EXPECTED, broadcast
 from ._messages import PEERS_VARIABLE, connected
 
@@ -52,6 +53,7 @@ class AllReduce(Strategy):
     traits = Traits("yes", "yes", "ring: 2(N−1)/N·W each way", "W + S, and 2W to 4W in transit", "the run ends")
     compiles = True
     runs_own_steps = True
+    sums = True
 
     algorithm: Literal["ring", "tree", "butterfly", "rabenseifner", "central", "shared-memory"] = option(
         "ring", "how the sum is formed"
@@ -69,10 +71,14 @@ class AllReduce(Strategy):
         return None
 
     def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
-        """By the algorithm. What is sent is received, too."""
-        if self.algorithm == "shared-memory":
-            return 0.0
-        return 2.0 * EXPECTED[self.algorithm](replicas)[0] * weights_bytes / accumulate
+        """By the algorithm. What is sent is received, too. Barriers send a byte a message."""
+        multiple, rounds = EXPECTED[self.algorithm](replicas)
+        sent = replicas * rounds if self.algorithm == "shared-memory" else multiple * weights_bytes
+        return 2.0 * sent / accumulate
+
+    def rounds(self, replicas: int) -> int | None:
+        """By the algorithm."""
+        return EXPECTED[self.algorithm](replicas)[1]
 
     def tasks(self, replicas: int, place: Place) -> list[Task]:
         """N workers, each with the addresses of all."""
@@ -80,6 +86,14 @@ class AllReduce(Strategy):
         addresses = [place.address(host, self.port + index if self.port else None) for index, host in enumerate(hosts)]
         peers = {PEERS_VARIABLE: ",".join(addresses)}
         return [Task(index=index, host=host, first_replica=index, env=peers) for index, host in enumerate(hosts)]
+
+    @contextmanager
+    def transport(self, task: Task, group: Group) -> Iterator[Transport]:
+        """The algorithm by itself."""
+        from ._transport import MessageTransport
+
+        with connected(task.index) as messages:
+            yield MessageTransport(messages, self.algorithm)
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:

@@ -19,6 +19,7 @@ from annotated_types import Ge, Le
 from .._shared.devices import gpus, skip_for_gpus
 from ..base import Place, Strategy, Task, Traits, option, ring_bytes
 from ..trainer import Batch, Trainer, Workload
+from ..transport import Group, Transport
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -35,6 +36,7 @@ class MultiWorker(Strategy):
     needs = "one free TCP port a replica"
     traits = Traits("yes", "yes", "2(N−1)/N·W each way", "W + S", "the run ends")
     runs_own_steps = True
+    sums = True
 
     communication: Literal["auto", "ring", "nccl"] = option("auto", "all-reduce by ring (gRPC) or NCCL (GPUs)")
     pack_mib: Annotated[float, Ge(0)] = option(
@@ -74,25 +76,39 @@ class MultiWorker(Strategy):
             for index, host in enumerate(hosts)
         ]
 
-    @contextmanager
-    def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
-        """Keras 3's ``fit`` fails here, a ``strategy.run`` step in a ``tf.function`` does not."""
+    def _joined(self, task: Task, group: Group) -> tf.distribute.MultiWorkerMirroredStrategy:
+        """Connected with all other processes."""
         import tensorflow as tf
 
-        from .._shared.accumulation import Body
-        from .._shared.buckets import buckets, compute_in_order
-        from .._shared.own_step import steps_of
-        from .._shared.replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
-        from ._all_reduce import mean_over_replicas, sum_first
+        from .._shared.replica import set_threads, use_gpu
 
-        set_threads(1, workload.cores_per_replica, exchanges=self.pack_mib > 0)
+        set_threads(1, group.cores_per_replica, exchanges=self.pack_mib > 0)
         use_gpu(task.index)
         communication = getattr(tf.distribute.experimental.CommunicationImplementation, self.communication.upper())
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(
+        return tf.distribute.MultiWorkerMirroredStrategy(
             communication_options=tf.distribute.experimental.CommunicationOptions(
                 bytes_per_pack=int(self.pack_mib * 2**20), implementation=communication
             )
         )
+
+    @contextmanager
+    def transport(self, task: Task, group: Group) -> Iterator[Transport]:
+        """TensorFlow's all-reduce by itself."""
+        from ._transport import DistributeTransport
+
+        yield DistributeTransport(self._joined(task, group), task.index)
+
+    @contextmanager
+    def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
+        """Keras 3's ``fit`` fails here, a ``strategy.run`` step in a ``tf.function`` does not."""
+
+        from .._shared.accumulation import Body
+        from .._shared.buckets import buckets, compute_in_order
+        from .._shared.own_step import steps_of
+        from .._shared.replica import KerasTrainer, loss_and_gradients
+        from ._all_reduce import mean_over_replicas, sum_first
+
+        strategy = self._joined(task, workload)
 
         def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
             # Keras's optimizer sums gradients over the replicas; 1/N makes that the mean.

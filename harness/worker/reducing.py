@@ -1,0 +1,85 @@
+"""One process of a measured all-reduce: ``python -P -m stratbench.harness.worker.reducing FOLDER``.
+
+It journals each case's seconds to ``FOLDER/<role>-<index>.jsonl``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import RunError
+from ...strategies.trainer import Server
+from ..plan import reduction
+from . import main as worker
+from . import usage
+
+if TYPE_CHECKING:
+    from ...results.raw.journal import Journal
+    from ...strategies.base import Task
+    from ...strategies.transport import Transport
+
+
+def main() -> None:
+    """Reduce as the task that the environment names."""
+    worker.main(reduction.read, _work)
+
+
+def _work(spec: reduction.ReductionSpec, task: Task, folder: Path, journal: Journal, first_step: int) -> None:
+    from .serve import serve
+
+    with spec.create_strategy().transport(task, spec) as transport, worker.told(journal):
+        if isinstance(transport, Server):
+            serve(transport, journal)
+            return
+        journal.event("ready")
+        for number, case in enumerate(spec.cases):
+            journal.event("reduced", case=number, **measure(transport, case, spec.replicas, spec.title))
+        journal.event("trained")
+        used = usage.totals()
+    journal.event("end", **used)
+
+
+def measure(transport: Transport, case: reduction.Case, replicas: int, title: str) -> dict[str, Any]:
+    """Reduce as often as the case says, after warm-ups.
+
+    Returns:
+        ``seconds`` of each reduction, the ``moved_bytes`` that this process sent and received in one of them, by the
+        kernel (None where it does not tell), and its ``rounds`` in one (None where a library does it).
+
+    Raises:
+        RunError: a sum was wrong.
+    """
+    tensors = [np.full(shape, transport.rank + 1, np.float32) for shape in case.shapes]
+    reduce = transport.prepare(tensors)
+    for _ in range(reduction.WARMUPS):
+        _check(reduce(), transport.rank + 1 if title == reduction.MEMORY else replicas * (replicas + 1) / 2, title)
+    rounds, moved = transport.rounds, usage.tcp_bytes()
+    seconds = []
+    for _ in range(case.iterations):
+        begin = time.perf_counter()
+        reduce()
+        seconds.append(time.perf_counter() - begin)
+    now = usage.tcp_bytes()
+    return {
+        "seconds": seconds,
+        "moved_bytes": (sum(now) - sum(moved)) / case.iterations if now and moved else None,
+        "rounds": None if rounds is None else ((transport.rounds or 0) - rounds) / case.iterations,
+    }
+
+
+def _check(found: Sequence[Any], expected: float, title: str) -> None:
+    """Figures of an all-reduce that gives another sum are worth nothing."""
+    for tensor in found:
+        values = np.asarray(tensor)
+        if not (values == expected).all():
+            wrong = values[values != expected].flat[0]
+            raise RunError(f"{title} must give the sum of all processes' values. Received: {wrong} for {expected:g}.")
+
+
+if __name__ == "__main__":
+    main()
