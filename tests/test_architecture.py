@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("harness", "strategies", "datasets", "results")
 ROOMS = {
     "harness": ("cli", "job", "worker", "launch", "plan", "models"),
-    "results": ("showing", "analysis", "tables", "raw"),
+    "results": ("reductions", "showing", "analysis", "tables", "raw"),
 }
 """Of each package, top first: a room imports its own and what comes after it."""
 

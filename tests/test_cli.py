@@ -20,7 +20,7 @@ from stratbench.harness.plan.spec import RunSpec
 from stratbench.harness.plan.task import current_job
 from stratbench.results import schema
 
-COMMANDS = ["compare", "doctor", "install-horovod", "list", "run", "show"]
+COMMANDS = ["allreduce", "compare", "doctor", "install-horovod", "list", "run", "show"]
 WORK = ["--dataset", "synthetic", "--global-batch", "32"]
 
 
@@ -226,7 +226,7 @@ class TestMistakes:
             (["run"], "--strategy"),
             (["compare"], "--strategy"),
             (["run", "-s", "sngle", *WORK], "Received: 'sngle'. Did you mean 'single'?"),
-            (["run", "-s", "", *WORK], "one of allgather, central-storage, estimator, fit, fsdp, gossip"),
+            (["run", "-s", "", *WORK], "one of allgather, allreduce, central-storage, estimator, fit, fsdp, gossip"),
             (["compare", "-s", "single", "-s", "mirorred", *WORK], "Did you mean 'mirrored'?"),
             (["run", "-s", "ps:synch=true", *WORK], "Did you mean 'sync'?"),
             (["run", "-s", "ps:sync=maybe", *WORK], "option sync of strategy ps"),

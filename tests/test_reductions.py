@@ -15,8 +15,8 @@ import pytest
 from conftest import launch, make_spec
 from stratbench.errors import RunError
 from stratbench.results.raw import exchange, journal
+from stratbench.strategies._shared.messages import Messages, connected
 from stratbench.strategies.reductions import _algorithms as algorithms
-from stratbench.strategies.reductions._messages import Messages, connected
 from stratbench.strategies.reductions._shared_memory import SharedMemory
 
 NAMES = [*algorithms.ALGORITHMS]

@@ -157,6 +157,13 @@ def broadcast(hvd: ModuleType, variables: Sequence[keras.Variable], root: int = 
         variable.assign(hvd.broadcast(variable.value.read_value(), root_rank=root))
 
 
+def barrier(hvd: ModuleType) -> None:
+    """Returns when all ranks have called it. Horovod for TensorFlow has none of its own."""
+    import tensorflow as tf
+
+    hvd.allreduce(tf.zeros(()), name="barrier").numpy()
+
+
 def mean_over_ranks(hvd: ModuleType) -> Mean:
     """For one step. Its names are those of the other ranks, whose graphs may be different ones after the loss."""
     numbers = itertools.count()

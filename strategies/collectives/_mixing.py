@@ -11,6 +11,7 @@ import tensorflow as tf
 from .._shared.replica import KerasTrainer
 from ..trainer import Batch, StepResult, Trainer
 from ._collective import flat, parts, weights_with
+from ._pairs import Pairs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,3 +83,42 @@ class GossipTrainer(Trainer):
     def weights(self) -> list[np.ndarray | None]:
         """See `Trainer.weights`: the mean over all processes, which none of them trains with."""
         return weights_with(self._local.model, self._mixed, parts(self._meet()[0], self._mixed))
+
+
+class PairTrainer(GossipTrainer):
+    """Steps of ``local`` with weights that `Pairs` exchanges meanwhile.
+
+    Args:
+        barrier: returns when all processes have called it.
+    """
+
+    def __init__(
+        self,
+        local: KerasTrainer,
+        mixed: Sequence[tf.Variable],
+        meet: Callable[[], tuple[tf.Tensor, tf.Tensor]],
+        pairs: Pairs,
+        barrier: Callable[[], object],
+    ):
+        super().__init__(local, mixed, self._meet_all)
+        self._pairs, self._barrier, self._meet_now = pairs, barrier, meet
+        self._load = tf.function(self._assign, autograph=False)
+        self._save = tf.function(lambda: flat([each.read_value() for each in mixed]), autograph=False)
+
+    def _assign(self, vector: tf.Tensor) -> None:
+        for variable, value in zip(self._mixed, parts(vector, self._mixed), strict=True):
+            variable.assign(value)
+
+    def step(self, batch: Batch, learning_rate: float) -> StepResult:
+        """See `Trainer.step`. What it has learned is added to the weights as they are by then."""
+        before = self._pairs.begin()
+        self._load(before)
+        result = super().step(batch, learning_rate)
+        self._pairs.add(self._save().numpy() - before)
+        return result
+
+    def _meet_all(self) -> tuple[tf.Tensor, tf.Tensor]:
+        # None begins an exchange before all have left the all-reduce, and so given their weights.
+        self._barrier()
+        self._load(self._pairs.weights())
+        return self._meet_now()

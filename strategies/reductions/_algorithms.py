@@ -17,7 +17,7 @@ import numpy as np
 
 
 class Channel(Protocol):
-    """What an algorithm needs of `stratbench.strategies.reductions._messages.Messages`."""
+    """What an algorithm needs of `stratbench.strategies._shared.messages.Messages`."""
 
     rank: int
     size: int

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .._shared.messages import connected
 from ..base import Task
 from ..transport import Group, Transport
-from ._messages import connected
 from .allreduce import AllReduce
 
 

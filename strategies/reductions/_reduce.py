@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from .._shared.messages import Messages
 from ._algorithms import ALGORITHMS
-from ._messages import Messages
 from ._shared_memory import SharedMemory
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from .._shared.messages import Messages
 from ..transport import Transport
 from ._algorithms import barrier
-from ._messages import Messages
 from ._reduce import algorithm_of
 
 

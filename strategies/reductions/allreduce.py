@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Ge, Le
 
 from .._shared.devices import skip_for_gpus
+from .._shared.messages import PEERS_VARIABLE, connected
 from ..base import Place, Strategy, Task, Traits, option
 from ..trainer import Batch, Trainer, Workload
 from ..transport import Group, Transport
 from ._algorithms import BESIDE, EXPECTED, broadcast
-from ._messages import PEERS_VARIABLE, connected
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -58,6 +58,14 @@ class Messages:
         """Send and receive at the same time, so that all processes of a ring may do so at once."""
         self._move((to, data), (source, into))
 
+    def waiting(self, sources: Sequence[int], seconds: float) -> list[int]:
+        """Those of these processes that have sent something, as soon as one has; none after so many seconds."""
+        ranks = {self._connections[source].fileno(): source for source in sources}
+        poll = select.poll()
+        for descriptor in ranks:
+            poll.register(descriptor, select.POLLIN)
+        return [ranks[descriptor] for descriptor, _ in poll.poll(seconds * 1000)]
+
     def _move(self, out: tuple[int, np.ndarray] | None, back: tuple[int, np.ndarray] | None) -> None:
         unsent, unfilled = (_bytes_of(each[1]) if each else memoryview(b"") for each in (out, back))
         self.rounds += 1
@@ -104,23 +112,26 @@ def _bytes_of(data: np.ndarray) -> memoryview:
 
 
 @contextmanager
-def connected(rank: int, addresses: Sequence[str] | None = None) -> Iterator[Messages]:
+def connected(
+    rank: int, addresses: Sequence[str] | None = None, listener: socket.socket | None = None
+) -> Iterator[Messages]:
     """Connections to all other processes; closed at the end. If one never comes, the launcher's time-out ends the run.
 
     Args:
         rank: of this process.
-        addresses: ``host:port`` of all, by rank; by default those of the environment. This process listens on its own.
+        addresses: ``host:port`` of all, by rank; by default those of the environment.
+        listener: of this process's own address; by default it is made here. It is closed once all are connected.
     """
     addresses = addresses or os.environ[PEERS_VARIABLE].split(",")
     places = [(host, int(port)) for host, _, port in (each.rpartition(":") for each in addresses)]
     connections: dict[int, socket.socket] = {}
     with contextlib.ExitStack() as stack:
-        with socket.create_server(places[rank], backlog=len(places)) as listener:
+        with listener or socket.create_server(places[rank], backlog=len(places)) as listening:
             for peer in range(rank):
                 connections[peer] = stack.enter_context(_call(places[peer]))
                 connections[peer].sendall(_GREETING.pack(_WORD, rank))
             while len(connections) < len(places) - 1:
-                connection, _ = listener.accept()
+                connection, _ = listening.accept()
                 peer = _greeting(connection)
                 if rank < peer < len(places) and peer not in connections:
                     connections[peer] = stack.enter_context(connection)
