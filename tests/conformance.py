@@ -35,6 +35,7 @@ ALGORITHMS.append("allreduce:algorithm=shared-memory")
 VARIANTS = {
     "ps": {"ps:sync=true": ("momentum", "adam")},
     "allreduce": dict.fromkeys(["allreduce", *ALGORITHMS], ("momentum", "adam")),
+    "allgather": {"allgather": ("momentum", "adam"), "allgather:share=weights": ("sgd", "momentum")},
     "local-sgd": {"local-sgd:period=1,average_momentum=true": ("sgd", "momentum")},
 }
 ONCE = [

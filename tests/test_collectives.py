@@ -139,6 +139,16 @@ def all_reduce(spec: RunSpec, passes: int) -> Iterator[Weights]:
             yield theta
 
 
+def weighted(spec: RunSpec, of: list[float]) -> Iterator[Weights]:
+    """Σ w_i g_i / Σ w_i in each step."""
+    theta, optimizer = zeros(), Momentum(0.0)
+    for parts, ends in steps(spec):
+        found = [gradient(theta, part) for part in parts]
+        theta = optimizer.apply(theta, [np.average(each, axis=0, weights=of) for each in zip(*found, strict=True)])
+        if ends:
+            yield theta
+
+
 def saved(folder: Path) -> list[Weights]:
     """The weights at each epoch's end, as rank 0 saved them."""
     epochs = []
@@ -186,6 +196,7 @@ def keep_weights(monkeypatch: pytest.MonkeyPatch) -> None:
             *("gossip", 2, "momentum", lambda spec: gossip(spec, 0.9, [np.full((2, 2), 0.5)])),
             marks=pytest.mark.exhaustive,
         ),
+        ("master-worker:weights=1+3", 2, "sgd", lambda spec: weighted(spec, [1.0, 3.0])),
         ("horovod", 2, "sgd:gradient_accumulation_steps=3", lambda spec: all_reduce(spec, 3)),
         pytest.param(
             *("horovod:bucket_mib=0", 2, "sgd", lambda spec: all_reduce(spec, 1)), marks=pytest.mark.exhaustive
@@ -395,6 +406,21 @@ def test_every_process_hears_of_every_other() -> None:
             )
             rounds += 1
         assert rounds == (size // 2 if graph == "ring" else (size - 1).bit_length())
+
+
+@pytest.mark.parametrize("weights", ["1+0", "1+-2", "x", "1++2", "nan+1", "1,2"])
+def test_weights_of_workers_are_positive_numbers(weights: str) -> None:
+    with pytest.raises(UsageError, match="weights of strategy master-worker: positive numbers"):
+        registry.create("master-worker", {"weights": weights})
+
+
+def test_each_worker_has_a_weight() -> None:
+    assert "2 numbers for 3 replicas" in str(registry.create("master-worker", {"weights": "1+2"}).skip(3))
+
+
+def test_shared_weights_have_no_buckets() -> None:
+    with pytest.raises(UsageError, match="is for share=gradients"):
+        registry.create("allgather", {"share": "weights", "bucket_mib": "1"})
 
 
 def test_gossip_exchanges_in_each_step() -> None:

@@ -3,6 +3,9 @@
 g = Σ n_i g_i / Σ n_i over each process's mean gradient g_i of its n_i examples; every process applies θ ← θ − η·g to
 its own copy. No master, at the price of N gradients in memory and N/2 times the traffic of a ring all-reduce.
 Gradients are gathered in buckets, while the backward pass goes on.
+``share=weights``: every process first updates its own copy by its own gradient, θ_i ← θ_i − η·g_i, then all receive
+all θ_i, and θ ← Σ n_i θ_i / Σ n_i. Gradient descent, with momentum or without, then gives the same weights where all
+n_i are equal; other optimizers do not, as each process keeps its own state.
 Source: Ben-Nun & Hoefler, *Demystifying Parallel and Distributed Deep Learning: An In-depth Concurrency Analysis*,
 ACM Computing Surveys 52(4), 2019.
 
@@ -19,7 +22,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
-from ..base import Task, Traits
+from ...errors import UsageError
+from ..base import Task, Traits, option
 from ..trainer import Batch, Trainer, Workload
 from ._collective import Collective, bucket_option, flat, like_weighted, parts, replicate, weighted_gradients
 
@@ -40,10 +44,18 @@ class AllGather(Collective):
     compiles = True
 
     bucket_mib: Annotated[float, Ge(0)] | Literal["all"] = bucket_option("gathered")
+    share: Literal["gradients", "weights"] = option("gradients", "what is gathered; weights after each one's update")
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for options that go with shared gradients only."""
+        if self.share == "weights" and self.bucket_mib != type(self).bucket_mib:
+            raise UsageError(
+                f"option bucket_mib of strategy allgather is for share=gradients. Received: {self.bucket_mib}."
+            )
 
     def skip_loss_scaling(self) -> str | None:
-        """Keras's optimizer does it."""
-        return None
+        """Keras's optimizer does it, which must see the mean gradient."""
+        return None if self.share == "gradients" else super().skip_loss_scaling()
 
     def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """Each worker's gradient reaches N−1 others; a ring passes it on, which adds up to the same."""
@@ -65,10 +77,20 @@ class AllGather(Collective):
 
             def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
                 loss, sums, count = weighted_gradients(hvd, workload, model, batch, optimizer)
-                compute_in_order(loss, sums, positions)
+                if self.share == "gradients":
+                    compute_in_order(loss, sums, positions)
                 return loss, [*sums, count]
 
-            def apply(sums: Sequence[tf.Tensor]) -> None:
+            def gather_weights(sums: Sequence[tf.Tensor]) -> None:
+                *sums, count = sums
+                optimizer.apply([tf.math.divide_no_nan(each, count) for each in sums], trained)
+                weights = [variable.value.read_value() for variable in trained]
+                row = tf.concat([flat(weights) * count, [count]], axis=0)[tf.newaxis]
+                total = tf.reduce_sum(hvd.allgather(row, name="weights", ignore_name_scope=True), axis=0)
+                for variable, mean in zip(trained, parts(total[:-1] / total[-1], weights), strict=True):
+                    variable.assign(mean)
+
+            def gather_gradients(sums: Sequence[tf.Tensor]) -> None:
                 *sums, count = sums
                 # Explicit names, as the graphs of the ranks differ where one has fewer examples than the others.
                 names = (f"gradients_{number}" for number in itertools.count())
@@ -81,6 +103,7 @@ class AllGather(Collective):
 
                 optimizer.apply(exchange(sums, positions, mean), trained)
 
+            apply = gather_gradients if self.share == "gradients" else gather_weights
             steps = Accumulation(workload.accumulate, like_weighted(trained), compute, apply)
             trainer = KerasTrainer(model, optimizer, workload, steps, rank=hvd.rank(), shards=hvd.size())
             in_transit = hvd.size() * size_bytes(trained)

@@ -1,6 +1,7 @@
 """Centralised data parallelism: a master gathers the gradients, updates the weights and broadcasts them.
 
 g = Σ n_i g_i / Σ n_i over each process's mean gradient g_i of its n_i examples; θ ← θ − η·g on rank 0, then θ to all.
+``weights=w_0+w_1+…``: g = Σ w_i g_i / Σ w_i, over the processes that have examples, whatever their numbers.
 Rank 0 is the master and computes a replica too. The gather is an all-to-all in which every process sends to rank 0
 only.
 Source: Ben-Nun & Hoefler, *Demystifying Parallel and Distributed Deep Learning: An In-depth Concurrency Analysis*,
@@ -13,16 +14,20 @@ memory limit N. Horovod's gather over MPI counts elements in 32 bits.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..base import Task, Traits
+from ...errors import UsageError
+from ..base import Task, Traits, option
 from ..trainer import Batch, Trainer, Workload
 from ._collective import Collective, broadcast, flat, like_weighted, parts, weighted_gradients
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+_FORM = "positive numbers, separated by +, one for each worker."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +41,26 @@ class MasterWorker(Collective):
     traits = Traits("yes", "yes", "W each way; the master (N−1)·W each way", "W; the master W + S", "the run ends")
     uneven = True
     compiles = True
+
+    weights: str = option("", "of the workers' gradients in the mean, in order, such as 1+1+0.5; by default n_i")
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for weights that are no positive numbers."""
+        if not all(math.isfinite(each) and each > 0 for each in self._weights()):
+            raise UsageError(f"option weights of strategy master-worker: {_FORM} Received: {self.weights}.")
+
+    def _weights(self) -> list[float]:
+        """One a worker; none if the numbers of examples are to weigh."""
+        try:
+            return [float(each) for each in self.weights.split("+")] if self.weights else []
+        except ValueError:
+            return [math.nan]
+
+    def skip(self, replicas: int) -> str | None:
+        """Weights are given for each worker."""
+        if self.weights and len(self._weights()) != replicas:
+            return f"weights has {len(self._weights())} numbers for {replicas} replicas; give one for each"
+        return super().skip(replicas)
 
     def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """N−1 gradients sent to the master and received by it, and N−1 copies of the weights on their way back."""
@@ -58,8 +83,14 @@ class MasterWorker(Collective):
             trained = model.trainable_variables
             weights = [v.value for v in trained]
 
+            chosen = self._weights()
+
             def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
                 loss, sums, count = weighted_gradients(hvd, workload, model, batch)
+                if chosen:
+                    weight = tf.where(count > 0, tf.cast(chosen[hvd.rank()], count.dtype), 0.0)
+                    sums = [tf.math.divide_no_nan(each, count) * weight for each in sums]
+                    count = weight
                 return loss, [*sums, count]
 
             def apply(sums: Sequence[tf.Tensor]) -> None:
