@@ -34,6 +34,7 @@ ALGORITHMS.append("allreduce:algorithm=shared-memory")
 """They differ from one another between the gradient and the update only."""
 VARIANTS = {
     "ps": {"ps:sync=true": ("momentum", "adam")},
+    "parameter-server": {"parameter-server:mode=sync,ps=2": ("momentum", "adam")},
     "allreduce": dict.fromkeys(["allreduce", *ALGORITHMS], ("momentum", "adam")),
     "allgather": {"allgather": ("momentum", "adam"), "allgather:share=weights": ("sgd", "momentum")},
     "local-sgd": {"local-sgd:period=1,average_momentum=true": ("sgd", "momentum")},
@@ -293,10 +294,12 @@ def test_static_sharding_is_the_same_for_all(
 @pytest.mark.parametrize("strategy", ASYNCHRONOUS)
 def test_asynchronous_uses_every_example(strategy: str, tmp_path: Path, no_strays: None) -> None:
     replicas = 2
-    outcome = launch(make_spec(strategy, replicas, dataset=DATASET, steps=STEPS), tmp_path)
+    spec = make_spec(strategy, replicas, dataset=DATASET, steps=STEPS)
+    outcome = launch(spec, tmp_path)
     assert outcome.status == "ok", outcome.reason
-    logs = [journal.read(tmp_path / f"worker-{index}.jsonl") for index in range(replicas)]
-    assert [len(log.steps) for log in logs] == [STEPS] * replicas
+    workers = [label for label in spec.labels() if label.startswith("worker-")]
+    logs = [journal.read(tmp_path / f"{label}.jsonl") for label in workers]
+    assert [len(log.steps) for log in logs] == [STEPS] * len(workers)
     assert sum(int(log.steps["examples"].sum()) for log in logs) == STEPS * 48
 
 

@@ -18,8 +18,12 @@ GRAMMAR = {
 MOST_FACTOR = 1_000_000
 MOST_SECONDS = 1_000_000
 """Limits, so that the system can sleep for the product of both."""
-_ROLES = {"slow": ("worker", "part"), "kill": ("worker", "ps", "part"), "pause": ("worker", "ps", "part")}
-"""Of the tasks that can be so. The tasks of a cut model are worker 0 and part 1, part 2, …"""
+_ROLES = {
+    "slow": ("worker", "part", "remote"),
+    "kill": ("worker", "ps", "part", "remote"),
+    "pause": ("worker", "ps", "part", "remote"),
+}
+"""Of the tasks that can be so. Worker 0 has the first part of a cut model, and coordinates remote workers."""
 _KEYS = {
     "slow": {*_ROLES["slow"], "factor", "seconds", "probability"},
     "kill": {*_ROLES["kill"], "step"},
@@ -86,7 +90,7 @@ def parse(text: str) -> Fault:
 
 
 _LIMITS: Mapping[str, Callable[[float], bool]] = {
-    **dict.fromkeys(("worker", "ps", "part", "step"), lambda value: 0 <= value <= MOST_COUNT and value == int(value)),
+    **dict.fromkeys((*_ROLES["kill"], "step"), lambda value: 0 <= value <= MOST_COUNT and value == int(value)),
     "factor": lambda value: 1 < value <= MOST_FACTOR,
     "seconds": lambda value: 0 < value <= MOST_SECONDS,
     "probability": lambda value: 0 < value <= 1,

@@ -9,22 +9,18 @@ import dataclasses
 import json
 import os
 import time
-from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
-from ...errors import RunError
+from .._shared.held import told
 from .._shared.replica import set_threads, use_gpu
+from .._shared.sleeping import asleep, register
 from ..base import Task
-from ..trainer import Memory, Server, Workload
+from ..trainer import Server, Workload
 from ._tasks import JOB
 
 v1 = tf.compat.v1
-_HELD = "held.json"
-"""File of worker 0 that says what each task holds."""
-_POLL_SECONDS = 0.05
-_TOKEN = "pyfunc_0"
-"""Under which TensorFlow knows the first Python function of a process."""
 
 
 def device(index: int) -> str:
@@ -54,14 +50,6 @@ def start(task: Task, workload: Workload) -> Node:
     return Node(tf.distribute.Server(cluster, JOB, task.index, config=config).target, config)
 
 
-def tell(workload: Workload, held: list[Memory]) -> None:
-    """Tell the tasks of the parts what they hold, in order."""
-    path = workload.scratch() / _HELD
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps([dataclasses.asdict(each) for each in held]))
-    fresh.replace(path)
-
-
 class PartServer(Server):
     """A part's task. It waits until worker 0 has cut the model.
 
@@ -70,34 +58,17 @@ class PartServer(Server):
     """
 
     def __init__(self, task: Task, workload: Workload, slow: bool):
-        self._graph = _register() if slow else None
-        self.memory = Memory(**_told(workload.scratch() / _HELD)[task.index])
+        self._graph = register(_sleep) if slow else None
+        self.memory = told(workload, task.label)
 
 
-def _told(path: Path) -> list[dict[str, int]]:
-    while not path.exists():
-        time.sleep(_POLL_SECONDS)
-    found: list[dict[str, int]] = json.loads(path.read_text())
-    return found
-
-
-def _sleep(seconds: float) -> float:
+def _sleep(seconds: Any) -> Any:
     time.sleep(float(seconds))
     return seconds
-
-
-def _register() -> tf.Graph:
-    """Let worker 0's graph call `_sleep` in this process, as long as the result exists. Raises RunError."""
-    graph = tf.Graph()
-    with graph.as_default():
-        made = tf.numpy_function(_sleep, [tf.constant(0.0)], tf.float32)
-    if made.op.get_attr("token").decode() != _TOKEN:
-        raise RunError("this process has registered another Python function before, so it can't be slowed down")
-    return graph
 
 
 def sleep(index: int, seconds: tf.Tensor) -> tf.Operation:
     """An operation that sleeps so long in task ``index``, of which this process is task 0."""
     if not index:
         return tf.numpy_function(_sleep, [seconds], tf.float32).op
-    return tf.raw_ops.PyFunc(input=[seconds], token=_TOKEN, Tout=[tf.float32])[0].op
+    return asleep(seconds).op

@@ -12,14 +12,16 @@ import tensorflow as tf
 
 from ...errors import UsageError
 from .._shared.graph_model import keep_constants, placeholders, rules_of
+from .._shared.held import tell
 from .._shared.replica import release, size_bytes
 from ..trainer import Batch, Memory, StepResult, Trainer, Workload, examples_of
 from ._calls import calls_of
-from ._cluster import Node, device, sleep, tell
+from ._cluster import Node, device, sleep
 from ._copy import Copy
 from ._cost import Costs, measure
 from ._parts import Cut, cut
 from ._schedule import Schedule, bubble, most_kept, order
+from ._tasks import JOB
 from ._traffic import bytes_of, task_of
 from ._updates import updates
 from ._where import named_places, places
@@ -133,7 +135,7 @@ class CutTrainer(Trainer):
                 )
             )
         self.memory = held[0]
-        tell(self._workload, held)
+        tell(self._workload, {f"{JOB}-{index}": each for index, each in enumerate(held)})
         self.notes = {
             "cut": _words(self._cut, costs) if layout.parts > 1 else "",
             "bubble_expected": bubble(layout.parts, layout.micro_batches),
