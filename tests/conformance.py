@@ -32,6 +32,8 @@ CUT = ("model-parallel", "pipeline")
 ALGORITHMS = [f"allreduce:algorithm={name}" for name in ("tree", "butterfly", "rabenseifner", "central")]
 ALGORITHMS.append("allreduce:algorithm=shared-memory")
 """They differ from one another between the gradient and the update only."""
+OFTEN = ("mirrored", "multiworker", "horovod", "ps", "fsdp", "parameter-server")
+"""What a step is made of differs most between these."""
 VARIANTS = {
     "ps": {"ps:sync=true": ("momentum", "adam")},
     "parameter-server": {"parameter-server:mode=sync,ps=2": ("momentum", "adam")},
@@ -40,16 +42,18 @@ VARIANTS = {
     "local-sgd": {"local-sgd:period=1,average_momentum=true": ("sgd", "momentum")},
 }
 ONCE = [
-    ("ps:sync=true,ps=2", 3, "mlp", "adagrad"),
     ("ps:mode=ssp,staleness=0", 2, "mlp", "momentum"),
     ("ps:sync=true,ps=2", 2, "mlp", DECAYED),
-    ("multiworker", 2, "mlp", DECAYED),
-    ("fsdp", 2, "mlp", DECAYED),
     ("one-device", 1, "cnn", "adam"),
     ("pipeline:schedule=1f1b,micro_batches=6", 3, "cnn", "momentum"),
+]
+RARE = [
+    ("ps:sync=true,ps=2", 3, "mlp", "adagrad"),
+    ("multiworker", 2, "mlp", DECAYED),
+    ("fsdp", 2, "mlp", DECAYED),
     ("model-parallel:parts=2", 4, "mlp", "adam"),
 ]
-"""What differs from other cases in little."""
+"""What differs from other cases in little; `RARE` is exhaustive."""
 
 SYNCHRONOUS = {
     reference: optimizers
@@ -60,12 +64,16 @@ SYNCHRONOUS = {
 
 
 def cases() -> list[Any]:
-    """In every commit's tests: `cnn` at 2 replicas with the last optimizer, `mlp` at 3 with the first."""
-    found: list[Any] = [pytest.param(*case, id="-".join(map(str, case))) for case in ONCE]
+    """In every commit's tests: `mlp` at 3 replicas with the first optimizer; for some, `cnn` at 2 with the last one."""
+    found: list[Any] = [
+        pytest.param(*case, id="-".join(map(str, case)), marks=[pytest.mark.exhaustive] if case in RARE else [])
+        for case in [*ONCE, *RARE]
+    ]
     for reference, optimizers in SYNCHRONOUS.items():
         for replicas, model, optimizer in itertools.product(REPLICAS, ("mlp", "cnn"), optimizers):
-            usual = [(REPLICAS[0], "cnn", optimizers[-1]), (REPLICAS[1], "mlp", optimizers[0])]
-            usual = usual[1:] if reference in ALGORITHMS else usual
+            usual = [(REPLICAS[1], "mlp", optimizers[0])]
+            if reference.partition(":")[0] in OFTEN:
+                usual.append((REPLICAS[0], "cnn", optimizers[-1]))
             marks = [] if (replicas, model, optimizer) in usual else [pytest.mark.exhaustive]
             name = f"{reference}-{replicas}-{model}-{optimizer}"
             found.append(pytest.param(reference, replicas, model, optimizer, marks=marks, id=name))
@@ -184,7 +192,7 @@ def test_an_embedding_on_servers_that_do_not_wait(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["multiworker", "ps:sync=true", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ps:sync=true", pytest.param("fsdp", marks=pytest.mark.exhaustive)])
 def test_a_schedule_is_the_same_for_all(strategy: str, single, tmp_path: Path, no_strays: None) -> None:
     """The rates of 20 updates, in each worker and on the ps task."""
     if (problem := available()[strategy.partition(":")[0]]().skip(2)) is not None:
@@ -304,7 +312,7 @@ def test_asynchronous_uses_every_example(strategy: str, tmp_path: Path, no_stray
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mistake", ["none", "sum", "shard"])
+@pytest.mark.parametrize("mistake", [pytest.param("none", marks=pytest.mark.exhaustive), "sum", "shard"])
 def test_a_wrong_strategy_is_caught(mistake: str, single, tmp_path: Path) -> None:
     """The suite must fail for a sum in place of a mean, and for a shard that two replicas share."""
     result = tmp_path / "weights.npz"

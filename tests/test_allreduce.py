@@ -18,6 +18,7 @@ from stratbench.harness.launch.reducing import reduce_one
 from stratbench.harness.plan import reduction
 from stratbench.harness.plan.reduction import ReductionSpec, case
 from stratbench.harness.worker.reducing import measure
+from stratbench.results.reductions import columns
 from stratbench.results.reductions.measure import figures, line
 from stratbench.results.reductions.tables import NAME, ReductionStore, load
 from stratbench.results.reductions.words import seconds_words, size_words
@@ -123,6 +124,11 @@ class TestFlags:
         assert code == 2
         assert "damaged or not stratbench's" in err
         assert (tmp_path / NAME).read_text() == "mine"
+
+
+def test_the_page_has_every_column() -> None:
+    page = Path(__file__).parents[1] / "docs" / "results.md"
+    assert columns.markdown() in page.read_text(), "put the output of results.reductions.columns there"
 
 
 class TestSkips:

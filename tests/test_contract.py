@@ -108,7 +108,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> list[np.ndarray]:
 
 
 def named() -> list[Any]:
-    usual = ("mirrored", "allgather", "ps:sync=true", "driven")
+    usual = ("ps:sync=true", "driven")
     every = ["single", "driven", *[name for name in SYNCHRONOUS if "momentum" in SYNCHRONOUS[name]]]
     return [pytest.param(name, marks=[] if name in usual else [pytest.mark.exhaustive]) for name in every]
 

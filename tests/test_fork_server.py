@@ -21,8 +21,11 @@ from stratbench.harness.launch.starter import WORKER, Starter
 from stratbench.results.raw.record import Record
 from stratbench.results.tables.store import Store
 
-SAME = ["single", pytest.param("mirrored", marks=pytest.mark.exhaustive), "multiworker", "ps:sync=true", "horovod"]
-OTHERS = ["horovod:launcher=horovodrun", "allgather", "master-worker", "local-sgd", "fsdp"]
+SAME = ["single", "horovod"]
+OTHERS = [
+    *("mirrored", "multiworker", "ps:sync=true", "horovod:launcher=horovodrun"),
+    *("allgather", "master-worker", "local-sgd", "fsdp"),
+]
 
 
 def run(folder: Path, starter: Starter, strategy: str = "single", listen: Any = None, **changes: Any) -> Record:
@@ -213,7 +216,9 @@ def test_a_task_is_named_by_its_folder_and_ends_by_a_signal_that_is_told(own: Fo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive), signal.SIGTERM, signal.SIGKILL]
+)
 def test_a_command_that_is_ended_leaves_no_fork_server(number: int, tmp_path: Path, no_strays: None) -> None:
     work = ["--dataset", "synthetic", "--global-batch", "32", "--steps", "1000000", "--output", str(tmp_path / "out")]
     command = [sys.executable, "-P", "-m", "stratbench.harness.cli", "run", "-s", "ps", "-n", "2", *work]

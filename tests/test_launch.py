@@ -49,13 +49,13 @@ def kill(pid: int) -> None:
     ("strategy", "victim"),
     [
         ("multiworker", "worker-1"),
-        ("horovod", "worker-0"),
+        pytest.param("horovod", "worker-0", marks=pytest.mark.exhaustive),
         ("horovod", "worker-1"),
         ("horovod:launcher=horovodrun", "worker-1"),
         ("horovod:controller=mpi", "worker-1"),
-        ("ps", "worker-1"),
+        pytest.param("ps", "worker-1", marks=pytest.mark.exhaustive),
         ("ps", "ps-0"),
-        ("mirrored", "worker-0"),
+        pytest.param("mirrored", "worker-0", marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_killed_task_ends_all_and_is_named(strategy: str, victim: str, tmp_path: Path, request: Any) -> None:
@@ -101,7 +101,7 @@ def test_a_loss_that_turns_nan_names_the_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "strategy",
     [
-        "multiworker",
+        pytest.param("multiworker", marks=pytest.mark.exhaustive),
         "horovod",
         pytest.param("horovod:launcher=horovodrun", marks=pytest.mark.exhaustive),
         "ps:sync=true",
@@ -180,7 +180,9 @@ def test_a_taken_port_is_the_reason(tmp_path: Path) -> None:
             launch(make_spec(f"ps:port={port}", 2), tmp_path)
 
 
-@pytest.mark.parametrize("strategy", ["ps", "horovod", "horovod:launcher=horovodrun"])
+@pytest.mark.parametrize(
+    "strategy", ["ps", pytest.param("horovod", marks=pytest.mark.exhaustive), "horovod:launcher=horovodrun"]
+)
 def test_tasks_end_when_the_launcher_is_killed(strategy: str, tmp_path: Path, request: Any) -> None:
     if strategy.startswith("horovod"):
         request.getfixturevalue("horovod")

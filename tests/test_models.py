@@ -328,7 +328,13 @@ class TestTrial:
             trying.check(make_spec(model=reference, timeout=3.0), starter)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+    @pytest.mark.parametrize(
+        "number",
+        [
+            signal.SIGINT,
+            *(pytest.param(each, marks=pytest.mark.exhaustive) for each in (signal.SIGTERM, signal.SIGKILL)),
+        ],
+    )
     def test_a_command_that_ends_meanwhile_leaves_nothing(
         self, number: int, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

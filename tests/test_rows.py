@@ -166,15 +166,15 @@ def ready(folder: Path) -> dict[str, Any]:
     [
         exhaustive("two_lookups", "single", "sgd"),
         ("two_lookups", "single", "adagrad"),
-        ("two_lookups", "ps:sync=true", "adagrad"),
+        exhaustive("two_lookups", "ps:sync=true", "adagrad"),
         exhaustive("two_lookups", "ps:sync=true,ps=2", "sgd"),
         ("masked", "ps:sync=true", "adam"),
-        ("small", "ps:sync=true", "sgd"),
+        exhaustive("small", "ps:sync=true", "sgd"),
         exhaustive("small", "single", "adagrad"),
         exhaustive("regularised", "single", "sgd"),
         ("tied", "single", "adagrad"),
         exhaustive("looping", "single", "sgd"),
-        ("masked", "horovod", "sgd"),
+        exhaustive("masked", "horovod", "sgd"),
         ("masked", "horovod:bucket_mib=0", "adam"),
     ],
 )

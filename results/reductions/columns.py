@@ -63,3 +63,7 @@ def markdown() -> str:
         lines += [f"| `{c.name}` | {c.kind} | {c.unit} | {c.description} |" for c in columns]
         lines.append("")
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
