@@ -92,10 +92,10 @@ def plain(value: Any) -> Any:
     return value
 
 
-def markdown() -> str:
-    """The tables as Markdown, as in docs/results.md."""
+def markdown(tables: Mapping[str, Sequence[Column]] | None = None) -> str:
+    """These tables, by default all of a results file, as Markdown, as in docs/results.md."""
     lines = []
-    for table, table_columns in TABLES.items():
+    for table, table_columns in (tables or TABLES).items():
         lines += [f"### {table}", "", "| column | kind | unit | |", "|---|---|---|---|"]
         lines += [f"| `{c.name}` | {c.kind} | {c.unit} | {c.description} |" for c in table_columns]
         lines.append("")

@@ -159,6 +159,7 @@ class Strategy(ABC):
         joins_jobs: whether its workers may be the processes of a job that ``horovodrun`` or ``mpirun`` started.
         compiles: whether XLA can compile what computes its gradients.
         runs_own_steps: whether it can call a model's own ``train_step`` (`Workload.own_step`).
+        new_models: whether the model must be made when it asks for it, as within a scope of tf.distribute.
         sums: whether `transport` gives its all-reduce by itself.
         delays_parts: whether its trainer slows down on purpose what `Workload.delays` says, rather than the workload.
 
@@ -180,6 +181,7 @@ class Strategy(ABC):
     compiles: ClassVar[bool] = False
     runs_own_steps: ClassVar[bool] = False
     delays_parts: ClassVar[bool] = False
+    new_models: ClassVar[bool] = False
     sums: ClassVar[bool] = False
     fixed_batch: ClassVar[bool] = False
 

@@ -38,5 +38,6 @@ class Transport(ABC):
         """Make ready to reduce these tensors, again and again. All processes call it with the same shapes.
 
         Returns:
-            What reduces once. It returns the sums over all processes, for ``np.asarray``, when they are there.
+            What reduces once. It returns the sums over all processes, for ``np.asarray``, when they are there; on GPUs
+            too, which otherwise go on by themselves.
         """

@@ -75,6 +75,22 @@ class TestOwnOptimizer:
         self.answer = {"unused": "optimizer AdamW; jit", "unused_by_own": "jit", **own}
         monkeypatch.setattr(trying, "ask", lambda *_: self.answer)
 
+    @pytest.mark.parametrize(("strategy", "skipped"), [("mirrored", True), ("horovod", False)])
+    def test_one_and_the_same_model(
+        self, strategy: str, skipped: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        self.answer |= {"same": True}
+        reasons: list[str] = []
+
+        def record(wanted: list[RunSpec], output: Path, starter: Any, why_not: Any) -> tuple[list[Any], int]:
+            reasons.extend(map(why_not, wanted))
+            return [], 0
+
+        monkeypatch.setattr(session, "run_specs", record)
+        monkeypatch.setattr(cli, "_print_folder", lambda *_: None)
+        assert call("compare", "-s", strategy, "-n", "2", *self.WORK) == 0
+        assert ["make the model within the function" in reason for reason in reasons] == [skipped]
+
     def test_by_default(self, planned: list[RunSpec], capsys: pytest.CaptureFixture[str]) -> None:
         assert call("compare", "-s", "mirrored", "-s", "ps", "-n", "1,2", *self.WORK) == 0
         assert {(spec.optimizer, spec.learning_rate) for spec in planned} == {("adamw:weight_decay=0.02", 0.25)}

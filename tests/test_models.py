@@ -299,6 +299,10 @@ class TestTrial:
         good = write("print('noise')\ndef make(shape, classes): return layered(shape, classes)")
         assert trying.check(make_spec(model=good), starter) == trying.Tried()
 
+    def test_one_and_the_same_model_is_noticed(self, write: Write) -> None:
+        same = write("one = layered((28, 28, 1), 10)\ndef make(): return one")
+        assert trying.check(make_spec(model=same), STARTER) == trying.Tried(same=True)
+
     def test_a_built_in_model_needs_no_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(trying, "ask", None)
         trying.check(make_spec(model="cnn"), STARTER)

@@ -133,7 +133,12 @@ class Grid:
             raise UsageError(f"model {spec.model} can't be trained so: {reason}")
 
     def why_not(self, spec: RunSpec) -> str:
-        """Why this run would not train what one replica does, by what the trial found; empty if it would."""
+        """Why this run would fail, or not train what one replica does, by what the trial found; empty otherwise."""
+        if self._tried.same and spec.create_strategy().new_models:
+            return (
+                f"{spec.model} returns one and the same model at each call, and {spec.strategy} needs a new one; "
+                "make the model within the function"
+            )
         if self._tried.own_step and not spec.create_strategy().runs_own_steps:
             able = ", ".join(name for name, cls in strategies.available().items() if cls.runs_own_steps)
             return f"the model has a train_step of its own, which {spec.strategy} can't call; use one of {able}"

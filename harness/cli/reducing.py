@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...errors import ResultsError, UsageError
-from ..plan.task import MOST_REPLICAS
+from ..plan.task import MOST_REPLICAS, current_job
 from .options import DEFAULT_OUTPUT
 from .values import Counts, Folder
 
@@ -122,19 +122,23 @@ def allreduce(
       stratbench allreduce -n 2,4
       stratbench allreduce -s horovod -s allreduce:algorithm=tree --max-size 1MiB --model keras.applications:ResNet50
     """
+    from ...results.reductions.columns import VECTOR
     from ...results.reductions.tables import load
     from ..launch.starter import Starter
     from ..plan import cores
     from ..plan.reduction import MEMORY, ReductionSpec, case, sizes
     from ..plan.references import variant
 
+    job = current_job()
+    if job and job.size > 1:
+        raise UsageError(f"allreduce starts its own jobs and can't run inside one of {job.size} processes.")
     counts = _counts(replicas)
     if max_size < min_size:
         raise UsageError(f"--max-size must be no less than --min-size. Received: {max_size} for {min_size} bytes.")
     variants = [variant(each, {}) for each in dict.fromkeys(strategy or TRANSPORTS)]
     per_replica = cores_per_replica or max(1, len(cores.usable()) // max(counts))
     with Starter() as starter:
-        cases = [case("vector", ((size // 4,),), iterations) for size in sizes(min_size, max_size, factor)]
+        cases = [case(VECTOR, ((size // 4,),), iterations) for size in sizes(min_size, max_size, factor)]
         if model:
             cases.append(_model_case(model, dataset, output, timeout, iterations, starter))
         specs = [

@@ -7,7 +7,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ...results.raw import journal, machine
 from ...results.raw.environment import capture
 from ...results.raw.files import shown, why
 from ...results.raw.journal import Follower
+from ...results.reductions.columns import VECTOR
 from ...results.reductions.measure import figures, line
 from ...results.reductions.tables import ReductionStore
 from ..plan.reduction import MEMORY, ReductionSpec
@@ -64,9 +65,8 @@ def reduce_one(spec: ReductionSpec, output: Path, stop: threading.Event, listen:
             raise RunError(f"the folder {shown(folder)} can't be written: {why(error)}") from None
         outcome = _outcome(spec, folder, stop, listen, starter)
     logs = [folder / f"worker-{rank}.jsonl" for rank in range(spec.replicas)]
-    reduced = _reduced(logs)
-    common = {"run_id": run_id}
-    transport = common | {
+    transport = {
+        "run_id": run_id,
         "status": outcome.status,
         "reason": outcome.reason,
         "started_at": now.isoformat(timespec="seconds"),
@@ -78,27 +78,35 @@ def reduce_one(spec: ReductionSpec, output: Path, stop: threading.Event, listen:
         "disturbed": machine.run(outcome.beside, [journal.read(path) for path in logs])["disturbed"],
         **capture(),
     }
-    rows: Rows = {"transports": [transport], "reductions": [], "samples": []}
+    rows = _case_rows(spec, run_id, _reduced(logs))
+    vectors = [row for row in rows["reductions"] if row["tensors"] == VECTOR]
+    fitted = line([row["size_bytes"] for row in vectors], [row["seconds_median"] for row in vectors])
+    return {"transports": [transport | fitted], **rows}
+
+
+def _case_rows(spec: ReductionSpec, run_id: str, reduced: Sequence[Sequence[Mapping[str, Any]]]) -> Rows:
+    """Of the tables ``reductions`` and ``samples``.
+
+    Args:
+        reduced: of each case, what each process has journalled.
+    """
+    rows: Rows = {"reductions": [], "samples": []}
     strategy = spec.create_strategy()
+    rounds = strategy.rounds(spec.replicas)
     for case, of_ranks in zip(spec.cases, reduced, strict=False):
-        size = case.size_bytes
-        what = common | {"tensors": case.tensors, "size_bytes": size}
-        rounds = strategy.rounds(spec.replicas)
+        what = {"run_id": run_id, "tensors": case.tensors, "size_bytes": case.size_bytes}
         expected = {
             "tensor_count": len(case.shapes),
             "moved_bytes_expected": sum(strategy.traffic_bytes(each, spec.replicas) for each in case.sizes_bytes),
             "rounds_expected": None if rounds is None else rounds * len(case.shapes),
         }
-        found = figures(size, of_ranks, spec.replicas, spec.strategy != MEMORY)
+        found = figures(case.size_bytes, of_ranks, spec.replicas, spec.strategy != MEMORY)
         rows["reductions"].append(what | expected | found)
         rows["samples"] += [
             what | {"rank": rank, "iteration": number, "seconds": seconds}
             for rank, each in enumerate(of_ranks)
             for number, seconds in enumerate(each["seconds"])
         ]
-    vectors = [row for row in rows["reductions"] if row["tensors"] == "vector"]
-    transport |= line([row["size_bytes"] for row in vectors], [row["seconds_median"] for row in vectors])
-    rows["transports"] = [transport]
     return rows
 
 

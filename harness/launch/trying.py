@@ -27,6 +27,7 @@ class Tried:
     """What a trial found.
 
     Attributes:
+        same: whether the user's function returns one and the same model at each call.
         unused: what the model was compiled with and the run does not use, in words; empty if there is nothing.
         unused_by_own: the same for a run with the model's own optimizer.
         alone: why several replicas would not train what one does; empty if they would.
@@ -42,6 +43,7 @@ class Tried:
         problem: why the model's own optimizer can't be used, in one sentence; empty if it can.
     """
 
+    same: bool = False
     unused: str = ""
     unused_by_own: str = ""
     alone: str = ""

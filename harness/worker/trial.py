@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import RunError, UsageError
 from ...strategies.trainer import examples_of
 from ..plan import spec
+from ..plan.models import is_application
 from .answering import answer
 from .wording import one_line
 
@@ -49,7 +50,8 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
     from .workload import SpecWorkload
 
     workload = SpecWorkload(run)
-    model = workload.model()
+    first = workload.model()
+    model = first if is_application(run.model) else workload.model()
     rows = workload.rows["train"][: 2 * workload.objective.unlike_outputs(EXAMPLES // 2)]
     (batch,) = workload.in_order(rows, len(rows))
     # The trial gives the model another optimizer.
@@ -77,6 +79,7 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
         if not workload.own_step:
             raise UsageError(f"model {run.model} can't be evaluated: {unevaluated}") from error
     found = own | {
+        "same": model is first and not is_application(run.model),
         "unused": workload.unused,
         "unused_by_own": unused_by_own,
         "alone": alone,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ..schema import ENVIRONMENT, Column
+from ..schema import ENVIRONMENT, Column, markdown
+
+VECTOR = "vector"
+"""In the column ``tensors``, instead of a model's name: one tensor of one dimension."""
 
 _RUN_ID = Column("run_id", "text", "", "Which transport, in which command")
 _TENSORS = (
@@ -55,15 +58,5 @@ TABLES: dict[str, tuple[Column, ...]] = {
 }
 
 
-def markdown() -> str:
-    """The tables as Markdown, as in docs/results.md."""
-    lines = []
-    for table, columns in TABLES.items():
-        lines += [f"### {table}", "", "| column | kind | unit | |", "|---|---|---|---|"]
-        lines += [f"| `{c.name}` | {c.kind} | {c.unit} | {c.description} |" for c in columns]
-        lines.append("")
-    return "\n".join(lines)
-
-
 if __name__ == "__main__":
-    print(markdown(), end="")
+    print(markdown(TABLES), end="")

@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from .columns import VECTOR
 from .tables import Reductions
 from .words import seconds_words, size_words
 
@@ -32,7 +33,7 @@ def render(tables: Reductions, console: Console) -> None:
     for replicas, transports in last.groupby("replicas", sort=True):
         console.print(f"all-reduce among {replicas} processes · float32", style="bold", markup=False)
         rows = tables.reductions.merge(transports[["run_id", "transport"]], on="run_id")
-        rows = rows.assign(model=rows["tensors"] != "vector").sort_values(["model", "size_bytes"])
+        rows = rows.assign(model=rows["tensors"] != VECTOR).sort_values(["model", "size_bytes"])
         if len(rows):
             names = [name for name in transports["transport"] if name in set(rows["transport"])]
             _print_cases(rows, names, console)
@@ -70,7 +71,7 @@ def _table(title: str, cells: Cells, cases: Sequence[Any], words: Callable[[Mapp
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(title, no_wrap=True)
     for tensors, size in cases:
-        table.add_column(size_words(size) if tensors == "vector" else f"{tensors} {size_words(size)}", justify="right")
+        table.add_column(size_words(size) if tensors == VECTOR else f"{tensors} {size_words(size)}", justify="right")
     for name, of_cases in cells.items():
         table.add_row(name, *[words(of_cases[each]) if each in of_cases else _NOTHING for each in cases])
     return table

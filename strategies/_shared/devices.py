@@ -26,6 +26,14 @@ def skip_for_gpus(replicas: int) -> str | None:
     return None
 
 
+def finish() -> None:
+    """Wait until the GPUs have done all that they were given. A CPU has, once an operation returns."""
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        tf.test.experimental.sync_devices()
+
+
 def replica_devices(replicas: int) -> list[str]:
     """TensorFlow's names of one device a replica, all in this process: GPUs, else logical devices of the CPU."""
     import tensorflow as tf

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from .._shared.devices import finish
 from ..transport import Transport
 
 if TYPE_CHECKING:
@@ -33,11 +34,15 @@ class HorovodTransport(Transport):
         settings = {"op": self._hvd.Sum, "compression": self._compression, "name": f"tensors_{self._prepared}"}
 
         def one() -> Sequence[tf.Tensor]:
-            return [self._hvd.allreduce(given[0], **settings)]
+            total = self._hvd.allreduce(given[0], **settings)
+            finish()
+            return [total]
 
         def several() -> Sequence[tf.Tensor]:
             small, contexts = zip(*map(self._compression.compress, given), strict=True)
             sums = self._hvd.grouped_allreduce(small, op=self._hvd.Sum)
-            return list(map(self._compression.decompress, sums, contexts))
+            totals = list(map(self._compression.decompress, sums, contexts))
+            finish()
+            return totals
 
         return one if len(given) == 1 else several

@@ -41,6 +41,7 @@ class Fsdp(Collective):
     summary = "fully sharded (ZeRO-3): weights and optimizer state cut over N processes, gathered a layer at a time"
     family = "data parallel"
     good_for = "weights and optimizer state that do not fit one GPU"
+    new_models = True
     traits = Traits("yes", "yes", "2 to 3(N−1)/N·W each way", "(W + S)/N", "the run ends")
 
     reshard_after_forward: bool = option(

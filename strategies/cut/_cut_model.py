@@ -27,6 +27,7 @@ class CutModel(Strategy):
 
     needs = "one free TCP port a replica"
     delays_parts = True
+    new_models = True
     fixed_batch = True
 
     parts: Annotated[int, Ge(0), Le(4096)] = option(

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..transport import Transport
-from ._graph import FIRST, balance, shared_variable
+from ._graph import FIRST, balance, own_variable, shared_variable
 from ._session import Member, Sessions
 
 v1 = tf.compat.v1
@@ -38,10 +38,10 @@ class PsTransport(Transport):
             self._session.close()
         with tf.Graph().as_default(), tf.device(self._member.device):
             given = [v1.placeholder(each.dtype, each.shape) for each in tensors]
-            # They stay in this task, and are not fed anew for each sum.
-            own = [self._own(place, each) for place, each in enumerate(given)]
-            fill = [variable.assign(each, read_value=False) for variable, each in zip(own, given, strict=True)]
             sums = [self._sums(tensors, turn) for turn in range(_TURNS)]
+            # They stay in this task, and are not fed anew for each sum.
+            own = [own_variable("own", total) for total in sums[0]]
+            fill = [variable.assign(each, read_value=False) for variable, each in zip(own, given, strict=True)]
             turns = [self._turn(own, sums[turn], sums[(turn + 1) % _TURNS], turn) for turn in range(_TURNS)]
             init = tf.group(*[each.initializer for each in v1.global_variables()])
             session = Sessions(self._member, init, {}).open(lambda: self.rank == 0)
@@ -55,17 +55,6 @@ class PsTransport(Transport):
             return calls[(done - 1) % _TURNS]()
 
         return reduce
-
-    def _own(self, place: int, like: tf.Tensor) -> tf.Variable:
-        return v1.get_variable(
-            f"own_{self._prepared}_{place}_of_{self.rank}",
-            like.shape,
-            like.dtype,
-            v1.zeros_initializer(),
-            use_resource=True,
-            trainable=False,
-            collections=[v1.GraphKeys.LOCAL_VARIABLES],
-        )
 
     def _sums(self, tensors: Sequence[np.ndarray], turn: int) -> list[tf.Variable]:
         places = balance(tensors, range(self._servers))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
+from .._shared.devices import finish
 from ..transport import Transport
 
 if TYPE_CHECKING:
@@ -32,4 +33,9 @@ class DistributeTransport(Transport):
         def reduce() -> Sequence[tf.Tensor]:
             return self._strategy.run(each)
 
-        return reduce
+        def finished() -> Sequence[tf.Tensor]:
+            sums = reduce()
+            finish()
+            return sums
+
+        return finished

@@ -30,6 +30,7 @@ class Mirrored(Strategy):
     summary = "tf.distribute.MirroredStrategy: one process, all-reduce between its devices"
     family = "tf.distribute"
     good_for = "the GPUs of one machine, in one process"
+    new_models = True
     traits = Traits("yes", "yes", "between devices, in one process", "N·(W + S) in one process", "the run ends")
     runs_own_steps = True
 

@@ -23,6 +23,7 @@ class OneDevice(Strategy):
     summary = "tf.distribute.OneDeviceStrategy: one replica; beside single, it shows what tf.distribute costs"
     family = "tf.distribute"
     good_for = "knowing what tf.distribute itself costs"
+    new_models = True
     traits = Traits("–", "yes", "none", "W + S", "the run ends")
     max_replicas = 1
     runs_own_steps = True

@@ -46,6 +46,7 @@ class TfParameterServer(Strategy):
     needs = "one free TCP port a task"
     synchronous = False
     delays_parts = True
+    new_models = True
     traits = Traits(
         synchronous="async: within a global batch; sync: yes",
         consistent="only mode=sync",
