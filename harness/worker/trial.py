@@ -46,12 +46,15 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
     from ...strategies._shared.own_step import OwnStep
     from ...strategies._shared.replica import loss_and_gradients
     from . import compiled, own_optimizer
+    from .building import build, policy
     from .evaluate import EXAMPLES, measure
     from .workload import SpecWorkload
 
     workload = SpecWorkload(run)
-    first = workload.model()
-    model = first if is_application(run.model) else workload.model()
+    # Only called, as what `model` does to a model would be seen in the same one.
+    with policy(run.precision, run.model):
+        first = None if is_application(run.model) else build(run.model, workload.info)
+    model = workload.model()
     rows = workload.rows["train"][: 2 * workload.objective.unlike_outputs(EXAMPLES // 2)]
     (batch,) = workload.in_order(rows, len(rows))
     # The trial gives the model another optimizer.
@@ -79,7 +82,7 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
         if not workload.own_step:
             raise UsageError(f"model {run.model} can't be evaluated: {unevaluated}") from error
     found = own | {
-        "same": model is first and not is_application(run.model),
+        "same": model is first,
         "unused": workload.unused,
         "unused_by_own": unused_by_own,
         "alone": alone,
