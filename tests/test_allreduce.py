@@ -155,6 +155,14 @@ class TestSkips:
         assert rows["reductions"] == rows["samples"] == []
 
 
+@pytest.mark.slow
+def test_a_command_whose_transports_are_all_skipped_fails(tmp_path: Path, invoke: Invoke, no_strays: None) -> None:
+    code, out, _ = invoke("allreduce", "-s", "fsdp", "--max-size", "1KiB", "--output", str(tmp_path))
+    assert code == 1
+    assert "fsdp skipped: fsdp has no all-reduce" in out
+    assert "t = α" not in out
+
+
 class Wrong(Transport):
     rank = 0
 

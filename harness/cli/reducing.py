@@ -206,6 +206,7 @@ def _reduce(specs: list[ReductionSpec], output: Path, starter: Starter) -> tuple
 
     from ...results.reductions.tables import ReductionStore
     from ..launch.reducing import reduce_all
+    from ..plan.reduction import MEMORY
     from .progress import ReductionProgress
     from .session import INTERRUPTED, stopping
 
@@ -217,12 +218,12 @@ def _reduce(specs: list[ReductionSpec], output: Path, starter: Starter) -> tuple
     with store, stopping() as stop, ReductionProgress(Console(stderr=True), specs) as progress:
         for spec, row in reduce_all(specs, store, stop.event, progress.begin, starter):
             progress.end(spec, row)
-            statuses.append(row["status"])
+            statuses += [row["status"]] if spec.strategy != MEMORY else []
             done.add(row["run_id"])
     if stop.signal is not None:
         return INTERRUPTED[stop.signal], done
-    bad = any(status in ("failed", "timeout") for status in statuses)
-    return int(bad), done
+    bad = any(status in ("failed", "timeout") for status in statuses) or (statuses and "ok" not in statuses)
+    return int(bool(bad)), done
 
 
 def show_reductions(path: Path) -> bool:

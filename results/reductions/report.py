@@ -37,7 +37,9 @@ def render(tables: Reductions, console: Console) -> None:
         if len(rows):
             names = [name for name in transports["transport"] if name in set(rows["transport"])]
             _print_cases(rows, names, console)
-            console.print(_lines(transports[transports["transport"].isin(names)]), markup=False)
+            fitted = transports[transports["fit_error"].notna()]
+            if len(fitted):
+                console.print(_lines(fitted), markup=False)
             console.print(_FOOTNOTE, style="dim", markup=False)
         for row in transports.to_dict("records"):
             if reason := row["reason"]:
@@ -92,8 +94,7 @@ def _lines(transports: pd.DataFrame) -> Table:
     for name in ("α", "1/β", "mean error"):
         table.add_column(name, justify="right")
     for row in transports.to_dict("records"):
-        if not math.isnan(row["fit_error"]):
-            beta = row["beta_seconds_per_byte"]
-            bandwidth = f"{1e-9 / beta:.3g} GB/s" if beta else _NOTHING
-            table.add_row(row["transport"], seconds_words(row["alpha_seconds"]), bandwidth, f"{row['fit_error']:.0%}")
+        beta = row["beta_seconds_per_byte"]
+        bandwidth = f"{1e-9 / beta:.3g} GB/s" if beta else _NOTHING
+        table.add_row(row["transport"], seconds_words(row["alpha_seconds"]), bandwidth, f"{row['fit_error']:.0%}")
     return table
