@@ -26,7 +26,7 @@ import keras
 from keras import layers
 """
 LABEL = Values((), "int32", "label", 3)
-WITHOUT_DATA = ("cnn", "mlp", "mlp-wide")
+WITHOUT_DATA = ("cnn", "dsn", "mlp", "mlp-wide")
 """Models that take examples of any shape."""
 
 

@@ -1,4 +1,6 @@
-"""What a model that comes with stratbench is: a frozen dataclass whose fields are the user's options, integers from 1.
+"""What a model that comes with stratbench is: a frozen dataclass whose fields are the user's options.
+
+An option is an integer from 1, or one of several words (``Literal``).
 
 To add a model, put a file in this folder that defines one class derived from `Model`. Keras is imported within
 `Model.build`, as the command line reads the options without it.
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 FUNCTION = "package.module:function"
 
 
-def option(default: int, text: str) -> Any:
+def option(default: int | str, text: str) -> Any:
     """A model's option: a dataclass field with its help text."""
     return dataclasses.field(default=default, metadata={"help": text})
 

@@ -9,7 +9,6 @@ from .base import Model
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
 
     from ...datasets.base import Info
 
@@ -29,6 +28,8 @@ class Mlp(Model):
         """See `Model.build`."""
         import keras
 
+        from ._squared_error import half_squared_error
+
         model = keras.Sequential(
             [
                 keras.layers.Input(info.shape),
@@ -39,9 +40,6 @@ class Mlp(Model):
             ],
             name=self.name,
         )
-
-        def half_squared_error(y: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
-            return 0.5 * keras.ops.sum(keras.ops.square(predictions - y), axis=-1)
 
         model.compile(optimizer=None, loss=half_squared_error)
         return model

@@ -9,7 +9,7 @@ import importlib
 import inspect
 import pkgutil
 from functools import cache
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from ...errors import UsageError
 from .. import models as files
@@ -46,8 +46,8 @@ def describe(name: str) -> dict[str, Any]:
         kind = f"{APPLICATIONS}:NAME" if is_application(name) else FUNCTION
         return {"name": name, "summary": OTHERS[kind], "options": []}
     options = [
-        {"name": key, "type": "int", "default": field.default, "help": field.metadata["help"]}
-        for key, field in _options(type(model)).items()
+        {"name": key, "type": "|".join(words) or "int", "default": field.default, "help": field.metadata["help"]}
+        for key, (field, words) in _options(type(model)).items()
     ]
     return {"name": model.name, "summary": model.summary, "options": options}
 
@@ -80,16 +80,27 @@ def own(reference: str) -> Model | None:
     cls = available()[name]
     known = _options(cls)
     options = parse_options(text.split(",") if colon else [])
-    for key, value in options.items():
+    for key in options:
         if key not in known:
             has = f"has the options {', '.join(known)}" if known else "has no options"
             raise UsageError(f"model {name} {has}. Received: '{key}'.")
-        if value.isdecimal() and len(value) > _MOST_DIGITS:
-            raise UsageError(f"option {key} of model {name} must have at most {_MOST_DIGITS} digits, not {len(value)}.")
-        if not value.isdecimal() or int(value) < 1:
-            raise UsageError(f"option {key} of model {name} must be an integer, at least 1. Received: '{value}'.")
-    return cls(**{key: int(value) for key, value in options.items()})
+    return cls(**{key: _value(name, key, value, known[key][1]) for key, value in options.items()})
 
 
-def _options(cls: type[Model]) -> dict[str, dataclasses.Field[Any]]:
-    return {field.name: field for field in dataclasses.fields(cls)}
+def _value(model: str, key: str, value: str, words: tuple[str, ...]) -> int | str:
+    """Of an option. Raises UsageError."""
+    if words:
+        if value not in words:
+            raise UsageError(f"option {key} of model {model} must be {' or '.join(words)}. Received: '{value}'.")
+        return value
+    if value.isdecimal() and len(value) > _MOST_DIGITS:
+        raise UsageError(f"option {key} of model {model} must have at most {_MOST_DIGITS} digits, not {len(value)}.")
+    if not value.isdecimal() or int(value) < 1:
+        raise UsageError(f"option {key} of model {model} must be an integer, at least 1. Received: '{value}'.")
+    return int(value)
+
+
+def _options(cls: type[Model]) -> dict[str, tuple[dataclasses.Field[Any], tuple[str, ...]]]:
+    """Name → field, and the words that it may be; none for a number."""
+    types = get_type_hints(cls)
+    return {field.name: (field, get_args(types[field.name])) for field in dataclasses.fields(cls)}

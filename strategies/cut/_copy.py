@@ -140,7 +140,7 @@ class Copy:
         gated, begin = self._begin(place, [tf.add_n(each) for each in arrived.values()])
         targets = [*[passed[value] for value in arrived], *own]
         seeds = self._gate([*gated, *[tf.constant(self._scale) for _ in own]], [begin])
-        back = [v for v in part.takes if part.needs_upstream and v in self._cut.home and passed[v].dtype.is_floating]
+        back = [value for value in part.takes if value in self._cut.learned and passed[value].dtype.is_floating]
         sources = [*self._trained[place], *[passed[value] for value in back]]
         found = v1.gradients(targets, sources, grad_ys=seeds, colocate_gradients_with_ops=True) if targets else []
         found = [None if each is None else tf.convert_to_tensor(each) for each in found]

@@ -25,7 +25,6 @@ class Part:
         trained, fixed: variables of these calls; ``fixed`` has what is not trained, as moving statistics and seeds.
         takes: tensors that it does not compute itself.
         gives: tensors of its own that other parts, or the loss, take.
-        needs_upstream: whether a part before it has trained weights, so that gradients must get there.
     """
 
     calls: Sequence[Call]
@@ -33,7 +32,6 @@ class Part:
     fixed: Sequence[keras.Variable]
     takes: Sequence[Value]
     gives: Sequence[Value]
-    needs_upstream: bool
 
     @property
     def last_layer(self) -> str:
@@ -49,12 +47,14 @@ class Cut:
         inputs: of the model.
         outputs: the structure that the model gives. The last part takes all of it, for the loss.
         home: the part that computes a tensor; none for the inputs.
+        learned: what depends on trained weights, so that its gradient is needed.
     """
 
     parts: Sequence[Part]
     inputs: Sequence[Value]
     outputs: Structure
     home: dict[Value, int]
+    learned: set[Value]
 
 
 def cut(model: keras.Model, calls: Calls, places: Sequence[int]) -> Cut:
@@ -86,7 +86,10 @@ def cut(model: keras.Model, calls: Calls, places: Sequence[int]) -> Cut:
                 fixed=[v for key, v in left[place].items() if key not in trained],
                 takes=takes[place],
                 gives=[value for value in own if value in elsewhere or value in outputs],
-                needs_upstream=any(part.trained for part in parts),
             )
         )
-    return Cut(parts, calls.inputs, calls.outputs, home)
+    learned: set[Value] = set()
+    for call in calls.calls:
+        if any(id(v) in trained for v in call.variables) or not learned.isdisjoint(call.inputs):
+            learned.update(call.outputs)
+    return Cut(parts, calls.inputs, calls.outputs, home, learned)
