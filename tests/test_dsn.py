@@ -1,4 +1,4 @@
-"""The deep stacking network: what its blocks see, whose error trains them, and that it trains alike under strategies."""
+"""The deep stacking network: what its blocks see, whose error trains them, and that it trains alike when spread."""
 
 from __future__ import annotations
 
