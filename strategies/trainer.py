@@ -221,6 +221,13 @@ class Trainer(ABC):
         """What was measured in all steps, by the column of the table ``runs`` that it is for."""
         return {}
 
+    def settle(self) -> None:
+        """After an epoch's last step, off the clock: wait for what others still send, so that it can be counted.
+
+        Every rank calls it at the same steps. By default all has arrived when a step is over.
+        """
+        return
+
     def epoch_figures(self) -> Mapping[str, float]:
         """What is measured at the end of an epoch, by the column of the table ``epochs`` that it is for.
 

@@ -276,7 +276,7 @@ class TestParts:
         assert 0 < trainer.notes["depth_seconds"] < trainer.notes["work_seconds"]
         assert 0 <= trainer.figures()["bubble"] < 1
         # One process has it all here, and half of the micro-batches' activations.
-        assert told[0][0].weights_bytes == 4 * (8 * (784 * 784 + 784) + 7850)
+        assert told[0]["part-0"].weights_bytes == 4 * (8 * (784 * 784 + 784) + 7850)
 
 
 class TestTraffic:

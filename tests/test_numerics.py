@@ -178,7 +178,9 @@ def test_a_model_may_say_that_it_is_compiled(data: Path) -> None:
 
 def test_what_can_not_be_compiled_is_said(data: Path) -> None:
     reason = make_spec("ps", jit="on").skip()
-    assert reason and reason.startswith("ps can't be compiled by XLA; use --jit off or auto, or one of allgather, fit")
+    assert reason and reason.startswith(
+        "ps can't be compiled by XLA; use --jit off or auto, or one of allgather, allreduce, fit"
+    )
     slow = make_spec("single", jit="on", inject=["slow:worker=0,factor=2"])
     assert slow.skip() == "a compiled step can't be slowed down on purpose; use --jit off"
     for replicas, expected in ((1, True), (2, False)):

@@ -172,8 +172,8 @@ def test_strategies_that_can_not_call_it_say_so(data: Path, monkeypatch: pytest.
     grid._tried = Tried(own_step=True)
     spec = make_spec("ps", **work("guide", data))
     assert grid.why_not(spec) == (
-        "the model has a train_step of its own, which ps can't call; use one of fit, horovod, local-sgd, mirrored, "
-        "multiworker, one-device, single"
+        "the model has a train_step of its own, which ps can't call; use one of allreduce, fit, horovod, local-sgd, "
+        "mirrored, multiworker, one-device, single"
     )
     assert grid.why_not(make_spec("horovod", **work("guide", data))) == ""
     workload = SpecWorkload(spec)

@@ -228,11 +228,16 @@ def _reduce(specs: list[ReductionSpec], output: Path, starter: Starter) -> tuple
 
 def show_reductions(path: Path) -> bool:
     """Print the tables of all-reduces that an output folder has; False if it has none. Raises ResultsError."""
+    from ...results.raw.files import file_kind
     from ...results.reductions.report import render
     from ...results.reductions.tables import NAME, load
     from ...results.showing.report import make_console
 
-    if not (path / NAME).is_file():
+    try:
+        there = file_kind(path / NAME)
+    except OSError:
+        there = None
+    if there is None:
         return False
     render(load(path), make_console(sys.stdout))
     return True

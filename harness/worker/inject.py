@@ -172,6 +172,10 @@ class Injected(Trainer):
         self._take_restored()
         return result
 
+    def settle(self) -> None:
+        """See `Trainer.settle`."""
+        self._inner.settle()
+
     def epoch_figures(self) -> Mapping[str, float]:
         """See `Trainer.epoch_figures`."""
         return self._inner.epoch_figures()

@@ -70,6 +70,8 @@ def train(
                 before = now
                 if trainer.finished:
                     break
+        if skipped < stop:
+            trainer.settle()
         # Counts go with the connections to what died, and those of the process before this one are gone as well.
         sent, received = _difference(traffic, tcp_bytes()) if steps.whole else (None, None)
         seconds = None if skipped else before - begin

@@ -117,6 +117,10 @@ class PairTrainer(GossipTrainer):
         self._pairs.add(self._save().numpy() - before)
         return result
 
+    def settle(self) -> None:
+        """See `Trainer.settle`: processes that are still in their steps may begin exchanges with this one."""
+        self._barrier()
+
     def _meet_all(self) -> tuple[tf.Tensor, tf.Tensor]:
         # None begins an exchange before all have left the all-reduce, and so given their weights.
         self._barrier()
