@@ -160,7 +160,8 @@ class Strategy(ABC):
         compiles: whether XLA can compile what computes its gradients.
         runs_own_steps: whether it can call a model's own ``train_step`` (`Workload.own_step`).
         new_models: whether the model must be made when it asks for it, as within a scope of tf.distribute.
-        sums: whether `transport` gives its all-reduce by itself.
+        transports: references, with options, of its all-reduces that `transport` gives by themselves; none if it has
+            none.
         delays_parts: whether its trainer slows down on purpose what `Workload.delays` says, rather than the workload.
 
     What of these is otherwise by some option may be set anew in ``__post_init__``, for that object.
@@ -182,7 +183,7 @@ class Strategy(ABC):
     runs_own_steps: ClassVar[bool] = False
     delays_parts: ClassVar[bool] = False
     new_models: ClassVar[bool] = False
-    sums: ClassVar[bool] = False
+    transports: ClassVar[tuple[str, ...]] = ()
     fixed_batch: ClassVar[bool] = False
 
     def global_batch(self, asked: int, examples: int) -> int:
@@ -259,7 +260,7 @@ class Strategy(ABC):
         return None
 
     def transport(self, task: Task, group: Group) -> AbstractContextManager[Transport | Server]:
-        """In the task's process: connect, but build no model. For a strategy that `sums`."""
+        """In the task's process: connect, but build no model. For a strategy that has `transports`."""
         raise NotImplementedError
 
 

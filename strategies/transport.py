@@ -27,11 +27,14 @@ class Transport(ABC):
 
     Attributes:
         rank: of this process.
-        rounds: how many times it has sent, received, or both at once, so far; None where a library does it.
     """
 
     rank: int
-    rounds: int | None = None
+
+    @property
+    def rounds(self) -> int | None:
+        """How many times it has sent, received, or both at once, so far; None where a library does it."""
+        return None
 
     @abstractmethod
     def prepare(self, tensors: Sequence[np.ndarray]) -> Callable[[], Sequence[Any]]:

@@ -172,7 +172,7 @@ class Wrong(Transport):
 
 def test_a_wrong_sum_is_no_figure() -> None:
     with pytest.raises(RunError, match=r"must give the sum of all processes' values\. Received: 2\.0 for 6"):
-        measure(Wrong(), case("vector", ((8,),), 5), 3, "wrong")
+        measure(Wrong(), case("vector", ((8,),), 5), spec(replicas=3))
 
 
 class TestTables:

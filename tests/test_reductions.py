@@ -163,7 +163,6 @@ def test_a_peer_that_is_gone_is_named() -> None:
 def test_shared_memory_sums_vectors_that_grow(size: int) -> None:
     """Threads share the descriptor as processes do, by its number in /proc."""
     boxes = {(a, b): queue.Queue() for a in range(size) for b in range(size)}
-    moved = []
 
     def act(rank: int) -> None:
         reduce = SharedMemory(Threads(rank, size, boxes))
@@ -171,12 +170,8 @@ def test_shared_memory_sums_vectors_that_grow(size: int) -> None:
             vector = np.full(length, rank + 1.0)
             reduce(vector)
             assert (vector == size * (size + 1) / 2).all()
-        before = reduce.moved_bytes
-        reduce(np.zeros(60))
-        moved.append(reduce.moved_bytes - before)
 
     at_once(act, size)
-    assert sum(moved) == (5 * size - 3) * 60 * 8
 
 
 @pytest.mark.slow

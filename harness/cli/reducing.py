@@ -19,13 +19,6 @@ if TYPE_CHECKING:
     from ..launch.starter import Starter
     from ..plan.reduction import Case, ReductionSpec
 
-TRANSPORTS = (
-    "horovod",
-    "multiworker",
-    "ps",
-    *(f"allreduce:algorithm={name}" for name in ("ring", "tree", "butterfly", "rabenseifner", "central")),
-    "allreduce:algorithm=shared-memory",
-)
 _UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _MOST_BYTES = 2**34
 
@@ -56,8 +49,8 @@ class Size(click.ParamType):
     "--strategy",
     "-s",
     multiple=True,
-    help="Repeat for each: NAME[:key=value,…]; horovod, multiworker, ps or allreduce. [default: all, with every "
-    "algorithm of allreduce]",
+    help="Repeat for each: NAME[:key=value,…], a strategy whose all-reduce can be measured by itself. [default: all of "
+    "them, with every algorithm of allreduce]",
 )
 @click.option(
     "--replicas",
@@ -124,6 +117,7 @@ def allreduce(
     """
     from ...results.reductions.columns import VECTOR
     from ...results.reductions.tables import load
+    from ...strategies import registry as strategies
     from ..launch.starter import Starter
     from ..plan import cores
     from ..plan.reduction import MEMORY, ReductionSpec, case, sizes
@@ -135,7 +129,8 @@ def allreduce(
     counts = _counts(replicas)
     if max_size < min_size:
         raise UsageError(f"--max-size must be no less than --min-size. Received: {max_size} for {min_size} bytes.")
-    variants = [variant(each, {}) for each in dict.fromkeys(strategy or TRANSPORTS)]
+    every = [each for cls in strategies.available().values() for each in cls.transports]
+    variants = [variant(each, {}) for each in dict.fromkeys(strategy or every)]
     per_replica = cores_per_replica or max(1, len(cores.usable()) // max(counts))
     with Starter() as starter:
         cases = [case(VECTOR, ((size // 4,),), iterations) for size in sizes(min_size, max_size, factor)]
@@ -206,7 +201,6 @@ def _reduce(specs: list[ReductionSpec], output: Path, starter: Starter) -> tuple
 
     from ...results.reductions.tables import ReductionStore
     from ..launch.reducing import reduce_all
-    from ..plan.reduction import MEMORY
     from .progress import ReductionProgress
     from .session import INTERRUPTED, stopping
 
@@ -218,7 +212,7 @@ def _reduce(specs: list[ReductionSpec], output: Path, starter: Starter) -> tuple
     with store, stopping() as stop, ReductionProgress(Console(stderr=True), specs) as progress:
         for spec, row in reduce_all(specs, store, stop.event, progress.begin, starter):
             progress.end(spec, row)
-            statuses += [row["status"]] if spec.strategy != MEMORY else []
+            statuses += [] if spec.copies else [row["status"]]
             done.add(row["run_id"])
     if stop.signal is not None:
         return INTERRUPTED[stop.signal], done

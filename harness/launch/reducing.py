@@ -20,7 +20,7 @@ from ...results.raw.journal import Follower
 from ...results.reductions.columns import VECTOR
 from ...results.reductions.measure import figures, line
 from ...results.reductions.tables import ReductionStore
-from ..plan.reduction import MEMORY, ReductionSpec
+from ..plan.reduction import ReductionSpec
 from .beside import Beside
 from .launcher import Launch, Outcome
 from .ports import Ports
@@ -100,7 +100,7 @@ def _case_rows(spec: ReductionSpec, run_id: str, reduced: Sequence[Sequence[Mapp
             "moved_bytes_expected": sum(strategy.traffic_bytes(each, spec.replicas) for each in case.sizes_bytes),
             "rounds_expected": None if rounds is None else rounds * len(case.shapes),
         }
-        found = figures(case.size_bytes, of_ranks, spec.replicas, spec.strategy != MEMORY)
+        found = figures(case.size_bytes, of_ranks, spec.replicas, not spec.copies)
         rows["reductions"].append(what | expected | found)
         rows["samples"] += [
             what | {"rank": rank, "iteration": number, "seconds": seconds}

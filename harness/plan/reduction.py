@@ -18,6 +18,7 @@ _MOVED_BYTES = 2**28
 """By the measured reductions of one size, about, within the limits on their number."""
 FEWEST = 5
 MEMORY = Memory.name
+"""In place of a strategy's name: the processes only copy."""
 VALUE_BYTES = 4
 """float32, as gradients are."""
 
@@ -61,15 +62,25 @@ class ReductionSpec(BaseModel):
         """``allreduce algorithm=ring``."""
         return self.strategy + "".join(f" {key}={value}" for key, value in self.options.items())
 
+    @property
+    def copies(self) -> bool:
+        """Whether nothing is reduced, only copied."""
+        return self.strategy == MEMORY
+
+    @property
+    def per_replica_batch(self) -> None:
+        """There are no examples."""
+        return None
+
     def create_strategy(self) -> Strategy:
         """The strategy with these options."""
-        return Memory() if self.strategy == MEMORY else strategies.create(self.strategy, self.options)
+        return Memory() if self.copies else strategies.create(self.strategy, self.options)
 
     def skip(self) -> str | None:
         """Why this can't be measured here, in one sentence; None if it can."""
         strategy = self.create_strategy()
-        if not strategy.sums:
-            able = ", ".join(name for name, cls in strategies.available().items() if cls.sums)
+        if not strategy.transports:
+            able = ", ".join(name for name, cls in strategies.available().items() if cls.transports)
             return f"{self.strategy} has no all-reduce that can be measured by itself; use one of {able}"
         return strategy.skip_transport() or strategy.skip(self.replicas)
 

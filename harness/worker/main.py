@@ -54,6 +54,10 @@ class Planned(Protocol):
     def cores_per_replica(self) -> int:
         """Of each."""
 
+    @property
+    def per_replica_batch(self) -> int | None:
+        """In examples, for the advice where memory runs out; None without examples."""
+
     def labels(self) -> list[str]:
         """Of the tasks."""
 
@@ -127,7 +131,7 @@ def run_task(run: Plan, task: Task, folder: Path, work: Work[Plan], starter: int
         cores.pin(mine)
         work(run, task, folder, journal, first_step)
     except BaseException as error:
-        _tell(error, journal)
+        _tell(error, journal, run)
         return FAILED
     finally:
         journal.close()
@@ -164,11 +168,6 @@ def redirect(log: Path) -> None:
 
 def train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_step: int) -> None:
     """What a task of a training does."""
-    with told(journal, run.per_replica_batch):
-        _train_or_serve(run, task, folder, journal, first_step)
-
-
-def _train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_step: int) -> None:
     # Imported here, as some of it needs TensorFlow and the rest of this module must not.
     from . import backend, operations, snapshots
     from .evaluate import evaluate
@@ -183,7 +182,7 @@ def _train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journa
     workload.delay = None if strategy.delays_parts else injector.delay
     workload.delays = injector.delays
     # An error is told before the trainer leaves the others, whose errors come from that.
-    with strategy.trainer(task, workload) as trainer, told(journal, run.per_replica_batch):
+    with strategy.trainer(task, workload) as trainer, told(journal, run):
         if isinstance(trainer, Server):
             serve(trainer, journal)
             return
@@ -247,28 +246,25 @@ def _snapshots(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def told(journal: Journal, batch: int | None = None) -> Iterator[None]:
-    """Journal an error within, before others learn of it.
-
-    Args:
-        batch: of one replica, in examples, for the advice where memory runs out.
-    """
+def told(journal: Journal, run: Planned) -> Iterator[None]:
+    """Journal an error within, before others learn of it."""
     try:
         yield
     except BaseException as error:
-        _tell(error, journal, batch)
+        _tell(error, journal, run)
         raise
 
 
-def _tell(error: BaseException, journal: Journal, batch: int | None = None) -> None:
+def _tell(error: BaseException, journal: Journal, run: Planned) -> None:
     """Journal and log an error, once."""
     if hasattr(error, _TOLD):
         return
     setattr(error, _TOLD, True)
     known = isinstance(error, StratbenchError)
     text = telling_line(str(error))
-    short = out_of_memory(error, batch) if batch else None
-    journal.event("failed", error=text if known else short or one_line(error))
+    batch = run.per_replica_batch
+    advice = out_of_memory(error, batch) if batch else None
+    journal.event("failed", error=text if known else advice or one_line(error))
     if not known:
         traceback.print_exc()
     else:

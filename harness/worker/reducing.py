@@ -32,19 +32,19 @@ def main() -> None:
 def _work(spec: reduction.ReductionSpec, task: Task, folder: Path, journal: Journal, first_step: int) -> None:
     from .serve import serve
 
-    with spec.create_strategy().transport(task, spec) as transport, worker.told(journal):
+    with spec.create_strategy().transport(task, spec) as transport, worker.told(journal, spec):
         if isinstance(transport, Server):
             serve(transport, journal)
             return
         journal.event("ready")
         for number, case in enumerate(spec.cases):
-            journal.event("reduced", case=number, **measure(transport, case, spec.replicas, spec.title))
+            journal.event("reduced", case=number, **measure(transport, case, spec))
         journal.event("trained")
         used = usage.totals()
     journal.event("end", **used)
 
 
-def measure(transport: Transport, case: reduction.Case, replicas: int, title: str) -> dict[str, Any]:
+def measure(transport: Transport, case: reduction.Case, spec: reduction.ReductionSpec) -> dict[str, Any]:
     """Reduce as often as the case says, after warm-ups.
 
     Returns:
@@ -56,8 +56,9 @@ def measure(transport: Transport, case: reduction.Case, replicas: int, title: st
     """
     tensors = [np.full(shape, transport.rank + 1, np.float32) for shape in case.shapes]
     reduce = transport.prepare(tensors)
+    total = transport.rank + 1 if spec.copies else spec.replicas * (spec.replicas + 1) / 2
     for _ in range(reduction.WARMUPS):
-        _check(reduce(), transport.rank + 1 if title == reduction.MEMORY else replicas * (replicas + 1) / 2, title)
+        _check(reduce(), total, spec.title)
     rounds, moved = transport.rounds, usage.tcp_bytes()
     seconds = []
     for _ in range(case.iterations):

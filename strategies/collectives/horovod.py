@@ -52,7 +52,7 @@ class Horovod(Collective):
     traits = Traits("yes", "yes", "2(N−1)/N·W each way", "W + S", "ends; elastic: others go on")
     compiles = True
     runs_own_steps = True
-    sums = True
+    transports = ("horovod",)
 
     compression: Literal["none", "fp16"] = option("none", "fp16 sends gradients as half floats")
     fusion_mib: Annotated[float, Ge(0)] = option(128.0, "tensor fusion buffer in MiB; 0 turns fusion off")

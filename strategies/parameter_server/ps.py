@@ -59,7 +59,7 @@ class ParameterServer(Strategy):
     good_for = "workers of unlike speed, and large embedding tables"
     needs = "one free TCP port a worker and a ps task"
     synchronous = False
-    sums = True
+    transports = ("ps",)
     traits = Traits(
         synchronous="async, downpour: no; ssp: up to s steps; sync: yes",
         consistent="only mode=sync",

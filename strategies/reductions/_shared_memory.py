@@ -17,14 +17,9 @@ from ._algorithms import Channel, barrier, broadcast
 
 
 class SharedMemory:
-    """An all-reduce as those of `stratbench.strategies.reductions._algorithms`; the sum is in place of the vector.
-
-    Attributes:
-        moved_bytes: read and written in the shared memory by this process so far.
-    """
+    """An all-reduce as those of `stratbench.strategies.reductions._algorithms`; the sum is in place of the vector."""
 
     def __init__(self, channel: Channel):
-        self.moved_bytes = 0
         self._channel = channel
         self._slots = np.empty((2, channel.size, 0), np.uint8)
         self._turn = 0
@@ -42,8 +37,6 @@ class SharedMemory:
             slots[0, own] += slots[other, own]
         barrier(self._channel)
         vector[:] = slots[0]
-        part = slots[0, own].nbytes
-        self.moved_bytes += 2 * vector.nbytes + 3 * (size - 1) * part
 
     def _room(self, nbytes: int) -> np.ndarray:
         """2 × N slots, each of so many bytes at least. All processes call it with the same number."""

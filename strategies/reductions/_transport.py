@@ -21,7 +21,7 @@ class MessageTransport(Transport):
         self._sum = algorithm_of(messages, algorithm)
 
     @property
-    def rounds(self) -> int:  # type: ignore[override]
+    def rounds(self) -> int:
         """See `Transport`."""
         return self._messages.rounds
 

@@ -53,7 +53,7 @@ class AllReduce(Strategy):
     traits = Traits("yes", "yes", "ring: 2(N−1)/N·W each way", "W + S, and 2W to 4W in transit", "the run ends")
     compiles = True
     runs_own_steps = True
-    sums = True
+    transports = tuple(f"allreduce:algorithm={name}" for name in EXPECTED)
 
     algorithm: Literal["ring", "tree", "butterfly", "rabenseifner", "central", "shared-memory"] = option(
         "ring", "how the sum is formed"

@@ -85,30 +85,27 @@ class CoordinatorTrainer(Trainer):
                 [tf.Variable(tf.zeros(v.shape, v.dtype), trainable=False) for v in trained]
                 for _ in range(replicas if sync else 0)
             ]
-        self._replicas = [self._function(functools.partial(self._replica, index)) for index in range(replicas)]
-        self._update = self._function(self._apply_means)
         self._slow = {label: seconds for label, seconds in workload.delays.items() if label.startswith("remote-")}
         self._slow_own = workload.delays.get("worker-0")
-        self._trace()
+        part = tf.nest.map_structure(
+            lambda each: tf.TensorSpec((workload.global_batch // replicas, *each.shape[1:]), each.dtype),
+            workload.empty_batch,
+        )
+        self._replicas = [
+            self._function(functools.partial(self._replica, index), part, *self._delays()) for index in range(replicas)
+        ]
+        self._update = self._function(self._apply_means) if sync else None
         self._rate: float | None = None
         self.memory = Memory(0, 0)
         # What the workers of other strategies send goes between tasks that serve here.
         self.traffic_bytes = float(workload.global_batch * sum(map(_row_bytes, tf.nest.flatten(workload.empty_batch))))
         self._tell()
 
-    def _function(self, body: Callable[..., tf.Tensor]) -> Any:
-        return tf.function(lambda *batch: self._strategy.run(body, batch), autograph=False)
-
-    def _trace(self) -> None:
-        """Make the functions before the first step."""
-        size = self._workload.global_batch // self.shards
-        part = tf.nest.map_structure(
-            lambda each: tf.TensorSpec((size, *each.shape[1:]), each.dtype), self._workload.empty_batch
-        )
+    def _function(self, body: Callable[..., tf.Tensor], *arguments: Any) -> Any:
+        """What can be scheduled, made before the first step."""
         with self._strategy.scope():
-            self._replicas = [each.get_concrete_function(part, *self._delays()) for each in self._replicas]
-            if self._sync:
-                self._update = self._update.get_concrete_function()
+            run = tf.function(lambda *given: self._strategy.run(body, given), autograph=False)
+            return run.get_concrete_function(*arguments)
 
     def _replica(self, index: int, batch: Batch, delays: tf.Tensor | None = None) -> tf.Tensor:
         model = self._model
@@ -153,7 +150,7 @@ class CoordinatorTrainer(Trainer):
             for function, start in zip(self._replicas, range(0, examples, size), strict=True)
         ]
         self._coordinator.join()
-        if self._sync:
+        if self._update:
             self._coordinator.schedule(self._update)
             self._coordinator.join()
         return StepResult(sum(map(float, self._coordinator.fetch(losses))) / len(losses), examples)

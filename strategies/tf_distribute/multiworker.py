@@ -37,7 +37,7 @@ class MultiWorker(Strategy):
     new_models = True
     traits = Traits("yes", "yes", "2(N−1)/N·W each way", "W + S", "the run ends")
     runs_own_steps = True
-    sums = True
+    transports = ("multiworker",)
 
     communication: Literal["auto", "ring", "nccl"] = option("auto", "all-reduce by ring (gRPC) or NCCL (GPUs)")
     pack_mib: Annotated[float, Ge(0)] = option(
