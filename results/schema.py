@@ -152,7 +152,7 @@ COMPILED_SCHEDULE = "compiled "
 """How ``lr_schedule`` begins where the rate follows a schedule in the model's own optimizer; its words follow."""
 
 OWN_OPTIMIZERS = "own: "
-"""How ``optimizer`` begins where the model's own ``train_step`` brings its optimizers; their words follow."""
+"""How ``optimizer`` begins where the model's own ``train_step`` or the strategy brings its own; their words follow."""
 
 _SPEC = (
     Column("strategy", "text", "", "Name of the strategy"),
@@ -173,7 +173,7 @@ _SPEC = (
         "optimizer",
         "text",
         "",
-        "The optimizer and its settings, as --optimizer; own: … for those of a model's own train_step",
+        "The optimizer and its settings, as --optimizer; own: … for those of a model's own train_step or of a strategy",
     ),
     Column(
         "learning_rate",
@@ -229,6 +229,8 @@ _MEASURES = (
     Column("tasks", "int", "processes", "Processes of the run"),
     Column("compiled", "bool", "", "Whether XLA compiled what computes the gradients"),
     Column("updates_skipped", "float", "updates", "Left out as float16 gradients were not finite; see loss scaling"),
+    Column("evaluations_per_step", "float", "1", "Times that L-BFGS asked for loss and gradient of a step's batch"),
+    Column("portions_repeated", "float", "portions", "Of batches: given to a second worker as the first took long"),
     Column("cut", "text", "", "Last layer of each part of a cut model, and the part's share of the measured time"),
     Column("bubble", "float", "1", "Share of the passes' time in which a part of a cut model computed nothing"),
     Column("bubble_expected", "float", "1", "The same for passes that all take equally long: (S-1)/(M+S-1)"),

@@ -190,6 +190,11 @@ class Strategy(ABC):
         """The global batch of a run. The user asked for ``asked``, and there are ``examples`` training examples."""
         return asked
 
+    @property
+    def own_optimizer(self) -> str:
+        """What updates the weights in place of the run's optimizer, rate and schedule, in words; empty if they do."""
+        return ""
+
     def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """What all workers together send and receive in one step, by the algorithm: no headers, no control messages.
 

@@ -37,6 +37,7 @@ class Workload(Protocol):
         empty_batch: a batch without examples, which shows the structure, shapes and types of all batches.
         first_step: that this process takes; later than 0 in a worker that was started again.
         total_steps: of the run.
+        whole_batches: whether each global batch has all training examples.
         optimizer_settings: ``name``, the optimizer's class in ``keras.optimizers``, and settings.
         accumulate: steps whose gradients make one update: their mean is exchanged and applied after the last of them.
         jit: whether XLA compiles what computes gradients; only under strategies that can (`Strategy.compiles`). It is
@@ -51,6 +52,7 @@ class Workload(Protocol):
     empty_batch: Batch
     first_step: int
     total_steps: int
+    whole_batches: bool
     cores_per_replica: int
     optimizer_settings: Mapping[str, Any]
     accumulate: int

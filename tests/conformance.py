@@ -37,6 +37,7 @@ OFTEN = ("mirrored", "multiworker", "horovod", "ps", "fsdp", "parameter-server")
 VARIANTS = {
     "ps": {"ps:sync=true": ("momentum", "adam")},
     "parameter-server": {"parameter-server:mode=sync,ps=2": ("momentum", "adam")},
+    "sandblaster": {"sandblaster:update=optimizer,portions=1": ("momentum", "adam")},
     "allreduce": dict.fromkeys(["allreduce", *ALGORITHMS], ("momentum", "adam")),
     "allgather": {"allgather": ("momentum", "adam"), "allgather:share=weights": ("sgd", "momentum")},
     "local-sgd": {"local-sgd:period=1,average_momentum=true": ("sgd", "momentum")},
@@ -44,6 +45,7 @@ VARIANTS = {
 ONCE = [
     ("ps:mode=ssp,staleness=0", 2, "mlp", "momentum"),
     ("ps:sync=true,ps=2", 2, "mlp", DECAYED),
+    ("sandblaster:update=optimizer,ps=2", 3, "cnn", "momentum"),
     ("one-device", 1, "cnn", "adam"),
     ("pipeline:schedule=1f1b,micro_batches=6", 3, "cnn", "momentum"),
 ]

@@ -65,14 +65,20 @@ def launch(
     listen: Any = None,
     place: Place | None = None,
     starter: Starter = STARTER,
+    reacts: bool = False,
 ) -> Outcome:
-    """Run the spec's real processes, without a store; by default on this machine."""
+    """Run the spec's real processes, without a store; by default on this machine.
+
+    Args:
+        reacts: whether the run goes on after a death, if the strategy says so.
+    """
     prepare(spec, folder)
     with Ports() as ports:
         ignore = lambda label, event: None  # noqa: E731
         stop = stop or threading.Event()
         tasks = tasks_of(spec, place or ports)
-        return Launch(tasks, folder, spec.timeout, stop, listen or ignore, starter=starter).run()
+        react = {"react": spec.create_strategy().after_death} if reacts else {}
+        return Launch(tasks, folder, spec.timeout, stop, listen or ignore, starter=starter, **react).run()
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:

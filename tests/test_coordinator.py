@@ -6,26 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import STARTER, launch, make_spec
-from stratbench.harness.launch.launcher import Launch, Outcome
-from stratbench.harness.launch.ports import Ports
-from stratbench.harness.launch.run import collect, prepare, tasks_of
-from stratbench.harness.plan.spec import RunSpec
+from conftest import launch, make_spec
+from stratbench.harness.launch.run import collect
 from stratbench.results.raw import journal
 from stratbench.strategies import registry
 from stratbench.strategies.base import Reaction, Task
 
 SYNC = "parameter-server:mode=sync"
-
-
-def run(spec: RunSpec, folder: Path) -> Outcome:
-    """With the strategy's reactions."""
-    import threading
-
-    prepare(spec, folder)
-    with Ports() as ports:
-        tasks, react = tasks_of(spec, ports), spec.create_strategy().after_death
-        return Launch(tasks, folder, 60, threading.Event(), lambda *_: None, react, STARTER).run()
 
 
 def test_the_others_do_the_work_of_a_remote_worker_that_died() -> None:
@@ -41,7 +28,7 @@ def test_the_others_do_the_work_of_a_remote_worker_that_died() -> None:
 @pytest.mark.slow
 def test_a_dead_remote_worker_changes_no_result(tmp_path: Path, no_strays: None, keep_weights: None) -> None:
     work = {"optimizer": "momentum", "learning_rate": 0.05, "dataset": "mnist-12k"}
-    outcome = run(make_spec(SYNC, 2, inject=["kill:remote=1,step=8"], **work), tmp_path / "killed")
+    outcome = launch(make_spec(SYNC, 2, inject=["kill:remote=1,step=8"], **work), tmp_path / "killed", reacts=True)
     assert outcome.status == "ok", outcome.reason
     assert outcome.tasks["remote-1"] == "killed by SIGKILL"
     assert launch(make_spec("single", **work), tmp_path / "single").status == "ok"
@@ -59,7 +46,7 @@ def keep_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_dead_ps_task_ends_the_run(tmp_path: Path, no_strays: None) -> None:
-    outcome = run(make_spec(SYNC, 2, inject=["kill:ps=0,step=5"]), tmp_path)
+    outcome = launch(make_spec(SYNC, 2, inject=["kill:ps=0,step=5"]), tmp_path, reacts=True)
     assert outcome.status == "failed"
     assert "ps-0 was killed by SIGKILL" in outcome.reason
 
@@ -68,7 +55,7 @@ def test_a_dead_ps_task_ends_the_run(tmp_path: Path, no_strays: None) -> None:
 @pytest.mark.parametrize("fault", ["pause:remote=1,step=5,seconds=2", "slow:remote=1,seconds=0.3"])
 def test_a_remote_worker_that_is_late_holds_up_the_step(fault: str, tmp_path: Path, no_strays: None) -> None:
     spec = make_spec(SYNC, 2, steps=12, inject=[fault])
-    outcome = run(spec, tmp_path)
+    outcome = launch(spec, tmp_path, reacts=True)
     assert outcome.status == "ok", outcome.reason
     seconds = journal.read(tmp_path / "worker-0.jsonl").steps["step_seconds"][2:]
     assert seconds.max() > 1.5 if fault.startswith("pause") else np.median(seconds) > 0.3
@@ -77,7 +64,7 @@ def test_a_remote_worker_that_is_late_holds_up_the_step(fault: str, tmp_path: Pa
 @pytest.mark.slow
 def test_weights_and_state_are_on_the_ps_tasks(tmp_path: Path, no_strays: None) -> None:
     spec = make_spec("parameter-server:mode=sync,ps=2", 3, optimizer="momentum", learning_rate=0.05)
-    outcome = run(spec, tmp_path)
+    outcome = launch(spec, tmp_path, reacts=True)
     assert outcome.status == "ok", outcome.reason
     rows = {f"{row['role']}-{row['task']}": row for row in collect(spec, tmp_path, outcome).tasks}
     weights = sum(row["weights_bytes"] for row in rows.values())

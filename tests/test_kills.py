@@ -22,7 +22,7 @@ from stratbench.results.tables.store import Store
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(3000)]
 
 STRATEGIES = ["ps", "ps:restart=true", "ps:checkpoint_every=20", "multiworker", "horovod", "allgather", "pipeline"]
-STRATEGIES += ["allreduce", "gossip:graph=random", "parameter-server"]
+STRATEGIES += ["allreduce", "gossip:graph=random", "parameter-server", "sandblaster"]
 
 
 def test_fifty_kills_at_random_moments_leave_nothing(tmp_path: Path) -> None:

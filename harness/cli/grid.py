@@ -108,7 +108,8 @@ class Grid:
         if job and job.rank and trying.needs_trial(spec) and self._flags["optimizer"] is not None:
             return
         tried = trying.check(spec, self._starter)
-        own = self._flags["optimizer"] is None and bool(tried.optimizer or tried.problem)
+        by_strategies = all(each.optimizer.startswith(optimizers.OWN) for each in self.specs)
+        own = self._flags["optimizer"] is None and bool(tried.optimizer or tried.problem) and not by_strategies
         words = []
         if tried.own_optimizers:
             words.append(self._take_own_of_step(tried))

@@ -13,6 +13,7 @@ from ...datasets import base as datasets
 from ...datasets.split import parse_split, split_rows
 from ...errors import UsageError
 from ...strategies import registry as strategies
+from ...strategies.base import Strategy
 from . import bounds, class_weights, cores, optimizers, sources
 from .faults import parse
 from .learning_rate import CONSTANT
@@ -183,7 +184,8 @@ class Experiment(BaseModel):
                 f"for {replicas} replicas; {near} would do."
             )
         asked = self.global_batch or (self.per_replica_batch or 0) * replicas
-        batch = strategies.create(name, options).global_batch(asked, self._examples)
+        strategy = strategies.create(name, options)
+        batch = strategy.global_batch(asked, self._examples)
         return RunSpec(
             strategy=name,
             options=options,
@@ -191,5 +193,21 @@ class Experiment(BaseModel):
             global_batch=batch,
             per_replica_batch=batch // replicas,
             cores_per_replica=per_replica,
-            **common,
+            **{**common, **_optimizer_of(strategy, common["optimizer"])},
         )
+
+
+def _optimizer_of(strategy: Strategy, optimizer: str) -> dict[str, Any]:
+    """What a spec says of a strategy's own optimizer. One that is to accumulate is left to the strategy to refuse."""
+    chosen = optimizers.parse(optimizer)
+    if not strategy.own_optimizer or chosen.own or chosen.accumulate > 1:
+        return {}
+    own = optimizers.OWN + strategy.own_optimizer
+    rate = optimizers.parse(own).default_rate
+    return {
+        "optimizer": own,
+        "learning_rate": rate,
+        "lr_scaling": "none",
+        "warmup_epochs": 0.0,
+        "lr_schedule": CONSTANT,
+    }

@@ -50,6 +50,9 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
     from .evaluate import EXAMPLES, measure
     from .workload import SpecWorkload
 
+    if run.create_strategy().own_optimizer:
+        # One step of any optimizer shows whether there are gradients.
+        run = run.model_copy(update={"optimizer": "sgd"})
     workload = SpecWorkload(run)
     # Only called, as what `model` does to a model would be seen in the same one.
     with policy(run.precision, run.model):

@@ -73,6 +73,7 @@ class SpecWorkload:
         settings = {key: value for key, value in chosen.settings.items() if key != optimizers.ACCUMULATION}
         self.optimizer_settings: Mapping[str, Any] = settings | {"learning_rate": spec.learning_rate}
         self.steps_per_epoch = steps_per_epoch(len(self.rows["train"]), spec.global_batch, spec.last_batch)
+        self.whole_batches = spec.global_batch == len(self.rows["train"])
         self.total_steps = spec.steps or (spec.epochs or 0) * self.steps_per_epoch
         self.parameters = 0
         self.trained_bytes = 0
@@ -108,7 +109,8 @@ class SpecWorkload:
         own_schedule.make_describable(model)
         accumulation = {optimizers.ACCUMULATION: self.accumulate} if self.accumulate > 1 else {}
         settings = {**self.optimizer_settings, **accumulation}
-        trained_by = None if self._own_optimizers else self._new_optimizer(settings)
+        named = self.optimizer_settings["name"] and not self._own_optimizers
+        trained_by = self._new_optimizer(settings) if named else None
         if self.own_step and self.accumulate > 1:
             raise UsageError(f"model {self.spec.model} has a train_step of its own: leave --accumulate out.")
         # XLA has no exchange between processes.

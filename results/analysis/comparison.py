@@ -86,6 +86,8 @@ _MEDIANS = (
     "traffic_bytes_measured",
     "bubble",
     "bubble_expected",
+    "evaluations_per_step",
+    "portions_repeated",
     "noticed_seconds",
     "lost_steps",
     "lost_share",

@@ -40,7 +40,10 @@ _QUANTILES = {
 
 
 _EPOCH_FIGURES = ("consensus_distance",)
-_NOTES, _FIGURES = ("cut", "bubble_expected", "work_seconds", "depth_seconds"), ("bubble",)
+_NOTES, _FIGURES = (
+    ("cut", "bubble_expected", "work_seconds", "depth_seconds"),
+    ("bubble", "evaluations_per_step", "portions_repeated"),
+)
 """What strategies tell after an epoch, before the first step, and after the last one."""
 
 _OF_END = ("peak_rss_bytes", "gpu_peak_bytes", "cpu_seconds", "sent_bytes", "received_bytes")

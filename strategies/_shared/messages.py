@@ -37,10 +37,10 @@ class Messages:
         rounds: how many times it has sent, received, or both at once, so far.
     """
 
-    def __init__(self, rank: int, size: int, connections: dict[int, socket.socket]):
-        self.rank, self.size = rank, size
+    def __init__(self, rank: int, connections: dict[int, socket.socket], labels: Sequence[str]):
+        self.rank, self.size = rank, len(labels)
         self.rounds = 0
-        self._connections = connections
+        self._connections, self._labels = connections, labels
         for each in connections.values():
             # Without it, a short message waits until the one before it has been acknowledged.
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -89,9 +89,9 @@ class Messages:
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise RunError(f"the connection to worker-{peer} broke: {error.strerror}") from None
+            raise RunError(f"the connection to {self._labels[peer]} broke: {error.strerror}") from None
         if not done:
-            raise RunError(f"worker-{peer} has closed its connection")
+            raise RunError(f"{self._labels[peer]} has closed its connection")
         return done
 
     def _wait(self, waits: select.poll, to: int | None, source: int | None) -> None:
@@ -113,7 +113,10 @@ def _bytes_of(data: np.ndarray) -> memoryview:
 
 @contextmanager
 def connected(
-    rank: int, addresses: Sequence[str] | None = None, listener: socket.socket | None = None
+    rank: int,
+    addresses: Sequence[str] | None = None,
+    listener: socket.socket | None = None,
+    labels: Sequence[str] = (),
 ) -> Iterator[Messages]:
     """Connections to all other processes; closed at the end. If one never comes, the launcher's time-out ends the run.
 
@@ -121,6 +124,7 @@ def connected(
         rank: of this process.
         addresses: ``host:port`` of all, by rank; by default those of the environment.
         listener: of this process's own address; by default it is made here. It is closed once all are connected.
+        labels: of all, by rank, for errors; by default they are the workers.
     """
     addresses = addresses or os.environ[PEERS_VARIABLE].split(",")
     places = [(host, int(port)) for host, _, port in (each.rpartition(":") for each in addresses)]
@@ -137,7 +141,7 @@ def connected(
                     connections[peer] = stack.enter_context(connection)
                 else:
                     connection.close()
-        yield Messages(rank, len(places), connections)
+        yield Messages(rank, connections, labels or [f"worker-{peer}" for peer in range(len(places))])
 
 
 def _call(place: tuple[str, int]) -> socket.socket:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import os
 import shutil
 import sys
@@ -211,21 +210,6 @@ def like_weighted(trained: Sequence[keras.Variable]) -> list[tf.Tensor | tf.Vari
 
     variables = [variable.value for variable in trained]
     return [*variables, tf.zeros((), variables[0].dtype)]
-
-
-def flat(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The tensors as one vector, one after the other."""
-    import tensorflow as tf
-
-    return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
-
-
-def parts(vector: tf.Tensor, like: Sequence[tf.Variable | tf.Tensor]) -> list[tf.Tensor]:
-    """The inverse of `flat`: tensors in the shapes of ``like``."""
-    import tensorflow as tf
-
-    pieces = tf.split(vector, [math.prod(variable.shape) for variable in like])
-    return [tf.reshape(piece, variable.shape) for piece, variable in zip(pieces, like, strict=True)]
 
 
 def weights_with(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 
 from .._shared.replica import KerasTrainer
+from .._shared.vectors import flat, parts
 from ..trainer import Batch, StepResult, Trainer
-from ._collective import flat, parts, weights_with
+from ._collective import weights_with
 from ._pairs import Pairs
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from annotated_types import Ge
 from ...errors import UsageError
 from ..base import Task, Traits, option
 from ..trainer import Batch, Trainer, Workload
-from ._collective import Collective, bucket_option, flat, like_weighted, parts, replicate, weighted_gradients
+from ._collective import Collective, bucket_option, like_weighted, replicate, weighted_gradients
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -70,6 +70,7 @@ class AllGather(Collective):
             from .._shared.accumulation import Accumulation
             from .._shared.buckets import buckets, compute_in_order, exchange
             from .._shared.replica import KerasTrainer, size_bytes
+            from .._shared.vectors import flat, parts
 
             model, optimizer = replicate(hvd, workload)
             trained = model.trainable_variables

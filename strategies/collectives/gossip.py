@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..base import Task, Traits, option
 from ..trainer import Batch, Trainer, Workload
-from ._collective import Collective, barrier, flat, parts, replicate
+from ._collective import Collective, barrier, replicate
 from ._pairs import actives
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class Gossip(Collective):
         with self.joined(workload, exchanges=True) as hvd:
             from .._shared.accumulation import Accumulation
             from .._shared.replica import KerasTrainer, loss_and_gradients, size_bytes
+            from .._shared.vectors import parts
             from ._mixing import GossipTrainer, Mixing, consensus
 
             model, optimizer = replicate(hvd, workload)
@@ -137,6 +138,7 @@ def _pair_trainer(
     """Steps by this process alone; the weights are exchanged beside them."""
     from .._shared.accumulation import Accumulation
     from .._shared.replica import KerasTrainer, loss_and_gradients
+    from .._shared.vectors import flat
     from ._mixing import PairTrainer, consensus
     from ._pairs import Pairs, connections
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from ...errors import UsageError
 from ..base import Task, Traits, option
 from ..trainer import Batch, Trainer, Workload
-from ._collective import Collective, broadcast, flat, like_weighted, parts, weighted_gradients
+from ._collective import Collective, broadcast, like_weighted, weighted_gradients
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -74,6 +74,7 @@ class MasterWorker(Collective):
 
             from .._shared.accumulation import Accumulation
             from .._shared.replica import KerasTrainer, size_bytes
+            from .._shared.vectors import flat, parts
 
             master = hvd.rank() == 0
             model, optimizer = workload.model(), workload.optimizer()

@@ -1,0 +1,188 @@
+"""Worker 0: it holds no weights, gives out portions, and commands the shards."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import keras
+import numpy as np
+
+from ...errors import RunError
+from .._shared.held import tell as tell_held
+from .._shared.messages import Messages
+from .._shared.replica import release, size_bytes
+from ..trainer import Batch, Memory, StepResult, Trainer, Workload, examples_of
+from ._lbfgs import Lbfgs
+from ._portions import Evaluation, Portions
+from ._serving import is_moved, no_gpu
+from ._shards import Shards
+from ._wire import hear, tell
+
+if TYPE_CHECKING:
+    from .sandblaster import Sandblaster
+
+
+class SandblasterTrainer(Trainer):
+    """One update a global batch.
+
+    Args:
+        servers, remotes: the ranks of both kinds of tasks.
+    """
+
+    def __init__(
+        self,
+        strategy: Sandblaster,
+        workload: Workload,
+        messages: Messages,
+        servers: Sequence[int],
+        remotes: Sequence[int],
+    ):
+        no_gpu()
+        self.shards = self.count = workload.replicas
+        self._strategy, self._workload, self._messages, self._remotes = strategy, workload, messages, remotes
+        self._shards = Shards(messages, servers)
+        self._portions = Portions(remotes, strategy.backup)
+        self._lbfgs = Lbfgs(self._shards, self._evaluate, strategy.history)
+        self._model = workload.model()
+        self._put()
+        self._parts: list[list[np.ndarray]] = []
+        self._batch = self._before = self._examples = 0
+        self._steps, self._evaluations, self._last = 0, 0, 1
+        self._delays = {remote: workload.delays.get(f"remote-{index}") for index, remote in enumerate(remotes)}
+        self.memory = Memory(0, 0)
+        rows = (each.dtype.itemsize * int(np.prod(each.shape[1:])) for each in keras.tree.flatten(workload.empty_batch))
+        self.traffic_bytes = float(workload.global_batch * sum(rows))
+
+    def _put(self) -> None:
+        """Give the model's weights to the shards, and tell all tasks what they hold."""
+        trained, others = self._model.trainable_variables, self._model.non_trainable_variables
+        moved = [each for each in others if is_moved(each)]
+        self._counts = [each.numpy() for each in others if not is_moved(each)]
+        weights, held = size_bytes(trained), size_bytes(self._model.weights)
+        if self._strategy.update == "lbfgs":
+            state = (2 * self._strategy.history + 4) * weights
+        else:
+            optimizer = self._workload.optimizer()
+            optimizer.build(trained)
+            state = size_bytes(optimizer.variables) + weights
+        tasks = {f"remote-{index}": Memory(held, 0, weights) for index in range(len(self._remotes))}
+        count = self._strategy.ps
+        tasks |= {f"ps-{index}": Memory(held // count, state // count) for index in range(count)}
+        tell_held(self._workload, tasks)
+        self._shards.put(weights=_vector(trained), fixed=_vector(moved), moved=_vector(moved))
+        for variable in self._model.variables:
+            release(variable)
+
+    def __enter__(self) -> Self:
+        """One thread for each remote worker."""
+        for remote in self._remotes:
+            threading.Thread(target=self._drive, args=(remote,), daemon=True, name=f"remote-{remote}").start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """The threads end, those too that still wait for an answer, once the connections are closed."""
+        self._portions.close()
+
+    def _drive(self, remote: int) -> None:
+        """Give a remote worker one portion after the other."""
+        batch, sent = 0, set[int]()
+        try:
+            while portion := self._portions.take(remote):
+                evaluation = portion.evaluation
+                if batch != evaluation.batch:
+                    batch, sent = evaluation.batch, set()
+                words = {
+                    "batch": batch,
+                    "evaluation": evaluation.number,
+                    "portion": portion.index,
+                    "number": evaluation.before + portion.index,
+                    "weights": evaluation.weights,
+                    "sleep": self._sleep(remote, len(evaluation.parts)),
+                }
+                tell(self._messages, remote, words, [] if portion.index in sent else evaluation.parts[portion.index])
+                sent.add(portion.index)
+                found, counts = hear(self._messages, remote)
+                self._portions.done(remote, portion, (found["loss"], counts))
+        except RunError as error:
+            self._portions.lost(remote, error)
+
+    def _sleep(self, remote: int, portions: int) -> float:
+        """The part for one portion of what a slow worker is to sleep in a step.
+
+        It is for as many portions as all take if they are equally fast, and as many evaluations as the last step had.
+        """
+        delay = self._delays[remote]
+        return delay() * len(self._remotes) / portions / self._last if delay else 0.0
+
+    def step(self, batch: Batch, learning_rate: float) -> StepResult:
+        """See `Trainer.step`."""
+        if delay := self._workload.delays.get("worker-0"):
+            time.sleep(delay())
+        self._examples = examples_of(batch)
+        if not self._examples:
+            return StepResult(None, 0)
+        self._cut(batch)
+        before = self._evaluations
+        if self._strategy.update == "lbfgs":
+            # Random masks are new in each step, and so is the loss of the same examples.
+            loss = self._lbfgs.step(known=self._workload.whole_batches and not self._counts)
+        else:
+            loss = self._evaluate("weights", "gradient")
+            self._shards.apply(learning_rate)
+        self._last = max(1, self._evaluations - before)
+        self._steps += 1
+        self._shards.combine("fixed", [(1.0, "moved")])
+        return StepResult(loss, self._examples)
+
+    def _cut(self, batch: Batch) -> None:
+        """Cut it into portions, as equal as possible."""
+        self._before += len(self._parts)
+        count = min(self._strategy.portions * len(self._remotes), self._examples)
+        cut = [np.array_split(each, count) for each in keras.tree.flatten(batch)]
+        self._parts = [list(each) for each in zip(*cut, strict=True)]
+        self._batch += 1
+
+    def _evaluate(self, weights: str, gradient: str) -> float:
+        """The batch's loss at the vector ``weights``; its gradient becomes the vector ``gradient``."""
+        self._evaluations += 1
+        evaluation = Evaluation(self._evaluations, self._batch, self._parts, self._before, weights)
+        self._shards.begin(evaluation.number, gradient)
+        self._portions.begin(evaluation)
+        total = 0.0
+        for index, remote, (loss, counts) in self._portions.results():
+            share = examples_of(self._parts[index]) / self._examples
+            self._shards.add(index, remote, share, gradient)
+            total += share * loss
+            self._counts = counts if not index else self._counts
+        return total
+
+    def figures(self) -> Mapping[str, float]:
+        """See `Trainer.figures`."""
+        return {
+            "evaluations_per_step": self._evaluations / max(1, self._steps),
+            "portions_repeated": self._portions.repeated,
+        }
+
+    def weights(self) -> list[np.ndarray | None]:
+        """See `Trainer.weights`: fetched from the shards."""
+        model = self._model
+        trained, fixed = self._shards.get("weights", "fixed")
+        moved = [each for each in model.non_trainable_variables if is_moved(each)]
+        counted = [each for each in model.non_trainable_variables if not is_moved(each)]
+        values = {id(v): each for v, each in zip(counted, self._counts, strict=True)}
+        for variables, vector in ((model.trainable_variables, trained), (moved, fixed)):
+            ends = np.cumsum([math.prod(each.shape) for each in variables])
+            pieces = np.split(vector, ends[:-1]) if variables else []
+            values |= {id(v): each.reshape(v.shape).astype(v.dtype) for v, each in zip(variables, pieces, strict=True)}
+        return [values[id(each)] for each in model.weights]
+
+
+def _vector(variables: Sequence[keras.Variable]) -> np.ndarray:
+    return np.concatenate([np.empty(0, np.float32), *(np.ravel(each.numpy()).astype(np.float32) for each in variables)])
