@@ -35,10 +35,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from .trainer import Server, Trainer, Workload
 from .transport import Group, Transport
+
+if TYPE_CHECKING:
+    import keras
 
 TASK_VARIABLE = "STRATBENCH_TASK"
 THIS_HOST = "127.0.0.1"
@@ -159,6 +162,7 @@ class Strategy(ABC):
         joins_jobs: whether its workers may be the processes of a job that ``horovodrun`` or ``mpirun`` started.
         compiles: whether XLA can compile what computes its gradients.
         runs_own_steps: whether it can call a model's own ``train_step`` (`Workload.own_step`).
+        tries_models: whether `skip_model` may have something to say of the models that come along, too.
         new_models: whether the model must be made when it asks for it, as within a scope of tf.distribute.
         transports: references, with options, of its all-reduces that `transport` gives by themselves; none if it has
             none.
@@ -183,6 +187,7 @@ class Strategy(ABC):
     runs_own_steps: ClassVar[bool] = False
     delays_parts: ClassVar[bool] = False
     new_models: ClassVar[bool] = False
+    tries_models: ClassVar[bool] = False
     transports: ClassVar[tuple[str, ...]] = ()
     fixed_batch: ClassVar[bool] = False
 
@@ -230,6 +235,13 @@ class Strategy(ABC):
 
     def skip(self, replicas: int) -> str | None:
         """Why it can't run here with so many replicas, in one sentence that names the fix; None if it can."""
+        return None
+
+    def skip_model(self, model: keras.Model, replicas: int) -> str | None:
+        """Why it can't distribute this model, in one sentence that names the fix; None if it can.
+
+        Called in a process that has loaded Keras, before anything runs.
+        """
         return None
 
     def skip_batch(self, global_batch: int, replicas: int) -> str | None:

@@ -192,7 +192,7 @@ def cases() -> list[Any]:
         if name not in CUT
         # Each process of local-sgd clips its own gradient, and takes the mean over what its own masks leave.
         if case not in ("scheduled", "accumulated", "masked", "normalised")
-        or not name.startswith(("local-sgd", "parameter-server"))
+        or not name.startswith(("local-sgd", "parameter-server", "sandblaster"))
         # Each process has an optimizer of its own, which follows its own gradients.
         if name != "allgather:share=weights"
     ]

@@ -368,6 +368,7 @@ def test_random_numbers_in_evaluation_are_no_difference(write: Write) -> None:
 def test_regularisers_losses_that_are_means_and_other_float_types_are_taken(text: str, write: Write) -> None:
     assert trial.attempt(make_spec(model=write(text))) == {
         "same": False,
+        "unfit": {},
         "unused": "",
         "unused_by_own": "",
         "alone": "",

@@ -11,6 +11,7 @@ from typing import Any
 
 import any_models
 import cut_models
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,6 +20,7 @@ from conftest import make_spec
 from hypothesis import given
 from hypothesis import strategies as some
 from stratbench.errors import UsageError
+from stratbench.harness.worker.trial import attempt
 from stratbench.harness.worker.workload import SpecWorkload
 from stratbench.strategies._shared.replica import loss_and_gradients
 from stratbench.strategies.base import Task
@@ -344,3 +346,23 @@ class TestOptions:
             ("part-2", "h2", 2, 1),
         ]
         assert isinstance(tasks[0], Task) and not tasks[0].serves and tasks[1].serves
+
+
+def test_what_can_not_be_distributed_is_known_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the names that layers have in a run, although a trial makes the model more than once."""
+    (tmp_path / "bound_model.py").write_text(
+        "import keras\n"
+        "def model(shape, classes):\n"
+        "    bound = keras.layers.Dense(classes, kernel_constraint='non_neg')\n"
+        "    return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), bound])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    references = ["model-parallel", "model-parallel:cut=flatten", "pipeline:cut=last", "fsdp", "sandblaster", "horovod"]
+    specs = [make_spec(each, 2 if "=" in each else 3, model="bound_model:model") for each in references]
+    keras.utils.clear_session()
+    found = attempt(*specs)["unfit"]
+    assert sorted(found) == sorted([specs[0].variant, *(each.variant for each in specs[2:5])])
+    assert "2 layers can't be cut into 3 parts" in found["model-parallel ×3"]
+    assert "Received: 'last'" in found["pipeline cut=last ×2"]
+    assert "dense/kernel has a constraint" in found["fsdp ×3"]
+    assert found["fsdp ×3"] == found["sandblaster ×3"]

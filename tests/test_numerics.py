@@ -119,7 +119,7 @@ def test_strategies_without_loss_scaling_say_so(data: Path) -> None:
     assert "elastic=true has no loss scaling" in (
         make_spec("horovod", options={"elastic": "true"}).create_strategy().skip_loss_scaling() or ""
     )
-    tried = trying.check(make_spec(**work("overflows", data)), Starter(forks=False))
+    tried = trying.check([make_spec(**work("overflows", data))], Starter(forks=False))
     assert tried.scales_loss and tried.optimizer == "momentum:global_clipnorm=0.5"
 
 

@@ -105,9 +105,9 @@ class Grid:
             UsageError: the model can't be trained as the flags say.
         """
         spec, job = self.specs[0], self._job
-        if job and job.rank and trying.needs_trial(spec) and self._flags["optimizer"] is not None:
+        if job and job.rank and trying.needs_trial(self.specs) and self._flags["optimizer"] is not None:
             return
-        tried = trying.check(spec, self._starter)
+        tried = trying.check(self.specs, self._starter)
         by_strategies = all(each.optimizer.startswith(optimizers.OWN) for each in self.specs)
         own = self._flags["optimizer"] is None and bool(tried.optimizer or tried.problem) and not by_strategies
         words = []
@@ -140,6 +140,8 @@ class Grid:
                 f"{spec.model} returns one and the same model at each call, and {spec.strategy} needs a new one; "
                 "make the model within the function"
             )
+        if reason := self._tried.unfit.get(spec.variant):
+            return reason
         if self._tried.own_step and not spec.create_strategy().runs_own_steps:
             able = ", ".join(name for name, cls in strategies.available().items() if cls.runs_own_steps)
             return f"the model has a train_step of its own, which {spec.strategy} can't call; use one of {able}"

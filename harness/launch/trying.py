@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...datasets import base as datasets
@@ -17,9 +19,15 @@ from .starter import Starter
 _MODULE = "stratbench.harness.worker.trial"
 
 
-def needs_trial(spec: RunSpec) -> bool:
-    """Whether Keras must say if the model can be trained: it is the user's, or the optimizer has settings."""
-    return models.own(spec.model) is None or bool(optimizers.parse(spec.optimizer).given)
+def needs_trial(specs: Sequence[RunSpec]) -> bool:
+    """Whether Keras must say if the model can be trained: it is the user's, or the optimizer has settings.
+
+    Or a strategy must see how it is made.
+    """
+    spec = specs[0]
+    if models.own(spec.model) is None or optimizers.parse(spec.optimizer).given:
+        return True
+    return any(each.create_strategy().tries_models for each in specs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +48,7 @@ class Tried:
         unevaluated: why a model with such a step can't be evaluated; empty if it can.
         optimizer, learning_rate: the model's own, as the flags of these names say it; empty and 0 if it has none.
         schedule: of the model's own optimizer, in words; empty if its rate is a number.
+        unfit: why a strategy can't distribute the model, by `RunSpec.variant`, where it can't.
         problem: why the model's own optimizer can't be used, in one sentence; empty if it can.
     """
 
@@ -57,20 +66,26 @@ class Tried:
     optimizer: str = ""
     learning_rate: float = 0.0
     schedule: str = ""
+    unfit: Mapping[str, str] = dataclasses.field(default_factory=dict)
     problem: str = ""
 
 
-def check(spec: RunSpec, starter: Starter) -> Tried:
-    """Refuse a model that can't be trained and evaluated as ``spec`` says. Raises UsageError."""
+def check(specs: Sequence[RunSpec], starter: Starter) -> Tried:
+    """Refuse a model that can't be trained and evaluated as ``specs`` say, which differ in how it is distributed.
+
+    Raises UsageError.
+    """
+    spec = specs[0]
     models.check_reference(spec.model)
     if (known := models.own(spec.model)) is not None:
         known.check(datasets.parse(spec.dataset, spec.data_file).info())
-    if not needs_trial(spec):
+    if not needs_trial(specs):
         return Tried()
+    question = json.dumps([each.model_dump() for each in {each.variant: each for each in specs}.values()])
     try:
         with tempfile.TemporaryDirectory(prefix="stratbench-") as folder:
             what = f"model {spec.model} can't be tried"
-            answer = ask(_MODULE, spec.model_dump_json(), Path(folder), starter, spec.timeout, what)
+            answer = ask(_MODULE, question, Path(folder), starter, spec.timeout, what)
     except OSError as error:
         raise RunError(f"model {spec.model} can't be tried: a temporary folder is needed: {why(error)}") from None
     if "refused" in answer:

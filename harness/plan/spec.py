@@ -80,10 +80,15 @@ class RunSpec(BaseModel):
     @property
     def title(self) -> str:
         """``ps sync=True ×2``: for progress and messages."""
-        options = "".join(f" {key}={value}" for key, value in self.options.items())
         faults = f" with {' '.join(self.inject)}" if self.inject else ""
         repeat = f" #{self.repeat + 1}" if self.repeat else ""
-        return f"{self.strategy}{options} ×{self.replicas}{faults}{repeat}"
+        return f"{self.variant}{faults}{repeat}"
+
+    @property
+    def variant(self) -> str:
+        """The same without faults and repeat: how the model is distributed."""
+        options = "".join(f" {key}={value}" for key, value in self.options.items())
+        return f"{self.strategy}{options} ×{self.replicas}"
 
     @property
     def faults(self) -> list[Fault]:

@@ -6,6 +6,7 @@ load TensorFlow. The question is a spec, the answer what `attempt` returns.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,11 +31,14 @@ _DRAWS = 32
 
 def main() -> None:
     """Answer the launcher's question."""
-    answer(lambda question: attempt(spec.RunSpec.model_validate_json(question)))
+    answer(lambda question: attempt(*[spec.RunSpec.model_validate(each) for each in json.loads(question)]))
 
 
-def attempt(run: spec.RunSpec) -> dict[str, Any]:
+def attempt(run: spec.RunSpec, *others: spec.RunSpec) -> dict[str, Any]:
     """Train and evaluate on a few examples.
+
+    Args:
+        others: that differ in how the model is distributed.
 
     Returns:
         The fields of `stratbench.harness.launch.trying.Tried`.
@@ -64,6 +68,10 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
     own = {} if workload.own_optimizers else own_optimizer.said(run.model, model, workload.total_steps)
     unused_by_own = compiled.unused(model)
     optimizer = workload.optimizer()
+    # The first model that a process makes has the names that a run's has.
+    named = first if first is not None and first.built else model
+    reasons = {each.variant: each.create_strategy().skip_model(named, each.replicas) for each in (run, *others)}
+    unfit = {variant: reason for variant, reason in reasons.items() if reason}
     alone, normalised, loss = "", False, ""
     try:
         if workload.own_step:
@@ -86,6 +94,7 @@ def attempt(run: spec.RunSpec) -> dict[str, Any]:
             raise UsageError(f"model {run.model} can't be evaluated: {unevaluated}") from error
     found = own | {
         "same": model is first,
+        "unfit": unfit,
         "unused": workload.unused,
         "unused_by_own": unused_by_own,
         "alone": alone,

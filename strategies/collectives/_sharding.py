@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from ...errors import RunError
 from .._shared.clip import Clip
+from .._shared.constraints import skip_constraints
 from .._shared.replica import loss_with, release, size_bytes
 from ..trainer import Batch, Workload
 from ._collective import broadcast, mean_over_ranks
@@ -47,7 +48,8 @@ class ShardedModel:
     """
 
     def __init__(self, model: keras.Model, hvd: ModuleType, release: bool):
-        _check(model)
+        if reason := skip_constraints(model):
+            raise RunError(reason)
         cut = {id(v) for v in model.trainable_variables}
         # Before the weights are cut, so that all state starts from rank 0's values.
         rest = [v for v in model.variables if id(v) not in cut]
@@ -200,9 +202,3 @@ def _packed(layers: Sequence[Sequence[keras.Variable]]) -> list[list[keras.Varia
             else:
                 units.append(own)
     return units
-
-
-def _check(model: keras.Model) -> None:
-    for variable in model.trainable_variables:
-        if variable.constraint is not None:
-            raise RunError(f"fsdp can't hold a constraint on a part of a weight. Received: one on {variable.path}.")

@@ -25,11 +25,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from .._shared.constraints import skip_constraints
 from ..base import Task, Traits, option
 from ..trainer import Batch, Trainer, Workload
 from ._collective import Collective
 
 if TYPE_CHECKING:
+    import keras
     import tensorflow as tf
 
 
@@ -54,6 +56,10 @@ class Fsdp(Collective):
         if name in ("Adafactor", "Lamb", "Muon"):
             return f"{name} updates whole weights and each process holds parts; use an optimizer such as adamw"
         return None
+
+    def skip_model(self, model: keras.Model, replicas: int) -> str | None:
+        """Constraints are of whole weights."""
+        return skip_constraints(model)
 
     def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """The most: two all-gathers and a reduce-scatter, in each of which a worker sends (N−1)/N·W, and receives it.

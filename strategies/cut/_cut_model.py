@@ -18,6 +18,8 @@ from ..trainer import Server, Trainer, Workload
 from ._tasks import tasks_of
 
 if TYPE_CHECKING:
+    import keras
+
     from ._schedule import Schedule
 
 
@@ -28,6 +30,7 @@ class CutModel(Strategy):
     needs = "one free TCP port a replica"
     delays_parts = True
     new_models = True
+    tries_models = True
     fixed_batch = True
 
     parts: Annotated[int, Ge(0), Le(4096)] = option(
@@ -63,6 +66,21 @@ class CutModel(Strategy):
         if replicas % parts:
             return f"{replicas} replicas can't be divided into copies of {parts} parts; ask for a multiple of {parts}"
         return skip_for_gpus(replicas)
+
+    def skip_model(self, model: keras.Model, replicas: int) -> str | None:
+        """One that computes by code of its own, or has too few layers, or not those of ``cut``."""
+        from ._calls import calls_of
+        from ._where import check, named_places
+
+        try:
+            calls = calls_of(model)
+            if self._names:
+                named_places(calls, self._names)
+            else:
+                check(calls, self._parts(replicas))
+        except UsageError as error:
+            return f"model {model.name} can't be cut: {error}"
+        return None
 
     def skip_batch(self, global_batch: int, replicas: int) -> str | None:
         """Micro-batches are of one size."""

@@ -24,11 +24,7 @@ BYTES_PER_SECOND = 1e9
 def places(calls: Calls, costs: Costs, parts: int) -> list[int]:
     """The cuts that give so many parts. Raises UsageError if there are none."""
     possible = _possible(calls)
-    layers = sum(bool(call.name) for call in calls.calls)
-    if layers < parts:
-        raise UsageError(f"a model of {layers} layers can't be cut into {parts} parts; ask for fewer.")
-    if len(possible) < parts - 1:
-        raise UsageError(f"the model can only be cut into {len(possible) + 1} parts, not {parts}: {_shared(calls)}")
+    check(calls, parts)
     ends = [0, *possible, len(calls.calls)]
     total = [0.0, *itertools.accumulate(costs.seconds)]
     crossing = {place: _crossing(calls, costs, place) for place in possible}
@@ -44,6 +40,16 @@ def places(calls: Calls, costs: Costs, parts: int) -> list[int]:
         return crossing.get(end, 0.0) if seconds(first, end) <= bound else inf
 
     return _best(ends, parts, sent, lambda a, b: a + b)[1]
+
+
+def check(calls: Calls, parts: int) -> None:
+    """Raises UsageError if there are no cuts that give so many parts."""
+    possible = _possible(calls)
+    layers = sum(bool(call.name) for call in calls.calls)
+    if layers < parts:
+        raise UsageError(f"a model of {layers} layers can't be cut into {parts} parts; ask for fewer.")
+    if len(possible) < parts - 1:
+        raise UsageError(f"the model can only be cut into {len(possible) + 1} parts, not {parts}: {_shared(calls)}")
 
 
 def named_places(calls: Calls, names: Sequence[str]) -> list[int]:

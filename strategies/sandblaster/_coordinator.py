@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import keras
 import numpy as np
 
 from ...errors import RunError
+from .._shared.constraints import skip_constraints
 from .._shared.held import tell as tell_held
 from .._shared.messages import Messages
 from .._shared.replica import release, size_bytes
@@ -23,33 +24,37 @@ from ._serving import is_moved, no_gpu
 from ._shards import Shards
 from ._wire import hear, tell
 
-if TYPE_CHECKING:
-    from .sandblaster import Sandblaster
-
 
 class SandblasterTrainer(Trainer):
     """One update a global batch.
 
     Args:
         servers, remotes: the ranks of both kinds of tasks.
+        portions: of a batch, for each remote worker.
+        backup: whether portions are given twice.
+        history: of L-BFGS; None to update by the run's optimizer.
     """
 
     def __init__(
         self,
-        strategy: Sandblaster,
         workload: Workload,
         messages: Messages,
         servers: Sequence[int],
         remotes: Sequence[int],
+        portions: int,
+        backup: bool,
+        history: int | None,
     ):
         no_gpu()
         self.shards = self.count = workload.replicas
-        self._strategy, self._workload, self._messages, self._remotes = strategy, workload, messages, remotes
+        self._workload, self._messages, self._remotes = workload, messages, remotes
         self._shards = Shards(messages, servers)
-        self._portions = Portions(remotes, strategy.backup)
-        self._lbfgs = Lbfgs(self._shards, self._evaluate, strategy.history)
+        self._portions, self._wanted = Portions(remotes, backup), portions * len(remotes)
+        self._lbfgs = None if history is None else Lbfgs(self._shards, self._evaluate, history)
         self._model = workload.model()
-        self._put()
+        if reason := skip_constraints(self._model):
+            raise RunError(reason)
+        self._put(len(servers), history)
         self._parts: list[list[np.ndarray]] = []
         self._batch = self._before = self._examples = 0
         self._steps, self._evaluations, self._last = 0, 0, 1
@@ -58,21 +63,21 @@ class SandblasterTrainer(Trainer):
         rows = (each.dtype.itemsize * int(np.prod(each.shape[1:])) for each in keras.tree.flatten(workload.empty_batch))
         self.traffic_bytes = float(workload.global_batch * sum(rows))
 
-    def _put(self) -> None:
+    def _put(self, servers: int, history: int | None) -> None:
         """Give the model's weights to the shards, and tell all tasks what they hold."""
         trained, others = self._model.trainable_variables, self._model.non_trainable_variables
         moved = [each for each in others if is_moved(each)]
         self._counts = [each.numpy() for each in others if not is_moved(each)]
         weights, held = size_bytes(trained), size_bytes(self._model.weights)
-        if self._strategy.update == "lbfgs":
-            state = (2 * self._strategy.history + 4) * weights
-        else:
+        if history is None:
             optimizer = self._workload.optimizer()
             optimizer.build(trained)
             state = size_bytes(optimizer.variables) + weights
+        else:
+            # Direction, trial and two gradients.
+            state = (2 * history + 4) * weights
         tasks = {f"remote-{index}": Memory(held, 0, weights) for index in range(len(self._remotes))}
-        count = self._strategy.ps
-        tasks |= {f"ps-{index}": Memory(held // count, state // count) for index in range(count)}
+        tasks |= {f"ps-{index}": Memory(held // servers, state // servers) for index in range(servers)}
         tell_held(self._workload, tasks)
         self._shards.put(weights=_vector(trained), fixed=_vector(moved), moved=_vector(moved))
         for variable in self._model.variables:
@@ -130,7 +135,7 @@ class SandblasterTrainer(Trainer):
             return StepResult(None, 0)
         self._cut(batch)
         before = self._evaluations
-        if self._strategy.update == "lbfgs":
+        if self._lbfgs:
             # Random masks are new in each step, and so is the loss of the same examples.
             loss = self._lbfgs.step(known=self._workload.whole_batches and not self._counts)
         else:
@@ -144,7 +149,7 @@ class SandblasterTrainer(Trainer):
     def _cut(self, batch: Batch) -> None:
         """Cut it into portions, as equal as possible."""
         self._before += len(self._parts)
-        count = min(self._strategy.portions * len(self._remotes), self._examples)
+        count = min(self._wanted, self._examples)
         cut = [np.array_split(each, count) for each in keras.tree.flatten(batch)]
         self._parts = [list(each) for each in zip(*cut, strict=True)]
         self._batch += 1

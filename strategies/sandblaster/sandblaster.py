@@ -25,14 +25,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
+from .._shared.constraints import skip_constraints
 from .._shared.devices import skip_for_gpus
 from .._shared.messages import PEERS_VARIABLE, connected
 from ..base import Place, Reaction, Strategy, Task, Traits, option
 from ..trainer import Server, Trainer, Workload
+
+if TYPE_CHECKING:
+    import keras
 
 REMOTE = "remote"
 """Role of the tasks that compute."""
@@ -60,7 +64,9 @@ class Sandblaster(Strategy):
 
     update: Literal["lbfgs", "optimizer"] = option("lbfgs", "L-BFGS, or the run's optimizer")
     history: Annotated[int, Ge(0), Le(1000)] = option(10, "pairs of steps and changes of the gradient that are kept")
-    portions: Annotated[int, Ge(1), Le(4096)] = option(8, "portions of a batch, divided by the workers")
+    portions: Annotated[int, Ge(1), Le(4096)] = option(
+        8, "portions of a batch for each worker, if all are equally fast"
+    )
     backup: bool = option(True, "give portions that take long to a second worker")
     ps: Annotated[int, Ge(1), Le(4096)] = option(1, "parameter shards")
     port: Annotated[int, Ge(0), Le(65535)] = option(0, "first TCP port; 0 takes free ones")
@@ -93,6 +99,10 @@ class Sandblaster(Strategy):
         if settings.get("clipnorm") or settings.get("global_clipnorm"):
             return "the shards of sandblaster clip by value only; leave clipping by norm out, or use ps with sync=true"
         return None
+
+    def skip_model(self, model: keras.Model, replicas: int) -> str | None:
+        """Constraints are of whole weights."""
+        return skip_constraints(model)
 
     def skip_normaliser(self) -> str | None:
         """Portions can't exchange anything."""
@@ -132,5 +142,7 @@ class Sandblaster(Strategy):
             elif task.role == REMOTE:
                 yield remote(task, workload, messages, servers)
             else:
-                with SandblasterTrainer(self, workload, messages, servers, remotes) as trainer:
+                history = self.history if self.update == "lbfgs" else None
+                settings = (self.portions, self.backup, history)
+                with SandblasterTrainer(workload, messages, servers, remotes, *settings) as trainer:
                     yield trainer

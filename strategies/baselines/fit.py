@@ -23,10 +23,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import RunError
-from ._shared.devices import replica_devices, skip_for_gpus
-from .base import CLIPPING, Place, Strategy, Task, Traits, option
-from .trainer import Batch, Memory, OwnLoop, StepResult, Trainer, Workload
+from ...errors import RunError
+from .._shared.devices import replica_devices, skip_for_gpus
+from ..base import CLIPPING, Place, Strategy, Task, Traits, option
+from ..trainer import Batch, Memory, OwnLoop, StepResult, Trainer, Workload
 
 if TYPE_CHECKING:
     import keras
@@ -91,8 +91,8 @@ class Fit(Strategy):
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """The compiled model, with the run's optimizer."""
-        from ._shared.own_optimizers import OwnOptimizers
-        from ._shared.replica import set_threads, size_bytes, use_gpu
+        from .._shared.own_optimizers import OwnOptimizers
+        from .._shared.replica import set_threads, size_bytes, use_gpu
 
         set_threads(task.replicas, workload.cores_per_replica)
         if not self._mirrored:
@@ -150,7 +150,7 @@ class FitTrainer(OwnLoop):
 
     def epoch(self, batches: Iterable[Batch], learning_rates: Sequence[float], note: Note) -> None:
         """See `OwnLoop.epoch`."""
-        from ._shared import fit_data
+        from .._shared import fit_data
 
         examples: dict[int, int] = {}
         if isinstance(batches, Sequence):
@@ -163,7 +163,7 @@ class FitTrainer(OwnLoop):
 
     def logs(self) -> Mapping[str, float]:
         """See `Trainer.logs`."""
-        from ._shared.own_step import mean_of
+        from .._shared.own_step import mean_of
 
         found = mean_of(self._logged or [])
         if self._logged:
@@ -172,7 +172,7 @@ class FitTrainer(OwnLoop):
 
     def skipped_updates(self) -> int | None:
         """See `Trainer.skipped_updates`."""
-        from ._shared.replica import skipped_updates
+        from .._shared.replica import skipped_updates
 
         return skipped_updates(self._workload, self._model.optimizer, self._steps)
 
@@ -195,7 +195,7 @@ def _steps(
     """
     import keras
 
-    from ._shared.own_step import loss_name
+    from .._shared.own_step import loss_name
 
     class Steps(keras.callbacks.Callback):
         def __init__(self) -> None:

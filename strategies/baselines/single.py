@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
-from ..errors import UsageError
-from .base import Place, Strategy, Task, Traits, option
-from .trainer import Batch, Trainer, Workload
+from ...errors import UsageError
+from ..base import Place, Strategy, Task, Traits, option
+from ..trainer import Batch, Trainer, Workload
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -78,9 +78,9 @@ class Single(Strategy):
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """The plain Keras step in a ``tf.function``."""
-        from ._shared.own_step import steps_of
-        from ._shared.replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
-        from ._shared.rows import embeddings, kept_as_rows
+        from .._shared.own_step import steps_of
+        from .._shared.replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
+        from .._shared.rows import embeddings, kept_as_rows
 
         set_threads(1, workload.cores_per_replica)
         use_gpu(0)
