@@ -37,6 +37,7 @@ OFTEN = ("mirrored", "multiworker", "horovod", "ps", "fsdp", "parameter-server")
 VARIANTS = {
     "ps": {"ps:sync=true": ("momentum", "adam")},
     "parameter-server": {"parameter-server:mode=sync,ps=2": ("momentum", "adam")},
+    "model-parallel": dict.fromkeys(["model-parallel", "model-parallel:split=tensor"], ("momentum", "adam")),
     "sandblaster": {"sandblaster:update=optimizer,portions=1": ("momentum", "adam")},
     "allreduce": dict.fromkeys(["allreduce", *ALGORITHMS], ("momentum", "adam")),
     "allgather": {"allgather": ("momentum", "adam"), "allgather:share=weights": ("sgd", "momentum")},
@@ -165,7 +166,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def embedded() -> list[Any]:
-    usual = ("mirrored", "horovod", "ps:sync=true")
+    usual = ("mirrored", "horovod", "ps:sync=true", "model-parallel:split=tensor")
     marks = {name: [] if name in usual else [pytest.mark.exhaustive] for name in SYNCHRONOUS}
     return [pytest.param(name, marks=marks[name]) for name in SYNCHRONOUS if "adam" in SYNCHRONOUS[name]]
 

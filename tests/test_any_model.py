@@ -193,6 +193,8 @@ def cases() -> list[Any]:
         # Each process of local-sgd clips its own gradient, and takes the mean over what its own masks leave.
         if case not in ("scheduled", "accumulated", "masked", "normalised")
         or not name.startswith(("local-sgd", "parameter-server", "sandblaster"))
+        # They have no layer that could be split.
+        if name != "model-parallel:split=tensor" or case not in ("segmentation", "binary")
         # Each process has an optimizer of its own, which follows its own gradients.
         if name != "allgather:share=weights"
     ]

@@ -197,10 +197,11 @@ def test_the_parameters_of_resnet20_are_those_of_the_paper() -> None:
 
 TOLERANCE = 1e-4
 """Of weights, relative to their norm: those of the last normalisation are small sums of many gradients."""
+TENSOR = "model-parallel:split=tensor"
 SMALL = {
-    "recsys:rows=800,width=8": ("horovod", "mirrored", "ps:sync=true", "fsdp"),
-    "transformer:vocabulary=300,width=16": ("ps:sync=true", "multiworker"),
-    "gpt-small:vocabulary=100,width=16,blocks=1": ("mirrored", "allgather"),
+    "recsys:rows=800,width=8": ("horovod", "mirrored", "ps:sync=true", "fsdp", TENSOR),
+    "transformer:vocabulary=300,width=16": ("ps:sync=true", "multiworker", TENSOR),
+    "gpt-small:vocabulary=100,width=16,blocks=1": ("mirrored", "allgather", TENSOR),
 }
 """Strategies that each model is trained by; all but the first are ``exhaustive``."""
 

@@ -17,13 +17,20 @@ every interface, without authentication. Worker 0 builds the whole model before 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..base import Traits
+from ...errors import UsageError
+from ..base import Place, Task, Traits, option
+from ..trainer import Server, Trainer, Workload
 from ._cut_model import CutModel
 
 if TYPE_CHECKING:
+    import keras
+
     from ._schedule import Schedule
+    from ._tensor_split import TensorSplit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +48,61 @@ class ModelParallel(CutModel):
         memory="(W + S)/P by layers",
         failure="the run ends",
     )
+
+    split: Literal["layers", "tensor"] = option("layers", "whole layers, or Dense and Embedding layers within")
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for options that are of whole layers."""
+        super().__post_init__()
+        if self._tensor and (self.cut or self.parts):
+            given = f"cut={self.cut}" if self.cut else f"parts={self.parts}"
+            raise UsageError(
+                f"options cut and parts of strategy {self.name} are for split=layers; with split=tensor each layer has "
+                f"as many parts as there are replicas. Received: {given}."
+            )
+        if self._tensor:
+            for name, value in {"fixed_batch": False, "uneven": True, "delays_parts": False}.items():
+                object.__setattr__(self, name, value)
+
+    @property
+    def _tensor(self) -> TensorSplit | None:
+        from ._tensor_split import TensorSplit
+
+        return TensorSplit() if self.split == "tensor" else None
+
+    def skip(self, replicas: int) -> str | None:
+        """Horovod's reasons, or those of `CutModel`."""
+        return self._tensor.skip(replicas) if self._tensor else super().skip(replicas)
+
+    def skip_batch(self, global_batch: int, replicas: int) -> str | None:
+        """Of parts of layers, each sees the whole batch."""
+        return None if self._tensor else super().skip_batch(global_batch, replicas)
+
+    def skip_optimizer(self, settings: Mapping[str, Any], accumulate: int) -> str | None:
+        """Each part of a layer has an update of its own."""
+        return self._tensor.skip_optimizer(settings, accumulate) if self._tensor else None
+
+    def skip_normaliser(self) -> str | None:
+        """Parts of layers know the whole batch's loss."""
+        return None if self._tensor else super().skip_normaliser()
+
+    def skip_model(self, model: keras.Model, replicas: int) -> str | None:
+        """One that has nothing to split."""
+        return self._tensor.skip_model(model, replicas) if self._tensor else super().skip_model(model, replicas)
+
+    def divides(self, replicas: int) -> bool:
+        """Not by tensors."""
+        return not self._tensor and super().divides(replicas)
+
+    def tasks(self, replicas: int, place: Place) -> list[Task]:
+        """Horovod's processes, or those of `CutModel`."""
+        return self._tensor.tasks(replicas, place) if self._tensor else super().tasks(replicas, place)
+
+    @contextmanager
+    def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer | Server]:
+        """By parts of layers, or by layers."""
+        with self._tensor.trainer(task, workload) if self._tensor else super().trainer(task, workload) as found:
+            yield found
 
     @property
     def _passes(self) -> tuple[int, Schedule]:
