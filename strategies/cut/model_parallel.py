@@ -10,8 +10,15 @@ examples. The model is cut before the run so that the slowest part is as fast as
 layer, and then so that few bytes cross the cuts; ``cut=a+b`` cuts after these layers. ``parts=P`` with N replicas gives
 N/P copies of the model; the mean of their gradients updates all of them.
 
-Limits: only functional and sequential models. Layers that share weights stay in one part. The gRPC servers listen on
-every interface, without authentication. Worker 0 builds the whole model before it cuts it, and evaluates it afterwards.
+``split=tensor`` cuts within Dense and Embedding layers instead. N processes read the same batches, and exchange by
+Horovod's collectives. With X the inputs and f what sees single units, Y = f(X·A) with A cut by columns and Z = Y·B with
+B cut by rows need one all-reduce of Z forward, and one of X's gradient backward. A Dense layer without such a partner is
+cut by columns, and its outputs are all-gathered; an Embedding is cut by ids. All else is computed by every process.
+Source: Shoeybi et al., *Megatron-LM*, arXiv 1909.08053, 2019.
+
+Limits of split=layers: only functional and sequential models. Layers that share weights stay in one part. The gRPC
+servers listen on every interface, without authentication. Of split=tensor: no copies; layers with regularisers or
+constraints are not split. Of both: a process builds the whole model before it is cut; worker 0 evaluates all of it.
 """
 
 from __future__ import annotations
@@ -38,7 +45,7 @@ class ModelParallel(CutModel):
     """One pass over the whole batch."""
 
     name = "model-parallel"
-    summary = "a model's layers over N tasks, one after the other; each holds its own weights"
+    summary = "a model's layers over N tasks, one after the other, or parts of each layer; each holds its own weights"
     family = "cut"
     good_for = "a model that does not fit one device"
     traits = Traits(
@@ -49,7 +56,7 @@ class ModelParallel(CutModel):
         failure="the run ends",
     )
 
-    split: Literal["layers", "tensor"] = option("layers", "whole layers, or Dense and Embedding layers within")
+    split: Literal["layers", "tensor"] = option("layers", "cut between layers, or within Dense and Embedding layers")
 
     def __post_init__(self) -> None:
         """Raises UsageError for options that are of whole layers."""
