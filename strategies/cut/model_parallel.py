@@ -12,8 +12,8 @@ N/P copies of the model; the mean of their gradients updates all of them.
 
 ``split=tensor`` cuts within Dense and Embedding layers instead. N processes read the same batches, and exchange by
 Horovod's collectives. With X the inputs and f what sees single units, Y = f(X·A) with A cut by columns and Z = Y·B with
-B cut by rows need one all-reduce of Z forward, and one of X's gradient backward. A Dense layer without such a partner is
-cut by columns, and its outputs are all-gathered; an Embedding is cut by ids. All else is computed by every process.
+B cut by rows need one all-reduce of Z forward, and one of X's gradient backward. A Dense layer without such a partner
+is cut by columns, and its outputs are all-gathered; an Embedding is cut by ids. All else is computed by every process.
 Source: Shoeybi et al., *Megatron-LM*, arXiv 1909.08053, 2019.
 
 Limits of split=layers: only functional and sequential models. Layers that share weights stay in one part. The gRPC
