@@ -1,8 +1,9 @@
-"""What a leaf of a tree of parameter servers repeats: take the mean of its workers, push it to the root, fetch θ."""
+"""What a server in a tree of parameter servers repeats: take the mean of its members, push it upwards, fetch θ."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -11,29 +12,45 @@ from ._graph import Shared
 from ._sync import Barrier
 
 
+@dataclasses.dataclass(frozen=True)
+class Above:
+    """The server above a server.
+
+    Attributes:
+        barrier: at which it collects what is pushed to it.
+        weights: that it holds, in the order of ``model.weights``.
+        told: what it tells those below; None for the root, whose updates are counted by its barrier's clock.
+    """
+
+    barrier: Barrier
+    weights: Sequence[tf.Variable]
+    told: tf.Variable | None
+
+
 def combine(
-    leaf: Barrier,
-    root: Barrier,
+    own: Barrier,
+    above: Above,
     share_of_all: float,
     index: int,
-    shared: Shared,
     copies: list[tf.Variable],
     told: tf.Variable,
 ) -> tf.Operation:
-    """One step of a leaf: it pushes the weighted mean of its workers to the root and fetches the root's θ.
+    """One step of a server: it pushes the weighted mean of its members to the one above and fetches θ from there.
 
     Args:
-        share_of_all: n_l L / N, so that the root's plain mean over L leaves is the mean over all workers.
+        share_of_all: n M / n_above, so that the plain mean above, over M servers, is the mean over all workers there.
+        index: of this server among those that the one above waits for.
     """
-    clock = leaf.begin()
-    _, pushed = root.push(index, [mean * share_of_all for mean in leaf.take()], clock)
+    clock = own.begin()
+    _, pushed = above.barrier.push(index, [mean * share_of_all for mean in own.take()], clock)
     with tf.control_dependencies(pushed):
-        token, _ = root.wait(index)
+        token, _ = above.barrier.wait(index)
     with tf.control_dependencies([token]):
-        taken = [copy.assign(weight.read_value(), read_value=False) for copy, weight in _pairs(copies, shared)]
-        taken.append(told.assign(tf.stack([clock, clock, clock]), read_value=False))
+        taken = [copy.assign(w.read_value(), read_value=False) for copy, w in zip(copies, above.weights, strict=True)]
+        said = tf.stack([clock, clock, clock]) if above.told is None else above.told.read_value()
+        taken.append(told.assign(said, read_value=False))
     with tf.control_dependencies(taken):
-        return leaf.open()
+        return own.open()
 
 
 def push_at_once(
@@ -57,7 +74,3 @@ def push_at_once(
         kept = told.assign(tf.stack([number, fetched, now]), read_value=False)
     with tf.control_dependencies([kept]):
         return leaf.open()
-
-
-def _pairs(copies: list[tf.Variable], shared: Shared) -> Iterator[tuple[tf.Variable, tf.Variable]]:
-    return zip(copies, shared.weights, strict=True)

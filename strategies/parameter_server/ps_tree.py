@@ -1,18 +1,21 @@
 """A tree of parameter servers: workers push to a leaf, leaves combine what they get and push it to the root.
 
-A leaf l of n_l workers forms the mean g_l of their gradients; ``mode=sync``: the root applies (1/N) Σ n_l g_l once all
-leaves have pushed. ``mode=async``: the root applies each leaf's g_l at once, and leaves do not wait for one another.
-After an update a leaf takes θ from the root, and its workers read it there.
+A server with n workers below it forms the mean of what its members push, weighted by the workers below each, and pushes
+it to the server above. ``mode=sync``: the root applies (1/N) Σ g_i once all have pushed. ``mode=async``: the root
+applies what a server below it pushes at once, and these do not wait for one another. After an update each server takes
+θ from the one above, and workers read it at their leaf. ``depth`` is the number of levels, ``ps`` the number of tasks
+over which the root's weights are dealt.
 Source: Mai et al., *Optimizing Network Performance in Distributed Machine Learning*, HotCloud 2015;
 Hsieh et al., *Gaia*, NSDI 2017.
 
-Limits: two levels; the root is one task. The gRPC servers listen on every interface, without authentication.
+Limits: the gRPC servers listen on every interface, without authentication.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Literal
 
@@ -25,8 +28,23 @@ from ._tasks import ps_tasks
 
 
 @dataclasses.dataclass(frozen=True)
+class Node:
+    """A server below the root.
+
+    Attributes:
+        above: the ps task of the server above it; None for the root.
+        members: its workers, or the ps tasks of the servers below it.
+        workers: how many there are below it.
+    """
+
+    above: int | None
+    members: list[int]
+    workers: int
+
+
+@dataclasses.dataclass(frozen=True)
 class ParameterServerTree(Strategy):
-    """Task 0 of the ps tasks is the root, the others are the leaves."""
+    """Of the ps tasks, the first are the root. Those of the levels below follow, the leaves last."""
 
     name = "ps-tree"
     summary = "parameter servers in a tree: leaves combine their workers' gradients and push them to the root"
@@ -34,34 +52,50 @@ class ParameterServerTree(Strategy):
     good_for = "many workers: the root receives one gradient a leaf"
     needs = "one free TCP port a worker, a leaf and the root"
     traits = Traits(
-        synchronous="yes; mode=async: within a leaf",
-        consistent="yes; mode=async: within a leaf",
-        traffic="W each way; a leaf W more to the root and back",
-        memory="W in transit; leaf W, root W + S",
+        synchronous="yes; mode=async: below a server",
+        consistent="yes; mode=async: below a server",
+        traffic="W each way; a server W more to the one above and back",
+        memory="W in transit; servers W, root W + S",
         failure="the run ends",
     )
 
-    fanout: Annotated[int, Ge(1)] = option(2, "workers of a leaf")
-    mode: Literal["sync", "async"] = option("sync", "whether the root waits for all leaves")
+    fanout: Annotated[int, Ge(1)] = option(2, "workers of a leaf, and servers below one of the levels between")
+    depth: Annotated[int, Ge(2), Le(32)] = option(2, "levels of servers, the root and the leaves included")
+    ps: Annotated[int, Ge(1), Le(4096)] = option(1, "tasks of the root, over which its weights are dealt")
+    mode: Literal["sync", "async"] = option("sync", "whether the root waits for all servers below it")
     port: Annotated[int, Ge(0), Le(65535)] = option(0, "first TCP port, root first, then leaves; 0 takes free ones")
 
-    def leaves(self, replicas: int) -> dict[int, list[int]]:
-        """The workers of each leaf, by the leaf's ps task."""
-        workers = range(replicas)
-        starts = range(0, replicas, self.fanout)
-        return {leaf: list(workers[start : start + self.fanout]) for leaf, start in enumerate(starts, start=1)}
+    def nodes(self, replicas: int) -> dict[int, Node]:
+        """The servers below the root, by their ps tasks."""
+        levels = [_groups(range(replicas), self.fanout)]
+        while len(levels) < self.depth - 1:
+            levels.append(_groups(range(len(levels[-1])), self.fanout))
+        firsts = [self.ps + sum(map(len, levels[level + 1 :])) for level in range(len(levels))]
+        found: dict[int, Node] = {}
+        for level, groups in enumerate(levels):
+            for place, members in enumerate(groups):
+                above = firsts[level + 1] + place // self.fanout if level + 1 < len(levels) else None
+                tasks = [firsts[level - 1] + member for member in members] if level else members
+                workers = sum(found[task].workers for task in tasks) if level else len(members)
+                found[firsts[level] + place] = Node(above, tasks, workers)
+        return found
 
     def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """Each worker fetches the weights from its leaf in each step, and pushes a gradient to it for each update."""
         return replicas * weights_bytes * (1 + 1 / accumulate)
 
     def skip(self, replicas: int) -> str | None:
-        """Replicas need a GPU each where there are any."""
+        """A tree has no levels of a single server but the root; replicas need a GPU each where there are any."""
+        servers, deepest = math.ceil(replicas / self.fanout), 2
+        while servers > self.fanout > 1:
+            servers, deepest = math.ceil(servers / self.fanout), deepest + 1
+        if self.depth > deepest:
+            return f"{replicas} workers with fanout={self.fanout} make {deepest} levels at most; use depth={deepest}"
         return skip_for_gpus(replicas)
 
     def tasks(self, replicas: int, place: Place) -> list[Task]:
-        """The root, the leaves, the workers."""
-        return ps_tasks(1 + len(self.leaves(replicas)), replicas, self.port, place)
+        """The root, the servers below it, the workers."""
+        return ps_tasks(self.ps + len(self.nodes(replicas)), replicas, self.port, place)
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer | Server]:
@@ -70,38 +104,49 @@ class ParameterServerTree(Strategy):
 
         from ._count import Counter
         from ._graph import on_server, share, shared_variable
-        from ._leaf import combine, push_at_once
+        from ._leaf import Above, combine, push_at_once
         from ._session import join
         from ._sync import Barrier, SyncTrainer, update_forever
 
-        leaves = self.leaves(workload.replicas)
-        with join(task, workload) as node, tf.device(node.device):
-            shared = share(workload, node.source, [0])
+        nodes = self.nodes(workload.replicas)
+        with join(task, workload) as member, tf.device(member.device):
+            shared = share(workload, member.source, range(self.ps))
             copies = {
-                leaf: [shared_variable(f"leaf_{leaf}/{w.op.name}", leaf, w.shape, w.dtype) for w in shared.weights]
-                for leaf in leaves
+                node: [shared_variable(f"leaf_{node}/{w.op.name}", node, w.shape, w.dtype) for w in shared.weights]
+                for node in nodes
             }
+            told = {node: shared_variable(f"told_{node}", node, (3,), tf.int64) for node in nodes}
             counter = Counter(lock=True)
-            told = {leaf: shared_variable(f"told_{leaf}", leaf, (3,), tf.int64) for leaf in leaves}
-            root = Barrier(on_server(0), "root_", list(leaves), shared.trained)
+            top = [node for node, each in nodes.items() if each.above is None]
+            root = Barrier(on_server(0), "root_", top, shared.trained)
             meets = {
-                leaf: Barrier(on_server(leaf), f"leaf_{leaf}_", workers, trained)
-                for leaf, workers in leaves.items()
-                for trained in [[copies[leaf][place] for place in shared.places]]
+                node: Barrier(on_server(node), f"leaf_{node}_", each.members, trained)
+                for node, each in nodes.items()
+                for trained in [[copies[node][place] for place in shared.places]]
             }
             if task.role == "worker":
-                leaf = 1 + task.index // self.fanout
+                leaf = max(nodes) + 1 - math.ceil(workload.replicas / self.fanout) + task.index // self.fanout
                 yield SyncTrainer(
-                    node, workload, shared, meets[leaf], copies[leaf], told[leaf], copies=list(copies.values())
+                    member, workload, shared, meets[leaf], copies[leaf], told[leaf], copies=list(copies.values())
                 )
-            elif task.index == 0:
-                yield node.server(shared.weights, update_forever(root, shared) if self.mode == "sync" else None)
+            elif task.index not in nodes:
+                updates = task.index == 0 and self.mode == "sync"
+                yield member.server(shared.weights, update_forever(root, shared) if updates else None)
             else:
-                leaf = task.index
-                share_of_all = len(leaves[leaf]) * len(leaves) / workload.replicas
-                loop = (
-                    combine(meets[leaf], root, share_of_all, leaf, shared, copies[leaf], told[leaf])
-                    if self.mode == "sync"
-                    else push_at_once(meets[leaf], counter, shared, copies[leaf], told[leaf])
-                )
-                yield node.server(copies[leaf], loop)
+                own, node = nodes[task.index], task.index
+                if own.above is None and self.mode == "async":
+                    loop = push_at_once(meets[node], counter, shared, copies[node], told[node])
+                else:
+                    beside, workers = (top, workload.replicas)
+                    above = Above(root, shared.weights, None)
+                    if own.above is not None:
+                        beside, workers = nodes[own.above].members, nodes[own.above].workers
+                        above = Above(meets[own.above], copies[own.above], told[own.above])
+                    share_of_all = own.workers * len(beside) / workers
+                    loop = combine(meets[node], above, share_of_all, node, copies[node], told[node])
+                yield member.server(copies[node], loop)
+
+
+def _groups(members: Sequence[int], most: int) -> list[list[int]]:
+    """In order, each of so many but the last."""
+    return [list(members[start : start + most]) for start in range(0, len(members), most)]
