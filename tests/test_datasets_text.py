@@ -163,7 +163,8 @@ def test_a_trial_takes_it(work: dict[str, Any]) -> None:
 
 
 WHOLE = [name for name, cls in available().items() if cls.synchronous and not name.startswith(("ps", *CUT))]
-USUAL = ("fit", "fsdp")
+WHOLE += ["sandblaster:update=optimizer", "model-parallel:split=tensor"]
+USUAL = ("fit", "fsdp", "sandblaster:update=optimizer")
 
 
 @pytest.mark.slow
@@ -171,7 +172,7 @@ USUAL = ("fit", "fsdp")
     "strategy", [pytest.param(name, marks=[] if name in USUAL else [pytest.mark.exhaustive]) for name in WHOLE]
 )
 def test_every_strategy_trains_as_keras(strategy: str, work: dict[str, Any], tmp_path: Path) -> None:
-    cls = available()[strategy]
+    cls = available()[strategy.partition(":")[0]]
     replicas = 1 if cls.max_replicas == 1 else 2
     if (problem := cls().skip(replicas)) is not None:
         pytest.skip(problem)

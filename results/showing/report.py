@@ -288,17 +288,20 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
             lines.append(f"{name} faults: {row['fault']}{_share_lost(row)}")
         if row["cut"]:
             lines.append(f"{name}: cut into {row['cut']}{_bubble(row)}")
-        if not math.isnan(row["evaluations_per_step"]):
-            lines.append(f"{name}: {_evaluations(row)}")
+        if asked := _evaluations(row):
+            lines.append(f"{name}: {asked}")
         if exchanged := _exchanged(row):
             lines.append(f"{name}: {exchanged}")
     return lines
 
 
 def _evaluations(row: Row) -> str:
-    words = f"{row['evaluations_per_step']:.2f} evaluations of loss and gradient a step"
-    repeated = row["portions_repeated"]
-    return f"{words}, {_count(repeated, 'portion')} given to a second worker" if repeated else words
+    words = []
+    if not math.isnan(row["evaluations_per_step"]):
+        words.append(f"{row['evaluations_per_step']:.2f} evaluations of loss and gradient a step")
+    if row["portions_repeated"] > 0:
+        words.append(f"{_count(row['portions_repeated'], 'portion')} given to a second worker")
+    return ", ".join(words)
 
 
 def _bubble(row: Row) -> str:

@@ -170,10 +170,8 @@ class SandblasterTrainer(Trainer):
 
     def figures(self) -> Mapping[str, float]:
         """See `Trainer.figures`."""
-        return {
-            "evaluations_per_step": self._evaluations / max(1, self._steps),
-            "portions_repeated": self._portions.repeated,
-        }
+        evaluations = {"evaluations_per_step": self._evaluations / max(1, self._steps)} if self._lbfgs else {}
+        return evaluations | {"portions_repeated": self._portions.repeated}
 
     def weights(self) -> list[np.ndarray | None]:
         """See `Trainer.weights`: fetched from the shards."""

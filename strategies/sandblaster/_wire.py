@@ -15,7 +15,8 @@ Words = Mapping[str, Any]
 
 def tell(messages: Messages, to: int, words: Words, arrays: Sequence[np.ndarray] = ()) -> None:
     """Send ``words``, which JSON can hold, and arrays of any shapes and types."""
-    kinds = [(each.dtype.name, each.shape) for each in arrays]
+    # The name of bfloat16 is its own; that of a text's type leaves out how long it is.
+    kinds = [(each.dtype.str if each.dtype.kind in "SU" else each.dtype.name, each.shape) for each in arrays]
     text = np.frombuffer(json.dumps([words, kinds]).encode(), np.uint8)
     messages.send(to, np.array([len(text)], np.uint32))
     messages.send(to, text)

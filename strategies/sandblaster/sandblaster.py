@@ -54,6 +54,7 @@ class Sandblaster(Strategy):
     synchronous = False
     uneven = True
     delays_parts = True
+    new_models = True
     traits = Traits(
         synchronous="yes",
         consistent="yes",
