@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -242,3 +246,62 @@ def test_no_worker_begins_before_the_ps_tasks_reach_one_another(reachable: bool)
         else:
             with pytest.raises(UnlinkedError):
                 sessions.open(leads)
+
+
+LINEAR = """
+import keras
+
+
+def mean(y_true, y_pred):
+    return keras.ops.mean(y_pred, axis=-1)
+
+
+def model(shape, classes):
+    model = keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(1)])
+    model.compile(loss=mean)
+    return model
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fetch", "push", "steps"), [(1, 1, 31), (2, 3, 20), (1, 1, 1)])
+def test_overlapping_loops_lose_no_gradient_and_repeat_none(
+    fetch: int, push: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_strays: None
+) -> None:
+    """Gradients that don't depend on the weights add up to the same, whenever they come."""
+    (tmp_path / "linear_model.py").write_text(LINEAR)
+    monkeypatch.chdir(tmp_path)
+    work = {"model": "linear_model:model", "dataset": "mnist-12k", "steps": steps, "optimizer": "sgd"}
+    reference = f"ps:mode=downpour,fetch={fetch},push={push},overlap=true,lock=true"
+    final, logs = run(make_spec(reference, 2, learning_rate=0.1, **work), tmp_path / "run")
+    # Two workers' updates, where one process applies their mean.
+    expected, _ = run(make_spec("single", 1, learning_rate=0.2, **work), tmp_path / "single")
+    assert_close(final, expected)
+    rows = [row for _, row in events(logs)]
+    assert [row["update"] for row in rows] == list(range(len(rows)))
+    assert all(0 <= row["staleness"] <= row["update"] - row["fetched"] for row in rows)
+    assert {int(log.updates["step"][-1]) for log in logs} == {steps - 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overlap", [True, False])
+def test_overlapping_loops_go_on_while_a_ps_task_does_not_answer(
+    overlap: bool, tmp_path: Path, no_strays: None
+) -> None:
+    """The system stops it: an injected pause would be waited for."""
+    reference = f"ps:mode=downpour,overlap={str(overlap).lower()}"
+    spec = make_spec(reference, 1, steps=250, inject=["slow:worker=0,seconds=0.02"])
+    known: dict[str, int] = {}
+
+    def listen(label: str, event: dict[str, Any]) -> None:
+        if event["event"] == "start":
+            known[label] = event["pid"]
+        if event["event"] == "steps" and event["rows"][-1][1] > 20 and "stopped" not in known:
+            known["stopped"] = known["ps-0"]
+            os.kill(known["ps-0"], signal.SIGSTOP)
+            threading.Timer(2, os.kill, (known["ps-0"], signal.SIGCONT)).start()
+
+    assert launch(spec, tmp_path / "run", listen=listen).status == "ok"
+    log = journal.read(tmp_path / "run" / "worker-0.jsonl")
+    assert (max(log.steps["step_seconds"][2:]) > 1.5) != overlap
+    assert (len(log.updates) == 250) != overlap

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
 import tensorflow as tf
 
 from .._shared.replica import size_bytes
@@ -17,13 +21,15 @@ v1 = tf.compat.v1
 class DownpourTrainer(PsTrainer):
     """Every ``fetch`` steps it takes θ from the servers; every ``push`` steps it sends them the sum of its gradients.
 
-    In between it updates its own weights by plain gradient descent, θ_i ← θ_i − η·g.
+    In between it updates its own weights by plain gradient descent, θ_i ← θ_i − η·g. With ``overlap`` it goes on with
+    its steps meanwhile: it takes θ when it has come, and adds gradients to the next sum while one is sent.
 
     Args:
         servers: how many ps tasks hold weights.
         lock: see `Counter`.
         fetch, push: n_fetch and n_push, in steps.
         warm_start: steps that worker 0 takes before the others begin.
+        overlap: whether fetches and pushes go on beside the steps.
     """
 
     def __init__(
@@ -35,17 +41,23 @@ class DownpourTrainer(PsTrainer):
         fetch: int,
         push: int,
         warm_start: int,
+        overlap: bool,
     ):
         self._fetch_every, self._push_every = fetch, push
         self._warm_start = warm_start if workload.replicas > 1 else 0
-        self._step, self._fetched, self._pushed_since, self._blocked = 0, 0, 0, 0.0
+        self._overlap = overlap
+        self._step, self._fetched, self._sent_fetched, self._blocked, self._due = 0, 0, 0, 0.0, False
+        self._numbers: list[int] = []
+        self._fetching, self._pushing = Beside("fetch"), Beside("push")
         with tf.device(node.device):
             shared = share(workload, node.source, range(servers), worker=node.task.index, lock=lock)
             super().__init__(node, workload, shared)
             counter = Counter(lock)
             own = [own_variable("own", weight) for weight in shared.weights]
             sums = [own_variable("sum", weight) for weight in shared.trained]
-            fetching = self._build_fetch(counter, own)
+            come = [own_variable("come", weight) for weight in shared.weights] if overlap else own
+            fetching = self._build_fetch(counter, come)
+            adopting = [variable.assign(value.read_value(), read_value=False) for variable, value in _pairs(own, come)]
             work = compute(workload, node.source, [variable.read_value() for variable in own])
             rate = v1.placeholder(tf.float32, ())
             with tf.control_dependencies([*work.gradients, *work.moved.values()]):
@@ -53,16 +65,20 @@ class DownpourTrainer(PsTrainer):
                 for place, total, gradient in zip(shared.places, sums, work.gradients, strict=True):
                     learning.append(own[place].assign_sub(rate * gradient, read_value=False))
                     learning.append(total.assign_add(gradient, read_value=False))
-            pushing = self._build_push(counter, own, sums)
+            fixed = [own[place] for place in range(len(own)) if place not in shared.places]
+            sent = [own_variable("sent", each) for each in [*shared.trained, *self._fixed]] if overlap else []
+            stashing = _moved([*sums, *fixed], sent, cleared=sums)
+            pushing = self._build_push(counter, sent or [*sums, *fixed], cleared=[] if overlap else sums)
             with tf.device(FIRST):
                 warm = tf.queue.FIFOQueue(-1, [tf.bool], [()], shared_name="warm")
                 warmed, wait = warm.enqueue_many([tf.fill([workload.replicas - 1], True)]), tf.group(warm.dequeue())
                 with tf.control_dependencies([(began := tf.timestamp())]), tf.control_dependencies([wait]):
                     waited = tf.timestamp() - began
-        self.memory = Memory(size_bytes(own), 0, size_bytes(sums))
+        self.memory = Memory(size_bytes(own), 0, size_bytes([*sums, *sent, *(come if overlap else [])]))
         self.connect()
         run = self.session.make_callable
         self._take, self._send, self._warmed, self._wait = run(fetching), run(pushing), run(warmed), run(waited)
+        self._adopt, self._stash = run(tf.group(*adopting)), run(stashing)
         self._learn = run([work.loss, tf.group(*learning)], [*work.feeds, rate])
 
     def _build_fetch(self, counter: Counter, own: list[tf.Variable]) -> list[tf.Tensor | tf.Operation]:
@@ -70,42 +86,128 @@ class DownpourTrainer(PsTrainer):
         taken = [variable.assign(value, read_value=False) for variable, value in zip(own, values, strict=True)]
         return [fetched, tf.group(leave, *taken)]
 
+    @property
+    def _fixed(self) -> list[tf.Variable]:
+        """Weights on the servers that are not trained, as moving statistics."""
+        return [each for place, each in enumerate(self._shared.weights) if place not in self._shared.places]
+
     def _build_push(
-        self, counter: Counter, own: list[tf.Variable], sums: list[tf.Variable]
+        self, counter: Counter, values: Sequence[tf.Variable], cleared: Sequence[tf.Variable]
     ) -> list[tf.Tensor | tf.Operation]:
-        """Push the sums and this replica's moving statistics, then set the sums to zero."""
+        """Push sums and this replica's moving statistics, then set ``cleared`` to zero."""
         shared = self._shared
-        gradients = at_servers([total.read_value() for total in sums], shared.trained)
-        fixed = [place for place in range(len(own)) if place not in shared.places]
-        values = at_servers([own[place].read_value() for place in fixed], [shared.weights[place] for place in fixed])
+        placed = at_servers([each.read_value() for each in values], [*shared.trained, *self._fixed])
+        gradients, statistics = placed[: len(shared.trained)], placed[len(shared.trained) :]
 
         def apply() -> list[tf.Operation]:
-            moves = [shared.weights[p].assign(v, read_value=False) for p, v in zip(fixed, values, strict=True)]
+            moves = [each.assign(value, read_value=False) for each, value in _pairs(self._fixed, statistics)]
             return [*shared.apply(gradients), *moves]
 
-        number, leave = counter.push([*gradients, *values], apply)
+        number, leave = counter.push(placed, apply)
         with tf.control_dependencies([leave]):
-            cleared = [total.assign(tf.zeros_like(total), read_value=False) for total in sums]
-        return [number, tf.group(leave, *cleared)]
+            zero = [total.assign(tf.zeros_like(total), read_value=False) for total in cleared]
+        return [number, tf.group(leave, *zero)]
 
     def advance(self, batch: Batch) -> tuple[float, Update | None]:
         """See `PsTrainer`. After the last step it pushes what is left."""
         if self._step == 0 and self._warm_start and self.rank:
             self._blocked = float(self._wait())
-        if self._step % self._fetch_every == 0:
-            self._fetched, self._pushed_since = int(self._take()[0]), 0
+        # What one worker does for all is there before the others begin.
+        beside = self._overlap and (bool(self.rank) or self._step >= self._warm_start)
+        self._fetch(beside)
         loss, _ = self._learn(*tf.nest.flatten(batch), self._learning_rate)
         self._step += 1
-        update = None
-        if self._step % self._push_every == 0 or self._done + 1 == self._total:
-            update = self._push()
+        self._due |= self._step % self._push_every == 0
+        left = self._total - self._done - 1
+        update = self._push_beside(left) if beside and left else self._push() if self._due or not left else None
         if self._warm_start and not self.rank and self._step == self._warm_start:
             self._warmed()
         return float(loss), update
 
+    def _fetch(self, beside: bool) -> None:
+        """Begin a fetch if it is time, and take what has come."""
+        due = self._step % self._fetch_every == 0
+        if not beside or not self._step:
+            if due:
+                self._fetched = int(self._take()[0])
+                if self._overlap:
+                    self._adopt()
+            return
+        if self._fetching.ended:
+            self._fetched = int(self._fetching.result()[0])
+            self._adopt()
+        if due and self._fetching.free:
+            self._fetching.begin(self._take)
+
     def _push(self) -> Update:
-        number = int(self._send()[0])
-        stale = number - self._fetched - self._pushed_since
-        self._pushed_since += 1
+        self._due = False
+        if self._overlap:
+            self._fetching.wait()
+            self._stash()
+        return self._pushed(self._fetched, int(self._send()[0]))
+
+    def _push_beside(self, left: int) -> Update | None:
+        """What has become of the push before, once it has ended; by the last step, which pushes by itself, it has.
+
+        Args:
+            left: steps after this one.
+        """
+        update = None
+        if self._pushing.ended or (left == 1 and not self._pushing.free):
+            update = self._pushed(self._sent_fetched, int(self._pushing.result()[0]))
+        if self._due and self._pushing.free and left > 1:
+            self._due, self._sent_fetched = False, self._fetched
+            self._stash()
+            self._pushing.begin(self._send)
+        return update
+
+    def _pushed(self, fetched: int, number: int) -> Update:
+        own = sum(each >= fetched for each in self._numbers)
+        self._numbers = [each for each in self._numbers if each >= self._fetched] + [number]
         blocked, self._blocked = self._blocked, 0.0
-        return Update(number, self._fetched, stale, blocked_seconds=blocked)
+        return Update(number, fetched, number - fetched - own, blocked_seconds=blocked)
+
+
+class Beside:
+    """One call at a time in a thread of its own."""
+
+    def __init__(self, name: str):
+        self._pool = ThreadPoolExecutor(1, name)
+        self._call: Future[Any] | None = None
+
+    def begin(self, call: Callable[[], Any]) -> None:
+        """Call it now. The one before must have ended, and its result been taken."""
+        self._call = self._pool.submit(call)
+
+    @property
+    def free(self) -> bool:
+        """Whether there is neither a call nor a result."""
+        return self._call is None
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is a result."""
+        return self._call is not None and self._call.done()
+
+    def wait(self) -> None:
+        """For the call, if there is one; its result is dropped."""
+        if self._call:
+            self.result()
+
+    def result(self) -> Any:
+        """Of the call, or what it raised."""
+        assert self._call is not None
+        call, self._call = self._call, None
+        return call.result()
+
+
+def _pairs(one: Sequence[Any], other: Sequence[Any]) -> list[tuple[Any, Any]]:
+    return list(zip(one, other, strict=True))
+
+
+def _moved(values: Sequence[tf.Variable], into: Sequence[tf.Variable], cleared: Sequence[tf.Variable]) -> tf.Operation:
+    """Copy the values, and set some of them to zero then; nothing if there is no place for them."""
+    if not into:
+        return tf.no_op()
+    with tf.control_dependencies([to.assign(each.read_value(), read_value=False) for to, each in _pairs(into, values)]):
+        return tf.group(*[total.assign(tf.zeros_like(total), read_value=False) for total in cleared])

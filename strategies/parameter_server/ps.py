@@ -9,8 +9,9 @@ A worker reads θ, computes g over its part of the global batch and pushes it. `
 - ``ssp``: as async, but a worker at clock c goes on only while c − min(clocks) ≤ ``staleness``; 0 is ``sync``
   (Ho et al., *More Effective Distributed ML via a Stale Synchronous Parallel Parameter Server*, NIPS 2013).
 - ``downpour``: a worker fetches θ every ``fetch`` steps and pushes the sum of its gradients every ``push`` steps; in
-  between it updates its own copy by its own gradients. ``warm_start``: worker 0 alone takes so many steps first.
-  Adagrad on the servers is ``--optimizer adagrad`` (Dean et al., *Large Scale Distributed Deep Networks*, NIPS 2012).
+  between it updates its own copy by its own gradients. ``overlap=true``: fetching, computing and pushing are three
+  loops that do not wait for one another. ``warm_start``: worker 0 alone takes so many steps first. Adagrad on the
+  servers is ``--optimizer adagrad`` (Dean et al., *Large Scale Distributed Deep Networks*, NIPS 2012).
 
 When a worker dies, async and downpour continue without it, and sync continues without up to ``backup`` workers.
 ``restart=true`` starts it again. ``checkpoint_every=k``: the first remaining worker saves what the servers hold. A ps
@@ -44,6 +45,7 @@ _ONLY = {
     "fetch": "downpour",
     "push": "downpour",
     "warm_start": "downpour",
+    "overlap": "downpour",
     "restart": "async",
     "checkpoint_every": "async",
 }
@@ -77,6 +79,7 @@ class ParameterServer(Strategy):
     fetch: Annotated[int, Ge(1)] = option(1, "downpour: steps between fetches of the weights")
     push: Annotated[int, Ge(1)] = option(1, "downpour: steps between pushes of the summed gradients")
     warm_start: Annotated[int, Ge(0)] = option(0, "downpour: steps of worker 0 before the others begin")
+    overlap: bool = option(False, "downpour: fetches and pushes go on beside the steps")
     restart: bool = option(False, "async: a worker that died is started again")
     checkpoint_every: Annotated[int, Ge(0)] = option(
         0, "async: steps of a worker between checkpoints, from which a ps task that died comes back; 0 for none"
@@ -181,7 +184,8 @@ class ParameterServer(Strategy):
 
         with join(task, workload) as node, tf.device(node.device):
             if task.role == "worker" and self._rule == "downpour":
-                yield DownpourTrainer(node, workload, self.ps, self.lock, self.fetch, self.push, self.warm_start)
+                loops = (self.fetch, self.push, self.warm_start, self.overlap)
+                yield DownpourTrainer(node, workload, self.ps, self.lock, *loops)
                 return
             # A lock holds whole weights, and late gradients need a place to wait, so both exchange all rows.
             tables = {} if self.lock or self.backup else tables_of(workload, node.source.model)
