@@ -297,39 +297,39 @@ class TestTrial:
     def test_a_good_model_passes(self, write: Write, starter: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("KERAS_BACKEND", "jax")
         good = write("print('noise')\ndef make(shape, classes): return layered(shape, classes)")
-        assert trying.check(make_spec(model=good), starter) == trying.Tried()
+        assert trying.check([make_spec(model=good)], starter) == trying.Tried()
 
     def test_one_and_the_same_model_is_noticed(self, write: Write) -> None:
         same = write("one = layered((28, 28, 1), 10)\ndef make(): return one")
-        assert trying.check(make_spec(model=same), STARTER) == trying.Tried(same=True)
+        assert trying.check([make_spec(model=same)], STARTER) == trying.Tried(same=True)
 
     def test_a_built_in_model_needs_no_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(trying, "ask", None)
-        trying.check(make_spec(model="cnn"), STARTER)
+        trying.check([make_spec(model="cnn")], STARTER)
 
     @pytest.mark.parametrize("code", [0, 2])
     def test_a_module_that_exits_is_refused(self, code: int, write: Write, starter: Starter) -> None:
         reference = write(f"import sys\nsys.exit({code})")
         with pytest.raises(UsageError, match=reference):
-            trying.check(make_spec(model=reference), starter)
+            trying.check([make_spec(model=reference)], starter)
 
     @pytest.mark.parametrize("case", ["too few outputs", "it raises"])
     def test_a_bad_one_is_refused_in_one_line(self, case: str, write: Write, starter: Starter) -> None:
         text, message = REFUSED[case]
         with pytest.raises(UsageError) as caught:
-            trying.check(make_spec(model=write(text)), starter)
+            trying.check([make_spec(model=write(text))], starter)
         assert message in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
     def test_a_process_that_dies_is_refused_too(self, write: Write, starter: Starter) -> None:
         reference = write("import os\nos.abort()")
         with pytest.raises(UsageError, match=f"{reference} can't be tried") as caught:
-            trying.check(make_spec(model=reference), starter)
+            trying.check([make_spec(model=reference)], starter)
         assert len(str(caught.value).splitlines()) == 1
 
     def test_one_that_does_not_end_is_refused(self, write: Write, starter: Starter, no_strays: None) -> None:
         reference = write("import time\nwhile True: time.sleep(1)")
         with pytest.raises(UsageError, match=rf"{reference} can't be tried: it took more than 3 s \(--timeout\)"):
-            trying.check(make_spec(model=reference, timeout=3.0), starter)
+            trying.check([make_spec(model=reference, timeout=3.0)], starter)
 
     @pytest.mark.slow
     @pytest.mark.parametrize(

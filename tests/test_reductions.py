@@ -149,13 +149,12 @@ def _call_as_a_stranger(host: str, port: int) -> None:
 
 
 def test_a_peer_that_is_gone_is_named() -> None:
-    mine, other = socket.socketpair()
-    messages = Messages.__new__(Messages)
-    messages.rank, messages.size, messages.rounds = 0, 4, 0
-    messages._connections = {3: mine}
-    mine.setblocking(False)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        other = socket.create_connection(listening.getsockname())
+        mine, _ = listening.accept()
+    messages = Messages(0, {3: mine}, [f"worker-{rank}" for rank in range(4)])
     other.close()
-    with pytest.raises(RunError, match="worker-3 has closed its connection"):
+    with mine, pytest.raises(RunError, match="worker-3 has closed its connection"):
         messages.receive(3, np.zeros(4))
 
 

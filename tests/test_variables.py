@@ -92,7 +92,7 @@ def test_stray_modules_change_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     program = [sys.executable, "-P", "-m", recorder.__name__]
     assert "a file of the current folder" not in subprocess.run(program, capture_output=True, text=True).stderr
     with pytest.raises(Exception, match="nowhere does not import"):
-        trying.check(make_spec(model="nowhere:model"), Starter(forks=False))
+        trying.check([make_spec(model="nowhere:model")], Starter(forks=False))
 
 
 @pytest.mark.slow
