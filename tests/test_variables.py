@@ -40,8 +40,12 @@ def test_a_launcher_gets_what_starting_needs_and_what_the_user_names() -> None:
 
 def test_its_workers_read_the_rest_but_not_a_place_in_another_job() -> None:
     environ = {**os.environ, **SECRETS, **PLACE, "OTHER": "1", "BASH_FUNC_x%%": "() { :; }"}
-    starter = subprocess.Popen([sys.executable, "-Sc", "input()"], env=environ, stdin=subprocess.PIPE)
+    program = "print('begun', flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    starter = subprocess.Popen([sys.executable, "-Sc", program], env=environ, **pipes)
     try:
+        # The kernel may not show the environment of a process that has only just become this program.
+        starter.stdout.readline()
         given = {"OTHER": "mine", "PATH": "/bin"}
         variables.take_rest(starter.pid, given)
     finally:
