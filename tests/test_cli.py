@@ -101,6 +101,18 @@ class TestOwnOptimizer:
         )
         assert unused.endswith("not used of model users:model: jit")
 
+    def test_a_strategy_with_an_optimizer_of_its_own_says_so(
+        self, planned: list[RunSpec], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert call("compare", "-s", "sandblaster", "-s", "mirrored", *self.WORK, "--lr-schedule", "cosine") == 0
+        lbfgs, other = planned
+        assert (lbfgs.optimizer, lbfgs.learning_rate, lbfgs.lr_schedule) == ("own: L-BFGS, history 10", 1.0, "constant")
+        assert (other.optimizer, other.learning_rate) == ("adamw:weight_decay=0.02", 0.25)
+        assert other.lr_schedule == "cosine"
+        said = capsys.readouterr().err.splitlines()
+        assert "sandblaster trains by L-BFGS, history 10, whatever --optimizer" in said[0]
+        assert "model users:model is trained by its own optimizer" in said[1]
+
     def test_flags_win(self, planned: list[RunSpec], capsys: pytest.CaptureFixture[str]) -> None:
         assert call("run", "-s", "mirrored", *self.WORK, "--learning-rate", "0.5") == 0
         assert call("run", "-s", "mirrored", *self.WORK, "--optimizer", "adam") == 0

@@ -104,13 +104,13 @@ class Grid:
         Raises:
             UsageError: the model can't be trained as the flags say.
         """
-        spec, job = self.specs[0], self._job
+        spec, job = self._by_flags, self._job
         if job and job.rank and trying.needs_trial(self.specs) and self._flags["optimizer"] is not None:
             return
-        tried = trying.check(self.specs, self._starter)
-        by_strategies = all(each.optimizer.startswith(optimizers.OWN) for each in self.specs)
-        own = self._flags["optimizer"] is None and bool(tried.optimizer or tried.problem) and not by_strategies
-        words = []
+        tried = trying.check([spec, *self.specs], self._starter)
+        by_strategy = spec.optimizer.startswith(optimizers.OWN)
+        own = self._flags["optimizer"] is None and bool(tried.optimizer or tried.problem) and not by_strategy
+        words = self._by_strategies()
         if tried.own_optimizers:
             words.append(self._take_own_of_step(tried))
         elif own:
@@ -132,6 +132,21 @@ class Grid:
         self._tried = tried
         if job and (reason := self.why_not(self.specs[0])):
             raise UsageError(f"model {spec.model} can't be trained so: {reason}")
+
+    @property
+    def _by_flags(self) -> RunSpec:
+        """The first spec that has the optimizer, rate and schedule of the flags: a strategy may have its own."""
+        return min(self.specs, key=lambda each: each.optimizer.startswith(optimizers.OWN))
+
+    def _by_strategies(self) -> list[str]:
+        """What trains in place of the flags' optimizer, of each strategy that has its own."""
+        own = dict.fromkeys((each.strategy, each.optimizer) for each in self.specs)
+        return [
+            f"{name} trains by {optimizer.removeprefix(optimizers.OWN)}, whatever --optimizer, --clip-norm and the "
+            "learning rate's flags say"
+            for name, optimizer in own
+            if optimizer.startswith(optimizers.OWN)
+        ]
 
     def why_not(self, spec: RunSpec) -> str:
         """Why this run would fail, or not train what one replica does, by what the trial found; empty otherwise."""
@@ -185,7 +200,7 @@ class Grid:
         if tried.problem:
             raise UsageError(f"{tried.problem} Choose another one by --optimizer.")
         rate = self._flags["learning_rate"] or tried.learning_rate
-        before = self.specs[0]
+        before = self._by_flags
         scheduled = bool(tried.schedule) and self._flags["learning_rate"] is None and before.lr_schedule == CONSTANT
         if tried.schedule and not scheduled and self._flags["learning_rate"] is None:
             raise UsageError(

@@ -20,8 +20,8 @@ import tensorflow as tf
 
 from ...errors import RunError
 from .._shared.clip import Clip
-from .._shared.constraints import skip_constraints
 from .._shared.replica import loss_with, release, size_bytes
+from .._shared.whole_weights import skip_constraints
 from ..trainer import Batch, Workload
 from ._collective import broadcast, mean_over_ranks
 from ._reshard import plan

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .._shared.constraints import skip_constraints
+from .._shared.whole_weights import skip_constraints, skip_optimizers
 from ..base import Task, Traits, option
 from ..trainer import Batch, Trainer, Workload
 from ._collective import Collective
@@ -52,10 +52,7 @@ class Fsdp(Collective):
 
     def skip_optimizer(self, settings: Mapping[str, Any], accumulate: int) -> str | None:
         """Those that use a whole weight's norm, rows or columns."""
-        name = settings["name"]
-        if name in ("Adafactor", "Lamb", "Muon"):
-            return f"{name} updates whole weights and each process holds parts; use an optimizer such as adamw"
-        return None
+        return skip_optimizers(settings)
 
     def skip_model(self, model: keras.Model, replicas: int) -> str | None:
         """Constraints are of whole weights."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from .._shared.whole_weights import skip_optimizers
 from ..base import Task
 from ..collectives._collective import Collective, broadcast
 from ..trainer import Batch, Trainer, Workload
@@ -24,9 +25,7 @@ class TensorSplit(Collective):
 
     def skip_optimizer(self, settings: Mapping[str, Any], accumulate: int) -> str | None:
         """Those that use a whole weight's norm, rows or columns."""
-        if settings["name"] in ("Adafactor", "Lamb", "Muon"):
-            return f"{settings['name']} updates whole weights and each process holds parts; use one such as adamw"
-        return None
+        return skip_optimizers(settings)
 
     def skip_model(self, model: keras.Model, replicas: int) -> str | None:
         """One without layers to split."""

@@ -66,7 +66,7 @@ class ParameterServerTree(Strategy):
     port: Annotated[int, Ge(0), Le(65535)] = option(0, "first TCP port, root first, then leaves; 0 takes free ones")
 
     def nodes(self, replicas: int) -> dict[int, Node]:
-        """The servers below the root, by their ps tasks."""
+        """The servers below the root, by their ps tasks, leaves first."""
         levels = [_groups(range(replicas), self.fanout)]
         while len(levels) < self.depth - 1:
             levels.append(_groups(range(len(levels[-1])), self.fanout))
@@ -125,7 +125,7 @@ class ParameterServerTree(Strategy):
                 for trained in [[copies[node][place] for place in shared.places]]
             }
             if task.role == "worker":
-                leaf = max(nodes) + 1 - math.ceil(workload.replicas / self.fanout) + task.index // self.fanout
+                leaf = list(nodes)[task.index // self.fanout]
                 yield SyncTrainer(
                     member, workload, shared, meets[leaf], copies[leaf], told[leaf], copies=list(copies.values())
                 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -11,12 +10,14 @@ from typing import Self
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from ...errors import RunError
-from .._shared.constraints import skip_constraints
 from .._shared.held import tell as tell_held
 from .._shared.messages import Messages
 from .._shared.replica import release, size_bytes
+from .._shared.vectors import flat, parts
+from .._shared.whole_weights import skip_constraints
 from ..trainer import Batch, Memory, StepResult, Trainer, Workload, examples_of
 from ._lbfgs import Lbfgs
 from ._portions import Evaluation, Portions
@@ -179,13 +180,11 @@ class SandblasterTrainer(Trainer):
         trained, fixed = self._shards.get("weights", "fixed")
         moved = [each for each in model.non_trainable_variables if is_moved(each)]
         counted = [each for each in model.non_trainable_variables if not is_moved(each)]
-        values = {id(v): each for v, each in zip(counted, self._counts, strict=True)}
-        for variables, vector in ((model.trainable_variables, trained), (moved, fixed)):
-            ends = np.cumsum([math.prod(each.shape) for each in variables])
-            pieces = np.split(vector, ends[:-1]) if variables else []
-            values |= {id(v): each.reshape(v.shape).astype(v.dtype) for v, each in zip(variables, pieces, strict=True)}
-        return [values[id(each)] for each in model.weights]
+        variables = [*counted, *model.trainable_variables, *moved]
+        values = [*self._counts, *parts(trained, model.trainable_variables), *parts(fixed, moved)]
+        found = {id(v): np.asarray(each).astype(v.dtype) for v, each in zip(variables, values, strict=True)}
+        return [found[id(each)] for each in model.weights]
 
 
 def _vector(variables: Sequence[keras.Variable]) -> np.ndarray:
-    return np.concatenate([np.empty(0, np.float32), *(np.ravel(each.numpy()).astype(np.float32) for each in variables)])
+    return flat([tf.cast(each.value, tf.float32) for each in variables]).numpy()

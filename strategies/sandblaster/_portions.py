@@ -54,7 +54,7 @@ class Portions:
         backup: whether portions are given twice.
 
     Attributes:
-        given, repeated: how many were, so far.
+        repeated: how many were given to a second worker, so far.
     """
 
     def __init__(self, workers: Collection[int], backup: bool, clock: Callable[[], float] = time.monotonic):
@@ -68,7 +68,7 @@ class Portions:
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
         self._error: BaseException | None = None
         self._closed = False
-        self.given = self.repeated = 0
+        self.repeated = 0
 
     def begin(self, evaluation: Evaluation) -> None:
         """Its portions are to be computed. Answers for those of the one before no longer count."""
@@ -86,7 +86,6 @@ class Portions:
                 index, wait = self._choose(worker)
                 if index is not None and self._evaluation:
                     holders = self._held.setdefault(index, {})
-                    self.given += 1
                     self.repeated += bool(holders)
                     holders[worker] = self._clock()
                     self._had.setdefault(index, set()).add(worker)

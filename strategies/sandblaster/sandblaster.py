@@ -29,17 +29,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
-from .._shared.constraints import skip_constraints
 from .._shared.devices import skip_for_gpus
 from .._shared.messages import PEERS_VARIABLE, connected
+from .._shared.remote import REMOTE, others_do_its_work
+from .._shared.whole_weights import skip_constraints, skip_optimizers
 from ..base import Place, Reaction, Strategy, Task, Traits, option
 from ..trainer import Server, Trainer, Workload
 
 if TYPE_CHECKING:
     import keras
-
-REMOTE = "remote"
-"""Role of the tasks that compute."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +93,9 @@ class Sandblaster(Strategy):
             return "sandblaster updates in each step; leave --accumulate out, or take a larger global batch"
         if self.update == "lbfgs":
             return None
-        if settings["name"] in ("Adafactor", "Lamb", "Muon"):
-            return f"{settings['name']} updates whole weights and each shard holds parts; use one such as adamw"
         if settings.get("clipnorm") or settings.get("global_clipnorm"):
             return "the shards of sandblaster clip by value only; leave clipping by norm out, or use ps with sync=true"
-        return None
+        return skip_optimizers(settings)
 
     def skip_model(self, model: keras.Model, replicas: int) -> str | None:
         """Constraints are of whole weights."""
@@ -111,8 +107,7 @@ class Sandblaster(Strategy):
 
     def after_death(self, task: Task, left: Sequence[Task], everyone: Sequence[Task]) -> Reaction:
         """The coordinator gives the portions of a remote worker to the others."""
-        others = any(each.role == REMOTE for each in left)
-        return Reaction.GO_ON if task.role == REMOTE and others else Reaction.END
+        return others_do_its_work(task, left)
 
     def tasks(self, replicas: int, place: Place) -> list[Task]:
         """The coordinator, the shards, and the remote workers, each with the addresses of all."""

@@ -28,11 +28,9 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 
 from .._shared.devices import skip_for_gpus
+from .._shared.remote import REMOTE, others_do_its_work
 from ..base import Place, Reaction, Strategy, Task, Traits, option
 from ..trainer import Server, Trainer, Workload
-
-REMOTE = "remote"
-"""Role of the tasks that compute; TensorFlow's name for their job is worker."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +73,7 @@ class TfParameterServer(Strategy):
 
     def after_death(self, task: Task, left: Sequence[Task], everyone: Sequence[Task]) -> Reaction:
         """The coordinator gives the functions of a remote worker to the others."""
-        others = any(each.role == REMOTE for each in left)
-        return Reaction.GO_ON if task.role == REMOTE and others else Reaction.END
+        return others_do_its_work(task, left)
 
     def tasks(self, replicas: int, place: Place) -> list[Task]:
         """The ps tasks, the remote workers, then worker 0, which drives them."""
