@@ -248,7 +248,8 @@ def store_and_show(records):
 def assert_shown(runs):
     """The report takes whatever the tables let in."""
     from rich.console import Console
-    from stratbench.results.showing.report import render, to_json
+    from stratbench.results.showing.plain import to_json
+    from stratbench.results.showing.terminal import render
 
     render(runs, Console(file=io.StringIO(), width=200))
     to_json(runs)

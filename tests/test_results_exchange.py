@@ -6,7 +6,7 @@ import pytest
 import stratbench.results
 from stratbench.results import schema
 from stratbench.results.raw import journal, record
-from stratbench.results.showing import report
+from stratbench.results.showing import terminal
 from stratbench.results.tables import store
 from test_results_record import STARTED, array, assert_equal, make_log, make_record, make_spec
 from test_results_store import assert_csv_follows, edited
@@ -174,7 +174,7 @@ def test_results_from_before_these_tables_and_columns_are_shown_and_extended(tmp
     older = stratbench.results.load(tmp_path)
     assert older.updates.empty and older.staleness.empty and list(older.updates)[3:] == list(journal.UPDATE_FIELDS)
     assert older.runs.traffic_bytes_measured.isna().all() and older.tasks.weights_bytes.isna().all()
-    report.render(older.runs, report.make_console(sys.stdout))
+    terminal.render(older.runs, terminal.make_console(sys.stdout))
     assert "MB" not in capsys.readouterr().out
     with store.Store(tmp_path) as opened:
         opened.add(asynchronous())

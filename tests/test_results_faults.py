@@ -13,7 +13,7 @@ from rich.console import Console
 from stratbench.results import schema
 from stratbench.results.analysis import comparison as analysis
 from stratbench.results.raw import faults, journal
-from stratbench.results.showing.report import render
+from stratbench.results.showing.terminal import render
 
 KILL = "kill:worker=1,step=3"
 STRUCK = {"fault": KILL, "kind": "kill", "task": "worker-1", "step": 3}

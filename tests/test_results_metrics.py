@@ -16,7 +16,7 @@ from stratbench.results import schema
 from stratbench.results.analysis.comparison import compare
 from stratbench.results.raw import quality
 from stratbench.results.raw.record import Record
-from stratbench.results.showing import report
+from stratbench.results.showing import terminal
 from stratbench.results.tables.store import Store
 from test_results_record import STARTED, make_log, make_record, make_spec
 
@@ -34,7 +34,7 @@ def log_with(*validations: dict[str, float], test: dict[str, float] | None = Non
 
 def shown(runs: pd.DataFrame) -> str:
     stream = io.StringIO()
-    report.render(runs, report.make_console(stream))
+    terminal.render(runs, terminal.make_console(stream))
     return stream.getvalue()
 
 

@@ -1,6 +1,7 @@
 import io
 import json
 import math
+import statistics
 
 import pandas as pd
 import pytest
@@ -8,7 +9,7 @@ from rich.console import Console
 from stratbench.results import schema
 from stratbench.results.analysis import comparison as analysis
 from stratbench.results.raw import record
-from stratbench.results.showing import report
+from stratbench.results.showing import plain, terminal
 from test_results_record import make_spec
 
 
@@ -31,8 +32,8 @@ def compare(*rows):
 
 def text(*rows, width=None):
     stream = io.StringIO()
-    console = Console(file=stream, width=width) if width else report.make_console(stream)
-    report.render(pd.DataFrame(rows), console)
+    console = Console(file=stream, width=width) if width else terminal.make_console(stream)
+    terminal.render(pd.DataFrame(rows), console)
     return stream.getvalue()
 
 
@@ -109,7 +110,13 @@ def test_repeats_are_put_together():
     rows.append(run("ps", 2, status="failed", reason="worker-1: killed", repeat=3))
     (row,) = compare(*rows)
     assert (row["repeats"], row["ok"], row["status"], row["reason"]) == (4, 3, "failed", "worker-1: killed")
-    assert [row[f"examples_per_second{end}"] for end in ("", "_min", "_max")] == [110.0, 100.0, 140.0]
+    assert row["examples_per_second"] == pytest.approx((100 * 140 * 110) ** (1 / 3))
+    # Student's t with two degrees of freedom is 4.3027.
+    logs = [math.log(rate) for rate in rates]
+    reach = 4.3027 * statistics.stdev(logs) / math.sqrt(3)
+    middle = statistics.fmean(logs)
+    expected = [math.exp(middle - reach), math.exp(middle + reach)]
+    assert [row["examples_per_second_low"], row["examples_per_second_high"]] == pytest.approx(expected, rel=1e-4)
 
 
 def test_no_runs_give_an_empty_comparison():
@@ -141,10 +148,10 @@ def test_a_report_in_a_pipe():
         "cnn on digits · split 80/10/10 · sharding global · 2 epochs · sgd, learning rate 0.1 · seed 1 · "
         "1 core per replica"
     )
-    same = ["12.5", "0.2500", "ok"]
+    same = ["12.5", "0.5000", "0.2500", "3.0", "ok"]
     table = {line.split()[0]: line.split() for line in lines if line.strip()}
     assert table["single"] == ["single", "1", "64", "1,000", "1", "1.00", "100%", *same]
-    assert table["mirrored"] == ["mirrored", "2", "64", "1,600", "1,500–1,700", "2", "~1.60", "~80%", *same]
+    assert table["mirrored"] == ["mirrored", "2", "64", "1,597", "2", "~1.60", "~80%", *same]
     assert table["ps"][:9] == ["ps", "sync=true", "ps=1", "2", "64", "900", "1", "~0.90", "~45%"]
     assert "speed-up and efficiency against single×1 (same global batch)" in lines
     assert "horovod ×2 failed: worker-1: [Errno 28] :warning: [red]disk" in output
@@ -153,18 +160,16 @@ def test_a_report_in_a_pipe():
 
 @pytest.mark.parametrize("width", [76, 80, 100])
 def test_a_report_on_narrow_terminals(width):
-    rows = [
-        *ROWS,
-        run("multiworker", 8, 1_234_567.0, batch=4096),
-        run("multiworker", 8, 1_034_567.0, batch=4096, repeat=2),
-    ]
+    rows = [*ROWS, *(run("multiworker", 8, 1_234_567.0 + 1e4 * each, batch=4096, repeat=each) for each in range(3))]
     output = text(*rows, width=width)
     lines = output.splitlines()
     assert max(map(len, lines)) <= width and "…" not in output
-    two = ["2"] if width < 100 else ["1,500–1,700", "2"]
-    million = ["2"] if width < 100 else ["1,035k–1,235k", "2"]
-    assert any(line.split()[: 4 + len(two)] == ["mirrored", "2", "64", "1,600", *two] for line in lines)
-    assert any(line.split()[: 4 + len(two)] == ["multiworker", "8", "4096", "1,134,567", *million] for line in lines)
+    two = ["2"] if width < 100 else ["2", "runs", "2"]
+    million = ["3"] if width < 100 else ["1,220k–1,270k", "3"]
+    assert any(line.split()[: 4 + len(two)] == ["mirrored", "2", "64", "1,597", *two] for line in lines)
+    assert any(
+        line.split()[: 4 + len(million)] == ["multiworker", "8", "4096", "1,244,540", *million] for line in lines
+    )
     assert ("step" in output) == (width >= 100)
 
 
@@ -200,16 +205,50 @@ def test_no_table_is_cropped_or_wider_than_a_hundred_columns(width, repeats):
 def test_figures_that_rest_on_one_run_are_marked():
     rows = [run("single"), *(run("ps", 2, 150 + repeat, repeat=repeat) for repeat in range(3))]
     table = table_of(*rows, run("mirrored", 2, 120))
-    assert table["single"][4:7] == ["1", "1.00", "100%"]
-    assert table["ps"][5:8] == ["3", "~1.51", "~76%"] and table["mirrored"][4:7] == ["1", "~1.20", "~60%"]
-    assert " ".join(table["~"]) == "~ rests on one run: some of it may be chance; --repeats 3 or more tells"
+    assert table["single"][4:9] == ["1", "run", "1", "1.00", "100%"]
+    assert table["ps"][4:8] == ["149–154", "3", "~1.51", "~75%"]
+    assert table["mirrored"][4:9] == ["1", "run", "1", "~1.20", "~60%"]
+    assert " ".join(table["~"]) == "~ rests on fewer than 3 runs: some of it may be chance; --repeats 3 or more tells"
 
 
 def test_figures_of_repeats_are_not_marked():
     rows = [run(name, n, 100 * n - r, repeat=r) for name, n in (("single", 1), ("ps", 2)) for r in range(3)]
     output = text(*rows)
     assert "~" not in output and "*" not in output and "busy" not in output
-    assert "98–100" in output and "198–200" in output
+    assert "97–102" in output and "197–201" in output and "1.97–2.05" in output
+    assert "95 % intervals by Student's t" in output and "in each round" not in output
+
+
+def test_ratios_of_runs_made_in_rounds_are_taken_in_each_round():
+    """A machine that is slower in one round slows both: it is no reason to doubt their ratio."""
+    machine = (1.0, 0.5, 0.9)
+    rows = [
+        run(name, replicas, rate * machine[r], repeat=r) | {"started_at": f"2026-11-29T0{r}:{minute}:00.000+00:00"}
+        for r in range(3)
+        for name, replicas, rate, minute in (("single", 1, 100, 10), ("ps", 2, 150 + r, 20))
+    ]
+    single, ps = compare(*rows)
+    assert ps["by_rounds"] and 1.48 < ps["speedup_low"] < ps["speedup"] < ps["speedup_high"] < 1.54
+    assert single["examples_per_second_low"] < 40 and math.isnan(single["speedup_low"])
+    assert ps["efficiency_low"] == pytest.approx(ps["speedup_low"] / 2)
+    assert "speed-ups are taken in each round of runs" in text(*rows)
+    apart = [row | {"started_at": f"2026-11-29T0{i % 2}:{i}0:00.000+00:00"} for i, row in enumerate(rows)]
+    _, ps = compare(*apart)
+    assert not ps["by_rounds"] and ps["speedup_low"] < 1 < ps["speedup_high"]
+
+
+def test_runs_of_unlike_machines_are_neither_put_together_nor_divided():
+    machines = [{"cpu_model": model, "cores_available": 2} for model in ("A", "B")]
+    rows = [
+        run("single", rate=100) | machines[0],
+        run("ps", 2, 150) | machines[1],
+        run("ps", 2, 50, repeat=1) | machines[0],
+    ]
+    found = {(row["strategy"], row["cpu_model"]): row for row in compare(*rows)}
+    assert found["ps", "A"]["base"] == "single×1" and found["ps", "A"]["speedup"] == 0.5
+    assert found["ps", "B"]["base"] == "ps×2" and found["ps", "B"]["ok"] == 1
+    output = text(*rows, width=200)
+    assert "· on A, 2 cores\n" in output and "· on B, 2 cores\n" in output and "file" not in output
 
 
 def test_runs_on_a_busy_machine_are_marked_and_say_why():
@@ -217,7 +256,11 @@ def test_runs_on_a_busy_machine_are_marked_and_say_why():
     rows[4]["disturbed"] = BUSY
     table = table_of(*rows)
     assert table["single"][3] == "101" and table["single"][-1] == "ok"
-    assert table["ps"][3] == "*101" and table["ps"][6:8] == ["*1.00", "*50%"] and table["ps"][-2:] == ["ok,", "busy"]
+    assert (
+        table["ps"][3] == "*101"
+        and table["ps"][6:9] == ["*1.00", "0.98–1.02", "*50%"]
+        and table["ps"][-2:] == ["ok,", "busy"]
+    )
     assert f"ps ×2 busy in 1 of 3 runs, such as: {BUSY}" in text(*rows)
     assert "the base" not in text(*rows)
 
@@ -366,7 +409,7 @@ def test_the_remark_is_of_the_median_repeat():
 
 def test_json_is_strict_and_has_all_columns():
     row = run("single", rate=math.nan) | {"final_loss": math.inf}
-    (read,) = json.loads(report.to_json(pd.DataFrame([row])), parse_constant=pytest.fail)
+    (read,) = json.loads(plain.to_json(pd.DataFrame([row])), parse_constant=pytest.fail)
     assert list(read) == [column.name for column in schema.TABLES["runs"]]
     assert (read["examples_per_second"], read["final_loss"], read["replicas"]) == (None, "inf", 1)
     assert read["oversubscribed"] is False

@@ -12,7 +12,7 @@ from conftest import make_spec
 from stratbench.datasets._arrays import fingerprint as of_files
 from stratbench.datasets.base import parse
 from stratbench.harness.plan import sources
-from stratbench.results.showing import report
+from stratbench.results.showing import terminal
 from test_results_record import make_record
 from test_results_record import make_spec as row_spec
 
@@ -89,7 +89,7 @@ def test_rows_of_an_edited_model_are_no_base_of_one_another() -> None:
     before = [make_record(spec | {"model_digest": "abcdef123456"}) for spec in (single, other)]
     after = [make_record(spec | {"model_digest": "0123456789ab"}) for spec in (other,)]
     stream = io.StringIO()
-    report.render(pd.DataFrame([record.run for record in before + after]), report.make_console(stream))
+    terminal.render(pd.DataFrame([record.run for record in before + after]), terminal.make_console(stream))
     text = " ".join(stream.getvalue().split())
     assert text.count("· model file abcdef ") == text.count("· model file 012345 ") == 1
     assert "against single×1" in text.partition("012345")[0] and "single" not in text.partition("012345")[2]

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+
 import pytest
 from stratbench.errors import UsageError
-from stratbench.harness.plan import learning_rate, optimizers
+from stratbench.harness.plan import learning_rate, optimizers, rounds
 from stratbench.harness.plan.experiment import Experiment
 from stratbench.harness.plan.pairs import parse_options
 from stratbench.harness.plan.spec import RunSpec
@@ -26,6 +29,29 @@ def test_grid_runs_single_once_and_the_others_at_every_size() -> None:
     ]
     assert len(specs) == 10
     assert len({s.run_id for s in specs}) == 10
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 9])
+def test_rounds_are_balanced_against_drift(count: int) -> None:
+    made = rounds.orders(count, 2 * count, seed=3)
+    assert made[0] == list(range(count))
+    assert all(sorted(order) == list(range(count)) for order in made)
+    square = made[: count if count % 2 == 0 else 2 * count]
+    times = len(square) // count
+    for place in range(count):
+        assert Counter(order[place] for order in square) == dict.fromkeys(range(count), times)
+    follows = Counter(pair for order in square for pair in itertools.pairwise(order))
+    every_other = [(one, other) for one in range(count) for other in range(count) if one != other]
+    assert follows == dict.fromkeys(every_other, times)
+
+
+def test_the_seed_decides_on_the_order_of_rounds() -> None:
+    orders = {str(rounds.orders(8, 8, seed)) for seed in range(10)}
+    assert len(orders) == 10 and rounds.orders(8, 8, 1) == rounds.orders(8, 8, 1)
+    specs = expand("single", "mirrored", "ps", repeats=6)
+    assert [s.strategy for s in specs[:3]] == ["single", "mirrored", "ps"]
+    assert {s.strategy for s in specs[3::3]} == {"single", "mirrored", "ps"}
+    assert [s.repeat for s in specs] == sorted(list(range(6)) * 3)
 
 
 def test_strong_and_weak_scaling_set_both_batches() -> None:

@@ -187,7 +187,7 @@ def install_horovod(cache: Path | None) -> None:
 def show(path: Path, across_faults: bool, as_json: bool) -> None:
     """Print the tables of PATH: an output folder, or a results.h5."""
     from ...results import load
-    from ...results.showing.report import to_json
+    from ...results.showing.plain import to_json
     from .reducing import show_reductions
 
     try:
@@ -207,7 +207,7 @@ def _print_run(record: Record, as_json: bool) -> None:
     """Print the row. If the run failed, a line on standard error already says so."""
     import pandas as pd
 
-    from ...results.showing.report import row_to_json
+    from ...results.showing.plain import row_to_json
 
     if as_json:
         click.echo(row_to_json(record.run))
@@ -226,6 +226,6 @@ def _print_folder(folder: Path, run_ids: set[str]) -> None:
 
 
 def _print_tables(runs: Any, across_faults: bool = False) -> None:
-    from ...results.showing.report import make_console, render
+    from ...results.showing.terminal import make_console, render
 
     render(runs, make_console(sys.stdout), across_faults)

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...results.raw.environment import capture
-from ...results.showing.report import make_console
+from ...results.showing.terminal import make_console
 from ...strategies.base import Strategy
 from ...strategies.collectives._build import HorovodStatus, status
 from ...strategies.registry import available

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ...datasets import base as datasets
 from ...errors import UsageError
-from ...results.showing.report import make_console
+from ...results.showing.terminal import make_console
 from ...strategies import registry as strategies
 from ...strategies.base import FAMILIES
 from ..plan import models

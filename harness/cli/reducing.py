@@ -225,7 +225,7 @@ def show_reductions(path: Path) -> bool:
     from ...results.raw.files import file_kind
     from ...results.reductions.report import render
     from ...results.reductions.tables import NAME, load
-    from ...results.showing.report import make_console
+    from ...results.showing.terminal import make_console
 
     try:
         there = file_kind(path / NAME)
@@ -240,7 +240,7 @@ def show_reductions(path: Path) -> bool:
 def _print(tables: Any, done: set[str], output: Path) -> None:
     from ...results.reductions.report import render
     from ...results.reductions.tables import NAME, csv_name
-    from ...results.showing.report import make_console
+    from ...results.showing.terminal import make_console
 
     chosen = {each: frame[frame["run_id"].isin(done)] for each, frame in vars(tables).items()}
     render(type(tables)(**chosen), make_console(sys.stdout))

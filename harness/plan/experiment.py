@@ -14,7 +14,7 @@ from ...datasets.split import parse_split, split_rows
 from ...errors import UsageError
 from ...strategies import registry as strategies
 from ...strategies.base import Strategy
-from . import bounds, class_weights, cores, optimizers, sources
+from . import bounds, class_weights, cores, optimizers, rounds, sources
 from .faults import parse
 from .learning_rate import CONSTANT
 from .learning_rate import parse as parse_schedule
@@ -80,7 +80,10 @@ class Experiment(BaseModel):
         return self
 
     def expand(self) -> list[RunSpec]:
-        """Every run of the grid, in order. A strategy that can't scale, such as ``single``, runs at one size only."""
+        """Every run of the grid, round by round: see `rounds`.
+
+        A strategy that can't scale, such as ``single``, runs at one size only.
+        """
         variants = self._variants()
         for key in self.options:
             if not any(key in option_names(name) for name, _ in variants):
@@ -95,8 +98,12 @@ class Experiment(BaseModel):
             for replicas in counts
         ]
         self._check_faults(grid)
-        repeated = (spec.model_copy(update={"repeat": repeat}) for repeat in range(self.repeats) for spec in grid)
-        return list({spec.run_id: spec for spec in repeated}.values())
+        grid = list({spec.run_id: spec for spec in grid}.values())
+        return [
+            grid[number].model_copy(update={"repeat": repeat})
+            for repeat, order in enumerate(rounds.orders(len(grid), self.repeats, self.seed))
+            for number in order
+        ]
 
     def _check_faults(self, grid: Sequence[RunSpec]) -> None:
         if not self.inject:

@@ -1,4 +1,4 @@
-"""Comparison of strategies: repeats put together, speed-ups and efficiencies."""
+"""Comparison of strategies: repeats put together, with intervals, speed-ups and efficiencies."""
 
 from __future__ import annotations
 
@@ -10,22 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-# Columns that are equal in a row and its base. In addition, one of the two batches is equal.
-_SAME_WORK = (
-    "inject",
-    "model",
-    "model_digest",
-    "dataset",
-    "data_digest",
-    "split",
-    "sharding",
-    "parts",
-    "last_batch",
-    "optimizer",
-    "precision",
-    "jit",
-    "cores_per_replica",
-)
+from . import bases, intervals
+from .bases import Row
 
 # The spec's columns, equal in all repeats.
 _SPEC = (
@@ -56,19 +42,12 @@ _SPEC = (
     "seed",
     "cores_per_replica",
     "inject",
+    *bases.MACHINE,
 )
 
-_MEDIANS = (
-    "tokens_per_second",
-    "flops_per_example",
-    "flops_per_second",
-    "startup_seconds",
-    "first_step_seconds",
-    "train_seconds",
-    "total_seconds",
-    "step_seconds_median",
-    "input_seconds_median",
-    "peak_rss_bytes_total",
+_POSITIVE = ("examples_per_second", "tokens_per_second", "step_seconds_median", "train_seconds")
+"""Figures with intervals, by their logarithms."""
+_MEANS = (
     "final_loss",
     "validation_loss",
     "validation_accuracy",
@@ -76,6 +55,17 @@ _MEDIANS = (
     "test_loss",
     "test_accuracy",
     "test_metric",
+)
+"""Figures with intervals."""
+_ENDS = ("", "_low", "_high")
+_MEDIANS = (
+    "flops_per_example",
+    "flops_per_second",
+    "startup_seconds",
+    "first_step_seconds",
+    "total_seconds",
+    "input_seconds_median",
+    "peak_rss_bytes_total",
     "updates_applied",
     "updates_dropped",
     "updates_skipped",
@@ -94,18 +84,16 @@ _MEDIANS = (
     "down_seconds",
 )
 
-Row = dict[str, Any]
-
 
 def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
     """Put the repeats of each spec together and compare each spec's rate with a base.
 
     The base of a row is ``single`` at 1 replica with the same model and data set (their files unchanged), split,
-    sharding, last batch, optimizer and cores per replica, and the same global batch (strong scaling) or else the same
-    per-replica batch (weak scaling). With static sharding it also has the same number of parts: other parts give other
-    batches, so other work. If no such run is ok, the base is the ok row of the same strategy and options with the
-    fewest replicas among those where one of the two batches is equal. speedup = rate / base rate; efficiency = speedup
-    / (replicas / base replicas).
+    sharding, last batch, optimizer and cores per replica, on a machine with the same CPU, GPUs and cores, and the same
+    global batch (strong scaling) or else the same per-replica batch (weak scaling). With static sharding it also has
+    the same number of parts: other parts give other batches, so other work. If no such run is ok, the base is the ok
+    row of the same strategy and options with the fewest replicas among those where one of the two batches is equal.
+    speedup = rate / base rate; efficiency = speedup / (replicas / base replicas).
 
     Args:
         runs: the runs table, as ``results.load`` gives it.
@@ -113,7 +101,7 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
             the same faults.
 
     Returns:
-        One row per spec, ``single`` first, then by strategy, options, replicas and batch, with
+        One row per spec and machine, ``single`` first, then by strategy, options, replicas and batch, with
 
         - the spec's columns, as in the runs table;
         - ``parts``: into how many parts static sharding divides the examples; 1 with any other sharding;
@@ -124,19 +112,25 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
         - ``unused``: what the model was compiled with and the runs did not use; ``metric``: the name of their main one;
           ``cut``: where the model was cut, with each way once;
         - ``oversubscribed``: whether any run was oversubscribed; ``compiled``: whether XLA compiled any;
-        - ``examples_per_second``, with ``examples_per_second_min`` and ``_max``, and other figures of the
-          runs table (``train_seconds``, ``test_accuracy``, …): medians over the ok runs, NaN without any;
+        - rates, times of steps and of training: geometric means over the ok runs, NaN without any; losses and metrics:
+          means. Each has ``<name>_low`` and ``<name>_high``, the ends of its 95 % interval over runs, NaN under three
+          of them: see `intervals`;
+        - other figures of the runs table: medians over the ok runs, NaN without any;
         - ``base`` ("single×1", or "" without one), ``base_replicas``, ``scaling`` ("strong" or "weak"),
-          ``speedup`` and ``efficiency`` (both 1 for the base itself), NaN without a base;
+          ``speedup`` and ``efficiency`` (both 1 for the base itself), NaN without a base, also with ``_low`` and
+          ``_high``; ``by_rounds``: whether their intervals pair the runs of one round;
         - ``is_base`` (bool): whether it is its own base; ``base_ok`` (number of runs, 0 without a base) and
           ``base_disturbed`` (words): the base's ``ok`` and ``disturbed``.
     """
-    specs: dict[str, list[Row]] = {}
+    specs: dict[tuple[Any, ...], list[Row]] = {}
     for run in runs.to_dict("records"):
         # The ids of a spec's repeats differ only in their ending.
-        specs.setdefault(run["run_id"].rpartition("-r")[0], []).append(_named(run))
+        machine = tuple(run[name] for name in bases.MACHINE)
+        specs.setdefault((run["run_id"].rpartition("-r")[0], *machine), []).append(_named(run))
     rows = sorted((_summary(repeats) for repeats in specs.values()), key=_order)
-    return pd.DataFrame([row | _against(row, _base(row, rows, across_faults)) for row in rows], columns=_columns())
+    return pd.DataFrame(
+        [row | bases.against(row, bases.find(row, rows, _SPEC, across_faults)) for row in rows], columns=_columns()
+    )
 
 
 def _named(run: Mapping[Any, Any]) -> Row:
@@ -158,7 +152,7 @@ def _parts(row: Row) -> int:
 
 
 def _columns() -> list[str]:
-    rate = "examples_per_second"
+    figures = [name + end for name in (*_POSITIVE, *_MEANS) for end in _ENDS]
     return [
         *_SPEC,
         "parts",
@@ -176,9 +170,9 @@ def _columns() -> list[str]:
             "disturbed_runs",
             "disturbed",
         ),
-        *(rate, f"{rate}_min", f"{rate}_max"),
+        *figures,
         *_MEDIANS,
-        *("base", "base_replicas", "scaling", "speedup", "efficiency", "is_base", "base_ok", "base_disturbed"),
+        *bases.COLUMNS,
     ]
 
 
@@ -190,7 +184,7 @@ def _order(row: Row) -> tuple[Any, ...]:
 def _summary(repeats: Sequence[Row]) -> Row:
     ok = [run for run in repeats if run["status"] == "ok"]
     bad = [run for run in repeats if run["status"] != "ok"]
-    rates = _values(ok, "examples_per_second")
+    rates = {run["repeat"]: run["examples_per_second"] for run in ok if _is_positive(run["examples_per_second"])}
     disturbed = [run["disturbed"] for run in ok if run["disturbed"]]
     return {
         **{name: repeats[0][name] for name in (*_SPEC, "parts")},
@@ -206,57 +200,29 @@ def _summary(repeats: Sequence[Row]) -> Row:
         "oversubscribed": any(run["oversubscribed"] for run in repeats),
         "disturbed_runs": len(disturbed),
         "disturbed": disturbed[0] if disturbed else "",
-        "examples_per_second": median(rates) if rates else math.nan,
-        "examples_per_second_min": min(rates, default=math.nan),
-        "examples_per_second_max": max(rates, default=math.nan),
+        "rates": rates,
+        "begins": {run["repeat"]: run["started_at"] for run in ok if run["repeat"] in rates},
+        **_estimates(ok),
         **{name: median(values) if (values := _values(ok, name)) else math.nan for name in _MEDIANS},
     }
 
 
+def _estimates(ok: Sequence[Row]) -> Row:
+    found: Row = {}
+    for name in (*_POSITIVE, *_MEANS):
+        values = _values(ok, name)
+        if name in _POSITIVE:
+            estimate = intervals.positive([value for value in values if _is_positive(value)])
+        else:
+            estimate = intervals.mean(values)
+        ends = (estimate.value, estimate.low, estimate.high)
+        found |= {name + end: value for end, value in zip(_ENDS, ends, strict=True)}
+    return found
+
+
+def _is_positive(value: float) -> bool:
+    return 0 < value < math.inf
+
+
 def _values(runs: Sequence[Row], name: str) -> list[float]:
     return [run[name] for run in runs if not math.isnan(run[name])]
-
-
-def _base(row: Row, rows: Sequence[Row], across_faults: bool) -> Row | None:
-    work = {name: "" if name == "inject" and across_faults else row[name] for name in _SAME_WORK}
-    comparable = [
-        other
-        for other in rows
-        if all(other[name] == value for name, value in work.items())
-        and (_same_global(row, other) or other["per_replica_batch"] == row["per_replica_batch"])
-        and not math.isnan(other["examples_per_second"])
-    ]
-    single = [other for other in comparable if other["strategy"] == "single" and other["replicas"] == 1]
-    own = [other for other in comparable if all(other[name] == row[name] for name in ("strategy", "options"))]
-
-    def merit(base: Row) -> tuple[int, bool, int]:
-        # Seed and epochs hardly change a rate, but a base where these are equal too is better.
-        return -base["replicas"], _same_global(row, base), sum(_same(row[n], base[n]) for n in _SPEC)
-
-    return max(single or own, key=merit, default=None)
-
-
-def _same_global(row: Row, base: Row) -> bool:
-    return row["global_batch"] == base["global_batch"]
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two cells are equal, or both missing."""
-    return one == other or (one != one and other != other)
-
-
-def _against(row: Row, base: Row | None) -> Row:
-    if base is None:
-        nothing = dict.fromkeys(("base_replicas", "speedup", "efficiency"), math.nan)
-        return {"base": "", "scaling": "", "is_base": False, "base_ok": 0, "base_disturbed": "", **nothing}
-    speedup = row["examples_per_second"] / base["examples_per_second"]
-    return {
-        "base": f"{base['strategy']}×{base['replicas']}",
-        "base_replicas": base["replicas"],
-        "scaling": "strong" if _same_global(row, base) else "weak",
-        "speedup": speedup,
-        "efficiency": speedup / (row["replicas"] / base["replicas"]),
-        "is_base": base is row,
-        "base_ok": base["ok"],
-        "base_disturbed": base["disturbed"],
-    }

@@ -1,11 +1,12 @@
-"""Marks for doubtful figures, in the table and below it: one run only, a busy machine, more than 100% efficiency."""
+"""Marks for doubtful figures, in the table and below it: few runs, a busy machine, more than 100% efficiency."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from ..analysis.comparison import Row
+from ..analysis.bases import Row
+from ..analysis.intervals import LEAST_RUNS
 
 _NOTICEABLE = 1.005
 """From this efficiency on, the table shows more than 100%."""
@@ -21,26 +22,35 @@ def speedup_mark(row: Row) -> str:
     if math.isnan(row["speedup"]) or row["is_base"]:
         return ""
     busy = row["disturbed"] or row["base_disturbed"]
-    return ("*" if busy else "") + ("~" if _rests_on_one_run(row) else "")
-
-
-def _rests_on_one_run(row: Row) -> bool:
-    return min(row["ok"], row["base_ok"]) == 1
+    return ("*" if busy else "") + ("~" if math.isnan(row["speedup_low"]) else "")
 
 
 def captions(rows: Sequence[Row]) -> list[str]:
     """What the marks in the table mean, and how rates of repeats are computed."""
     marks = {mark for row in rows for mark in rate_mark(row) + speedup_mark(row)}
     lines = []
-    if any(row["ok"] > 1 for row in rows):
-        lines.append("rates are medians over the runs")
-    if "~" in marks:
-        lines.append("~ rests on one run: some of it may be chance; --repeats 3 or more tells")
-    if "*" in marks:
+    lines += _methods(rows)
+    if any("~" in mark for mark in marks):
+        lines.append(
+            f"~ rests on fewer than {LEAST_RUNS} runs: some of it may be chance; --repeats {LEAST_RUNS} or more tells"
+        )
+    if any("*" in mark for mark in marks):
         lines.append("* measured on a busy machine, or against a base that was")
     slowed = {row["base"]: row["base_disturbed"] for row in rows if row["base_disturbed"] and not row["is_base"]}
     lines += [f"the base {base} may be too slow, and speed-ups too high: {why}" for base, why in slowed.items()]
     return lines
+
+
+def _methods(rows: Sequence[Row]) -> list[str]:
+    """How rates of repeats and their intervals are computed."""
+    if all(row["ok"] < 2 for row in rows):
+        return []
+    words = ["rates are geometric means over the runs"]
+    if any(not math.isnan(row["examples_per_second_low"]) for row in rows):
+        words.append("95 % intervals by Student's t")
+    if any(row["by_rounds"] for row in rows):
+        words.append("speed-ups are taken in each round of runs")
+    return ["; ".join(words)]
 
 
 def remarks(row: Row, name: str) -> list[str]:

@@ -1,0 +1,123 @@
+"""Which row another one is compared with, and what that gives: speed-up and efficiency, with their intervals."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import intervals
+
+Row = dict[str, Any]
+
+MACHINE = ("cpu_model", "cores_available", "gpus")
+"""Columns that tell machines apart. Runs of unlike machines are neither put together nor divided by one another."""
+
+_SAME_WORK = (
+    "inject",
+    "model",
+    "model_digest",
+    "dataset",
+    "data_digest",
+    "split",
+    "sharding",
+    "parts",
+    "last_batch",
+    "optimizer",
+    "precision",
+    "jit",
+    "cores_per_replica",
+    *MACHINE,
+)
+"""Columns that are equal in a row and its base. In addition, one of the two batches is equal."""
+
+COLUMNS = (
+    "base",
+    "base_replicas",
+    "scaling",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "efficiency",
+    "efficiency_low",
+    "efficiency_high",
+    "by_rounds",
+    "is_base",
+    "base_ok",
+    "base_disturbed",
+)
+
+
+def find(row: Row, rows: Sequence[Row], alike: Sequence[str], across_faults: bool) -> Row | None:
+    """The base of ``row`` among all rows of a comparison; see `comparison.compare`.
+
+    Args:
+        alike: columns; of several possible bases, the one where most of them are equal is taken.
+    """
+    work = {name: "" if name == "inject" and across_faults else row[name] for name in _SAME_WORK}
+    comparable = [
+        other
+        for other in rows
+        if all(other[name] == value for name, value in work.items())
+        and (_same_global(row, other) or other["per_replica_batch"] == row["per_replica_batch"])
+        and not math.isnan(other["examples_per_second"])
+    ]
+    single = [other for other in comparable if other["strategy"] == "single" and other["replicas"] == 1]
+    own = [other for other in comparable if all(other[name] == row[name] for name in ("strategy", "options"))]
+
+    def merit(base: Row) -> tuple[int, bool, int]:
+        # Seed and epochs hardly change a rate, but a base where these are equal too is better.
+        return -base["replicas"], _same_global(row, base), sum(_same(row[n], base[n]) for n in alike)
+
+    return max(single or own, key=merit, default=None)
+
+
+def against(row: Row, base: Row | None) -> Row:
+    """The columns `COLUMNS` of a row. Of both rows, ``rates`` holds repeat → rate and ``begins`` repeat → start."""
+    if base is None:
+        nothing = {"base": "", "scaling": "", "is_base": False, "base_ok": 0, "base_disturbed": "", "by_rounds": False}
+        return dict.fromkeys(COLUMNS, math.nan) | nothing
+    speedup = intervals.Estimate(1.0) if base is row else speedup_of(row, base)
+    more = row["replicas"] / base["replicas"]
+    return {
+        "base": f"{base['strategy']}×{base['replicas']}",
+        "base_replicas": base["replicas"],
+        "scaling": "strong" if _same_global(row, base) else "weak",
+        "speedup": speedup.value,
+        "speedup_low": speedup.low,
+        "speedup_high": speedup.high,
+        "efficiency": speedup.value / more,
+        "efficiency_low": speedup.low / more,
+        "efficiency_high": speedup.high / more,
+        "by_rounds": speedup.by_rounds,
+        "is_base": base is row,
+        "base_ok": base["ok"],
+        "base_disturbed": base["disturbed"],
+    }
+
+
+def speedup_of(row: Row, base: Row) -> intervals.Estimate:
+    """The rate of one row divided by that of another, in each round if they were made in rounds."""
+    return intervals.ratio(row["rates"], base["rates"], rounds=made_in_rounds(row["begins"], base["begins"]))
+
+
+def made_in_rounds(ones: Mapping[int, str], others: Mapping[int, str]) -> bool:
+    """Whether the runs of each repeat were made one soon after the other: no repeat began amid another one.
+
+    Args:
+        ones, others: repeat → when the run was started, as ISO 8601; empty if unknown.
+    """
+    shared = sorted(set(ones) & set(others))
+    spans = sorted((min(ones[each], others[each]), max(ones[each], others[each])) for each in shared)
+    apart = all(end < begin for (_, end), (begin, _) in itertools.pairwise(spans))
+    return apart and all(begin for begin, _ in spans)
+
+
+def _same_global(row: Row, base: Row) -> bool:
+    return row["global_batch"] == base["global_batch"]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two cells are equal, or both missing."""
+    return one == other or (one != one and other != other)

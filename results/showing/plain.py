@@ -1,0 +1,26 @@
+"""Results for programs: strict JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from .. import schema
+
+
+def to_json(runs: pd.DataFrame) -> str:
+    """The runs table as a JSON list of objects, one key per column; NaN is null, an infinite loss is "inf"."""
+    rows = [_plain(row) for row in runs.to_dict("records")]
+    return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def row_to_json(run: Mapping[str, Any]) -> str:
+    """One row of the runs table as a JSON object, as in `to_json`."""
+    return json.dumps(_plain(run), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(name): schema.plain(value) for name, value in row.items()}

@@ -1,0 +1,77 @@
+"""Words and numbers of a comparison's rows, as every way of showing results has them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from .. import schema
+from ..analysis.bases import Row
+
+NOTHING = "–"
+_PREFIXES = ("", "k", "M", "G", "T", "P", "E")
+
+
+def title(row: Row) -> str:
+    """The workload in words: rows with the same title are in one table."""
+    amount = count(row["steps"], "step") if math.isnan(row["epochs"]) else count(row["epochs"], "epoch")
+    compiled = row["lr_schedule"].startswith(schema.COMPILED_SCHEDULE)
+    by = f"by {row['lr_schedule'].removeprefix(schema.COMPILED_SCHEDULE)}" if compiled else f"{row['learning_rate']:g}"
+    # Those of a model's own train_step have their rates in their words.
+    own = row["optimizer"].startswith(schema.OWN_OPTIMIZERS)
+    rate = row["optimizer"] if own else f"{row['optimizer']}, learning rate {by}"
+    if row["lr_scaling"] != "none":
+        rate += f", {row['lr_scaling']} from batch {row['reference_batch']:g}"
+    if row["warmup_epochs"] > 0:
+        rate += f", warm-up of {count(row['warmup_epochs'], 'epoch')}"
+    if row["lr_schedule"] != "constant" and not compiled:
+        rate += f", {row['lr_schedule']} schedule"
+    parts = (
+        f"{row['model']} on {row['dataset']}" + (f" ({row['input']})" if row["input"] else ""),
+        f"split {row['split']}",
+        f"sharding {row['sharding']}" + (f", {count(row['parts'], 'part')}" if row["sharding"] == "static" else ""),
+        amount,
+        rate,
+        *((row["precision"],) if row["precision"] else ()),
+        *((f"jit {row['jit']}",) if row["jit"] else ()),
+        *((f"class weights {row['class_weight']}",) if row["class_weight"] else ()),
+        f"seed {row['seed']}",
+        f"{count(row['cores_per_replica'], 'core')} per replica",
+        *(("last batch kept",) if row["last_batch"] == "keep" else ()),
+    )
+    return " · ".join(parts)
+
+
+def machine(row: Row) -> str:
+    """The machine, as `bases.MACHINE` tells it apart from others."""
+    words = [row["cpu_model"] or "an unknown CPU", count(row["cores_available"], "core"), row["gpus"]]
+    return ", ".join(word for word in words if word)
+
+
+def count(amount: float, noun: str) -> str:
+    """``3 runs``, ``1 run``."""
+    return f"{amount:g} {noun}{'' if amount == 1 else 's'}"
+
+
+def strategy(row: Row) -> str:
+    """Its name, with its options."""
+    options = json.loads(row["options"] or "{}")
+    words = [f"{name}={json.dumps(value).strip(chr(34))}" for name, value in options.items()]
+    return " ".join([row["strategy"], *words])
+
+
+def number(value: float, form: str) -> str:
+    """Formatted, or a dash for a figure that there is none of."""
+    return NOTHING if math.isnan(value) else format(value, form)
+
+
+def scaled(number: float) -> str:
+    """Three digits and a unit's prefix, as in ``12.3 M``."""
+    power = min(int(math.log10(max(number, 1.0))) // 3, len(_PREFIXES) - 1)
+    return f"{number / 1000**power:.3g} {_PREFIXES[power]}"
+
+
+def megabytes(size_bytes: float) -> str:
+    """Of a size, without the unit."""
+    megabytes = size_bytes / 1e6
+    return format(megabytes, ",.0f" if megabytes >= 100 else ".3g")
