@@ -11,6 +11,7 @@ import click
 
 from ...errors import ResultsError, StratbenchError, UsageError
 from ..plan.task import current_job
+from .diffing import diff
 from .ending import drop_output, fail, fail_unforeseen, prepare_streams
 from .options import spec_options
 from .reducing import allreduce
@@ -135,6 +136,7 @@ def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats:
 
 
 cli.add_command(allreduce)
+cli.add_command(diff)
 
 
 @cli.command("list")

@@ -68,7 +68,7 @@ def find(row: Row, rows: Sequence[Row], alike: Sequence[str], across_faults: boo
 
     def merit(base: Row) -> tuple[int, bool, int]:
         # Seed and epochs hardly change a rate, but a base where these are equal too is better.
-        return -base["replicas"], _same_global(row, base), sum(_same(row[n], base[n]) for n in alike)
+        return -base["replicas"], _same_global(row, base), sum(same(row[n], base[n]) for n in alike)
 
     return max(single or own, key=merit, default=None)
 
@@ -118,6 +118,6 @@ def _same_global(row: Row, base: Row) -> bool:
     return row["global_batch"] == base["global_batch"]
 
 
-def _same(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:
     """Whether two cells are equal, or both missing."""
     return one == other or (one != one and other != other)

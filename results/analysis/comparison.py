@@ -13,8 +13,7 @@ import pandas as pd
 from . import bases, intervals
 from .bases import Row
 
-# The spec's columns, equal in all repeats.
-_SPEC = (
+SPEC = (
     "strategy",
     "options",
     "replicas",
@@ -44,6 +43,7 @@ _SPEC = (
     "inject",
     *bases.MACHINE,
 )
+"""Columns that are equal in all runs of a row."""
 
 _POSITIVE = ("examples_per_second", "tokens_per_second", "step_seconds_median", "train_seconds")
 """Figures with intervals, by their logarithms."""
@@ -122,15 +122,24 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
         - ``is_base`` (bool): whether it is its own base; ``base_ok`` (number of runs, 0 without a base) and
           ``base_disturbed`` (words): the base's ``ok`` and ``disturbed``.
     """
+    rows = summaries(runs)
+    return pd.DataFrame(
+        [row | bases.against(row, bases.find(row, rows, SPEC, across_faults)) for row in rows], columns=_columns()
+    )
+
+
+def summaries(runs: pd.DataFrame) -> list[Row]:
+    """The rows of `compare` without their bases.
+
+    Beside the columns, a row has ``rates`` and ``begins``, as `bases.against` takes them, and ``ok_runs``: the rows of
+    the runs table that it rests on.
+    """
     specs: dict[tuple[Any, ...], list[Row]] = {}
     for run in runs.to_dict("records"):
         # The ids of a spec's repeats differ only in their ending.
         machine = tuple(run[name] for name in bases.MACHINE)
         specs.setdefault((run["run_id"].rpartition("-r")[0], *machine), []).append(_named(run))
-    rows = sorted((_summary(repeats) for repeats in specs.values()), key=_order)
-    return pd.DataFrame(
-        [row | bases.against(row, bases.find(row, rows, _SPEC, across_faults)) for row in rows], columns=_columns()
-    )
+    return sorted((_summary(repeats) for repeats in specs.values()), key=_order)
 
 
 def _named(run: Mapping[Any, Any]) -> Row:
@@ -154,7 +163,7 @@ def _parts(row: Row) -> int:
 def _columns() -> list[str]:
     figures = [name + end for name in (*_POSITIVE, *_MEANS) for end in _ENDS]
     return [
-        *_SPEC,
+        *SPEC,
         "parts",
         *(
             "repeats",
@@ -187,7 +196,7 @@ def _summary(repeats: Sequence[Row]) -> Row:
     rates = {run["repeat"]: run["examples_per_second"] for run in ok if _is_positive(run["examples_per_second"])}
     disturbed = [run["disturbed"] for run in ok if run["disturbed"]]
     return {
-        **{name: repeats[0][name] for name in (*_SPEC, "parts")},
+        **{name: repeats[0][name] for name in (*SPEC, "parts")},
         "repeats": len(repeats),
         "ok": len(ok),
         "status": bad[0]["status"] if bad else "ok",
@@ -200,6 +209,7 @@ def _summary(repeats: Sequence[Row]) -> Row:
         "oversubscribed": any(run["oversubscribed"] for run in repeats),
         "disturbed_runs": len(disturbed),
         "disturbed": disturbed[0] if disturbed else "",
+        "ok_runs": ok,
         "rates": rates,
         "begins": {run["repeat"]: run["started_at"] for run in ok if run["repeat"] in rates},
         **_estimates(ok),

@@ -55,6 +55,9 @@ class Estimate:
         return self.known and not self.low <= value <= self.high
 
 
+UNKNOWN = Estimate(math.nan)
+
+
 def positive(values: Sequence[float]) -> Estimate:
     """The geometric mean of rates or times, all greater than 0."""
     return _exponential(_middle(values), _mean([math.log(value) for value in values]))
@@ -79,14 +82,27 @@ def ratio(ones: Mapping[int, float], others: Mapping[int, float], rounds: bool) 
         return dataclasses.replace(positive(ratios), by_rounds=True)
     sides = [list(figures.values()) for figures in (ones, others)]
     if not all(sides):
-        return Estimate(math.nan)
+        return UNKNOWN
     middle = _middle(sides[0]) / _middle(sides[1])
     if min(map(len, sides)) < LEAST_RUNS:
         return Estimate(middle)
-    parts = [variance(map(math.log, each)) / len(each) for each in sides]
+    return _exponential(middle, _welch([[math.log(value) for value in each] for each in sides]))
+
+
+def difference(ones: Sequence[float], others: Sequence[float]) -> Estimate:
+    """The mean of ``ones`` minus that of ``others``, as independent samples."""
+    if not ones or not others:
+        return UNKNOWN
+    if min(len(ones), len(others)) < LEAST_RUNS:
+        return Estimate(fmean(ones) - fmean(others))
+    return _welch([ones, others])
+
+
+def _welch(sides: Sequence[Sequence[float]]) -> Estimate:
+    parts = [variance(each) / len(each) for each in sides]
     squares = sum(part**2 / (len(each) - 1) for part, each in zip(parts, sides, strict=True))
     freedom = sum(parts) ** 2 / squares if squares else min(map(len, sides)) - 1
-    return _exponential(middle, _interval(math.log(middle), math.sqrt(sum(parts)), freedom))
+    return _interval(fmean(sides[0]) - fmean(sides[1]), math.sqrt(sum(parts)), freedom)
 
 
 def repeats_for(estimate: Estimate, runs: int, factor: float) -> int | None:
@@ -113,7 +129,7 @@ def repeats_for(estimate: Estimate, runs: int, factor: float) -> int | None:
 
 def _mean(values: Sequence[float]) -> Estimate:
     if not values:
-        return Estimate(math.nan)
+        return UNKNOWN
     if len(values) < LEAST_RUNS or not all(map(math.isfinite, values)):
         return Estimate(fmean(values))
     return _interval(fmean(values), math.sqrt(variance(values) / len(values)), len(values) - 1)

@@ -58,8 +58,7 @@ def _filled(rows: Sequence[Row], headers: Sequence[str], with_faults: bool) -> T
 
 
 def _rate(row: Row) -> str:
-    rate = row["examples_per_second"]
-    return doubts.rate_mark(row) + words.number(rate, ",.0f" if rate >= 100 else ".3g")
+    return doubts.rate_mark(row) + words.rate(row["examples_per_second"])
 
 
 def metric(rows: Sequence[Row]) -> str:

@@ -65,6 +65,11 @@ def number(value: float, form: str) -> str:
     return NOTHING if math.isnan(value) else format(value, form)
 
 
+def rate(value: float) -> str:
+    """Of examples per second."""
+    return number(value, ",.0f" if value >= 100 else ".3g")
+
+
 def scaled(number: float) -> str:
     """Three digits and a unit's prefix, as in ``12.3 M``."""
     power = min(int(math.log10(max(number, 1.0))) // 3, len(_PREFIXES) - 1)

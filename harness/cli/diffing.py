@@ -1,0 +1,126 @@
+"""The command ``stratbench diff``: what changed beyond noise."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...errors import ResultsError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ...results.analysis.difference import Change
+
+_USUAL_SHARE = 0.05
+"""The difference for which the number of repeats is told, if the user names none."""
+
+
+class Percent(click.ParamType):
+    """``5%`` → 0.05."""
+
+    name = "PERCENT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """A share greater than 0 and less than 1."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)\s*%", value.strip(), re.ASCII)
+        share = float(found[1]) / 100 if found else 0.0
+        if not 0 < share < 1:
+            self.fail(f"give a percentage between 0% and 100%, such as 5%. Received: '{value}'.", param, ctx)
+        return share
+
+
+@click.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--strategy",
+    "-s",
+    multiple=True,
+    help="Without B, given twice: compare these two strategies of A, NAME[:key=value,…]. With B: only these.",
+)
+@click.option(
+    "--fail-if-slower",
+    type=Percent(),
+    help="End with exit code 1 if B is slower beyond noise, by more than this in the middle of the interval, or no "
+    "longer ok.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the changes as JSON.")
+def diff(a: Path, b: Path | None, strategy: tuple[str, ...], fail_if_slower: float | None, as_json: bool) -> int:
+    """What changed from A to B beyond noise: two output folders, or two strategies of one.
+
+    Rows of the same spec are compared by their runs' rates. A 95 % interval that leaves out 1 is a difference; else
+    it is told how many repeats would show one. Rows of other model code, data or machines are named, not compared.
+
+    \b
+    Examples:
+      stratbench diff before after --fail-if-slower 5%
+      stratbench diff stratbench-results -s mirrored -s multiworker
+    """
+    from ...results.showing import changes as showing
+    from ...results.showing.terminal import make_console
+
+    share = fail_if_slower or _USUAL_SHARE
+    changes, names = _compared(a, b, strategy, share)
+    if as_json:
+        click.echo(showing.to_json(changes))
+    else:
+        showing.render(changes, names, share, make_console(sys.stdout))
+    if all(change.verdict == "not comparable" for change in changes):
+        why = next((change.why for change in changes), "there are no runs")
+        raise UsageError(f"A and B must have runs of the same work. Received: {names[0]} and {names[1]}: {why}.")
+    if fail_if_slower is None:
+        return 0
+    return int(any(change.verdict == "broken" or change.slower_by(fail_if_slower) for change in changes))
+
+
+def _compared(a: Path, b: Path | None, chosen: tuple[str, ...], share: float) -> tuple[list[Change], tuple[str, str]]:
+    from ...results.analysis import difference
+
+    runs = _runs(a)
+    if b is None:
+        if len(chosen) != 2:
+            raise UsageError(
+                "give two folders, or one and two strategies of it, as in 'stratbench diff DIR -s mirrored -s ps'. "
+                f"Received: {a} and {len(chosen)} strategies."
+            )
+        before, after = (_variant(reference, runs, a) for reference in chosen)
+        return difference.between_strategies(runs, before, after, share), (chosen[0], chosen[1])
+    later = _runs(b)
+    if chosen:
+        runs, later = (_only(chosen, each, path) for each, path in ((runs, a), (later, b)))
+    return difference.between_folders(runs, later, share), (str(a), str(b))
+
+
+def _only(chosen: tuple[str, ...], runs: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The runs of these strategies."""
+    wanted = [_variant(reference, runs, path) for reference in chosen]
+    return runs[[pair in wanted for pair in zip(runs["strategy"], runs["options"], strict=True)]]
+
+
+def _runs(path: Path) -> pd.DataFrame:
+    from ...results import load
+
+    try:
+        return load(path).runs
+    except ResultsError as error:
+        raise UsageError(str(error)) from None
+
+
+def _variant(reference: str, runs: pd.DataFrame, path: Path) -> tuple[str, str]:
+    """Strategy and options, as the runs table has them. Raises UsageError if there are no such runs."""
+    from ..plan.references import variant
+
+    name, options = variant(reference, {})
+    text = json.dumps(options, sort_keys=True, separators=(",", ":"))
+    if not ((runs["strategy"] == name) & (runs["options"] == text)).any():
+        there = ", ".join(dict.fromkeys(runs["strategy"])) or "none"
+        raise UsageError(f"--strategy must be one that {path} has runs of: {there}. Received: '{reference}'.")
+    return name, text

@@ -1,0 +1,155 @@
+"""What changed between two sets of runs, as a table on a terminal and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .. import schema
+from ..analysis.difference import Change
+from ..analysis.intervals import LEAST_RUNS, Estimate
+from . import words
+
+_ROWS_FOR_A_CHANCE = 5
+"""From so many compared rows on, it is said that one in twenty differs by chance."""
+
+
+def render(changes: Sequence[Change], names: tuple[str, str], share: float, console: Console) -> None:
+    """Print a row for each change, with remarks below.
+
+    Args:
+        names: of what is compared, before and after.
+        share: the difference that the numbers of repeats are for.
+    """
+    for name, letter in zip(names, "AB", strict=True):
+        console.print(f"{letter}: {name}", style="bold", markup=False, emoji=False, soft_wrap=True)
+    console.print(_table(changes), markup=False)
+    for line in _captions(changes) + [line for change in changes for line in _remarks(change, share)]:
+        console.print(line, style="dim", markup=False, emoji=False, soft_wrap=True)
+
+
+def to_json(changes: Sequence[Change]) -> str:
+    """A JSON list of objects, one for each change."""
+    return json.dumps([_plain(change) for change in changes], indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(change: Change) -> dict[str, Any]:
+    row = change.row
+    sides = {"before": change.before, "after": change.after}
+    figures = {"rate_ratio": change.rate, "test_metric_difference": change.metric}
+    found = {
+        **{name: row[name] for name in ("strategy", "options", "replicas", "global_batch", "model", "dataset")},
+        "verdict": change.verdict,
+        "why": change.why,
+        **{f"strategy_{side}": each["strategy"] if each else "" for side, each in sides.items()},
+        **{f"runs_{side}": count for side, count in zip(sides, change.runs, strict=True)},
+        **{f"examples_per_second_{side}": rate for side, rate in zip(sides, change.rates, strict=True)},
+        **{name: estimate.value for name, estimate in figures.items()},
+        **{f"{name}_low": estimate.low for name, estimate in figures.items()},
+        **{f"{name}_high": estimate.high for name, estimate in figures.items()},
+        "by_rounds": change.rate.by_rounds,
+        "repeats_needed": change.repeats,
+        "versions": change.versions,
+    }
+    return {name: schema.plain(value) for name, value in found.items()}
+
+
+def _table(changes: Sequence[Change]) -> Table:
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    table.add_column("strategy", overflow="fold", min_width=11)
+    for header in (
+        "repli-\ncas",
+        "global\nbatch",
+        "A, examples\nper second",
+        "B, examples\nper second",
+        "runs\nA, B",
+        "B / A",
+        "95 % in-\nterval",
+    ):
+        table.add_column(Text(header), justify="right", no_wrap=True)
+    table.add_column("B is", no_wrap=True)
+    for change in changes:
+        row = change.row
+        table.add_row(
+            _name(change),
+            str(row["replicas"]),
+            str(row["global_batch"]),
+            *map(words.rate, change.rates),
+            "{}, {}".format(*change.runs),
+            _ratio(change.rate),
+            _ends(change.rate, ".3f"),
+            _verdict(change),
+        )
+    return table
+
+
+def _name(change: Change) -> str:
+    names = dict.fromkeys(words.strategy(row) for row in (change.before, change.after) if row)
+    return " → ".join(names)
+
+
+def _ratio(rate: Estimate) -> str:
+    doubtful = not rate.known and not math.isnan(rate.value)
+    return ("~" if doubtful else "") + words.number(rate.value, ".3f")
+
+
+def _ends(estimate: Estimate, form: str) -> str:
+    return f"{estimate.low:{form}}–{estimate.high:{form}}" if estimate.known else ""
+
+
+def _verdict(change: Change) -> str:
+    if change.verdict in ("faster", "slower"):
+        return f"{change.verdict}, {abs(change.rate.value - 1):.1%}"
+    return {"broken": "not ok any more", "mended": "ok now"}.get(change.verdict, change.verdict)
+
+
+def _captions(changes: Sequence[Change]) -> list[str]:
+    known = [change for change in changes if change.rate.known]
+    if not known:
+        return []
+    ways = {change.rate.by_rounds for change in known}
+    pairs = "of the ratios of each round" if ways == {True} else "of independent runs (Welch)"
+    lines = [f"95 % intervals by Student's t, {pairs if len(ways) == 1 else 'by rounds where runs were made so'}"]
+    if len(known) >= _ROWS_FOR_A_CHANCE:
+        lines.append(
+            f"of {len(known)} intervals, about one in twenty leaves out the truth by chance: repeat what surprises"
+        )
+    return lines
+
+
+def _remarks(change: Change, share: float) -> list[str]:
+    name = f"{_name(change)} ×{change.row['replicas']}"
+    lines = [f"{name}: {change.why}"] if change.why else []
+    for letter, row in zip("AB", (change.before, change.after), strict=True):
+        if row and row["disturbed"]:
+            lines.append(
+                f"{name}: {row['disturbed_runs']} of {row['ok']} runs of {letter} are left out, as the machine was "
+                f"busy: {row['disturbed']}"
+            )
+    if change.verdict == "too few runs":
+        lines.append(f"{name}: chance can be told from {LEAST_RUNS} undisturbed runs of each on")
+    if change.verdict == "no difference shown" and not _tight(change.rate, share):
+        enough = f"about {change.repeats} runs of each would" if change.repeats else "more than 1000 runs of each would"
+        lines.append(f"{name}: too noisy to show a difference of {share * 100:g} %: {enough}")
+    if change.metric.excludes(0.0):
+        metric = change.row["metric"]
+        lines.append(f"{name}: test {metric} differs by {change.metric.value:+.4g} ({_signed(change.metric)})")
+    if change.versions:
+        lines.append(f"{name}: {change.versions}")
+    return lines
+
+
+def _tight(rate: Estimate, share: float) -> bool:
+    """Whether the interval already shows that there is no difference as large as ``share``."""
+    return rate.low > 1 - share and rate.high < 1 / (1 - share)
+
+
+def _signed(estimate: Estimate) -> str:
+    return f"{estimate.low:+.4g} to {estimate.high:+.4g}"
