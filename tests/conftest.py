@@ -25,6 +25,20 @@ _NUMBERS = itertools.count()
 STARTER = Starter(ignored=["PYTEST_CURRENT_TEST"])
 """Of all tests' runs but those that are about how a task is started."""
 DATA = Path(__file__).parents[2] / "shared" / "data"
+THOROUGH = Path(__file__).with_name("thorough.txt")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks the tests of `THOROUGH`. A line that no test answers to is an error, if all tests were collected."""
+    listed = {line for line in THOROUGH.read_text().splitlines() if not line.startswith("#")}
+    met = set()
+    for item in items:
+        name = f"{item.path.name}::{item.nodeid.partition('::')[2]}"
+        if found := listed & {name, name.partition("[")[0]}:
+            met |= found
+            item.add_marker(pytest.mark.thorough)
+    if config.args == config.getini("testpaths") and (unknown := sorted(listed - met)):
+        raise pytest.UsageError(f"{THOROUGH.name} must name tests that exist. Received: {unknown[0]}")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from .diffing import diff
 from .ending import drop_output, fail, fail_unforeseen, prepare_streams
 from .options import spec_options
 from .reducing import allreduce
+from .reporting import report
 from .values import Counts, Folder, check_texts
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats:
 
 cli.add_command(allreduce)
 cli.add_command(diff)
+cli.add_command(report)
 
 
 @cli.command("list")

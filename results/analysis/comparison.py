@@ -122,17 +122,20 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
         - ``is_base`` (bool): whether it is its own base; ``base_ok`` (number of runs, 0 without a base) and
           ``base_disturbed`` (words): the base's ``ok`` and ``disturbed``.
     """
+    return pd.DataFrame(compared(runs, across_faults), columns=_columns())
+
+
+def compared(runs: pd.DataFrame, across_faults: bool = False) -> list[Row]:
+    """The rows of `compare`, with what `summaries` adds."""
     rows = summaries(runs)
-    return pd.DataFrame(
-        [row | bases.against(row, bases.find(row, rows, SPEC, across_faults)) for row in rows], columns=_columns()
-    )
+    return [row | bases.against(row, bases.find(row, rows, SPEC, across_faults)) for row in rows]
 
 
 def summaries(runs: pd.DataFrame) -> list[Row]:
     """The rows of `compare` without their bases.
 
-    Beside the columns, a row has ``rates`` and ``begins``, as `bases.against` takes them, and ``ok_runs``: the rows of
-    the runs table that it rests on.
+    Beside the columns, a row has ``rates`` and ``begins``, as `bases.against` takes them, and ``all_runs`` and
+    ``ok_runs``: its rows of the runs table, and those that its figures rest on.
     """
     specs: dict[tuple[Any, ...], list[Row]] = {}
     for run in runs.to_dict("records"):
@@ -209,6 +212,7 @@ def _summary(repeats: Sequence[Row]) -> Row:
         "oversubscribed": any(run["oversubscribed"] for run in repeats),
         "disturbed_runs": len(disturbed),
         "disturbed": disturbed[0] if disturbed else "",
+        "all_runs": list(repeats),
         "ok_runs": ok,
         "rates": rates,
         "begins": {run["repeat"]: run["started_at"] for run in ok if run["repeat"] in rates},

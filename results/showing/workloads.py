@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ..analysis.bases import Row
-from ..analysis.comparison import compare
+from ..analysis.comparison import compared
 from . import words
 
 
 @dataclass(frozen=True)
 class Workload:
-    """The rows of `comparison.compare` that train the same on machines of one kind."""
+    """The rows of `comparison.compared` that train the same on machines of one kind."""
 
     title: str
     rows: list[Row]
@@ -27,8 +27,7 @@ def workloads(runs: pd.DataFrame, across_faults: bool = False) -> list[Workload]
     where there are several.
     """
     found: dict[tuple[str, tuple[str, str], str], list[Row]] = {}
-    for record in compare(runs, across_faults).to_dict("records"):
-        row = {str(name): value for name, value in record.items()}
+    for row in compared(runs, across_faults):
         faults = f" · with {row['inject']}" if row["inject"] and not across_faults else ""
         files = (row["model_digest"], row["data_digest"])
         found.setdefault((words.title(row) + faults, files, words.machine(row)), []).append(row)

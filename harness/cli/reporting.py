@@ -1,0 +1,51 @@
+"""The command ``stratbench report``: a page with the answer in words, tables and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ...errors import ResultsError, RunError, UsageError
+from .values import Folder
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    help="The page to write. [default: report.html beside the tables]",
+)
+@click.option("--figures", type=Folder(), help="Folder for the pictures as SVG and PNG files.")
+def report(path: Path, output: Path | None, figures: Path | None) -> None:
+    """Write a page about the runs of PATH: an output folder, or a results.h5.
+
+    The page is one file and needs no network: which strategy trains fastest, by how much and how sure that is, then
+    every figure with its interval and its runs, and pictures.
+
+    \b
+    Examples:
+      stratbench report stratbench-results
+      stratbench report stratbench-results -o monday.html --figures pictures
+    """
+    # Altair takes a second to import; tables that can't be read are told before.
+    from ...results import load
+
+    try:
+        tables = load(path)
+    except ResultsError as error:
+        raise UsageError(str(error)) from None
+    from ...results.page.figures import save
+    from ...results.page.page import build
+
+    target = output or (path if path.is_dir() else path.parent) / "report.html"
+    try:
+        target.write_text(build(tables, path.resolve().name), encoding="utf-8")
+        made = save(tables, figures) if figures else []
+    except OSError as error:
+        raise RunError(f"the report can't be written: {error.strerror}. Received: {error.filename}") from None
+    click.echo(f"Report: {target}")
+    if figures:
+        click.echo(f"Pictures: {len(made)} files in {figures}")

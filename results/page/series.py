@@ -1,0 +1,144 @@
+"""The values behind the report's pictures: lists of plain records, small however many steps there were."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import schema
+from ..analysis.bases import Row
+from ..showing import words
+from ..tables.reading import Tables
+
+_MOST_POINTS = 120
+"""Of one line."""
+_MOST_RUNS_NAMED = 8
+_QUANTILES = ("p05", "p25", "median", "p75", "p95")
+
+Records = list[dict[str, Any]]
+
+
+def label(row: Row) -> str:
+    """The row's name in pictures."""
+    return f"{words.strategy(row)} ×{row['replicas']}"
+
+
+def rates(rows: Sequence[Row]) -> Records:
+    """One record for each row with a rate: rate, speed-up and efficiency, with the ends of their intervals."""
+    names = ("examples_per_second", "speedup", "efficiency")
+    columns = [name + end for name in names for end in ("", "_low", "_high")]
+    return [
+        _who(row)
+        | {name: row[name] for name in columns}
+        # Without an interval there is a point alone.
+        | {
+            "ideal": row["examples_per_second"] / row["efficiency"],
+            "interval": _interval(row, "examples_per_second", ",.0f"),
+        }
+        | {"speedup_interval": _interval(row, "speedup", ".2f"), "base": row["base"]}
+        for row in rows
+        if row["rates"]
+    ]
+
+
+def _interval(row: Row, name: str, form: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "none" if math.isnan(low) else f"{low:{form}} to {high:{form}}"
+
+
+def steps(rows: Sequence[Row]) -> Records:
+    """The quantiles of each row's step times in ms: medians over its runs."""
+    found = []
+    for row in rows:
+        runs = [run for run in row["ok_runs"] if not math.isnan(run["step_seconds_median"])]
+        if runs:
+            values = {
+                name: float(np.median([run[f"step_seconds_{name}"] for run in runs])) * 1000 for name in _QUANTILES
+            }
+            found.append(_who(row) | values)
+    return found
+
+
+def over_time(rows: Sequence[Row], tables: Tables) -> Records:
+    """Each row's step times over its first ok run: medians of neighbouring steps of rank 0, in ms."""
+    found = []
+    for row in rows:
+        if not row["ok_runs"]:
+            continue
+        run = row["ok_runs"][0]["run_id"]
+        chosen = tables.steps[(tables.steps["run_id"] == run) & (tables.steps["role"] == "worker")]
+        chosen = chosen[(chosen["task"] == chosen["task"].min()) & ~chosen["warmup"]]
+        if chosen.empty:
+            continue
+        ends = np.cumsum(chosen["step_seconds"].to_numpy())
+        for part in np.array_split(np.arange(len(chosen)), min(_MOST_POINTS, len(chosen))):
+            found.append(
+                {"label": label(row), "strategy": words.strategy(row), "run": run, "seconds": float(ends[part[-1]])}
+                | {"step": int(chosen["step"].iloc[part[-1]])}
+                | {"milliseconds": float(np.median(chosen["step_seconds"].to_numpy()[part])) * 1000}
+            )
+    return found
+
+
+def quality(rows: Sequence[Row], tables: Tables) -> Records:
+    """The main metric on the validation examples after each epoch: means over each row's runs."""
+    found = []
+    for row in rows:
+        runs = {run["run_id"] for run in row["ok_runs"]}
+        epochs = tables.epochs[tables.epochs["run_id"].isin(runs)].dropna(subset=["validation_metric", "seconds"])
+        if epochs.empty:
+            continue
+        epochs = epochs.assign(elapsed=epochs.groupby("run_id")["seconds"].cumsum())
+        means = epochs.groupby("epoch")[["validation_metric", "elapsed"]].mean()
+        examples = row["ok_runs"][0]["examples_done"] / max(1, len(means))
+        for number, (epoch, mean) in enumerate(means.iterrows(), start=1):
+            found.append(
+                _who(row)
+                | {"epoch": int(str(epoch)) + 1, "seconds": float(mean["elapsed"]), "examples": examples * number}
+                | {"value": float(mean["validation_metric"])}
+            )
+    return found
+
+
+def traffic(rows: Sequence[Row]) -> Records:
+    """What all workers sent and received in a run, in MB, and what the algorithm needs."""
+    return [
+        _who(row) | {"measured": row["traffic_bytes_measured"] / 1e6, "expected": row["traffic_bytes_expected"] / 1e6}
+        for row in rows
+        if row["traffic_bytes_expected"] > 0 and row["traffic_bytes_measured"] > 0
+    ]
+
+
+def staleness(rows: Sequence[Row], tables: Tables) -> Records:
+    """The share of each row's applied updates with each staleness."""
+    found = []
+    for row in rows:
+        runs = {run["run_id"] for run in row["ok_runs"]}
+        counts = tables.staleness[tables.staleness["run_id"].isin(runs)].groupby("staleness")["updates"].sum()
+        if len(counts) > 1:
+            shares = counts / counts.sum()
+            found += [_who(row) | {"staleness": int(str(each)), "share": float(shares[each])} for each in counts.index]
+    return found
+
+
+def _who(row: Row) -> dict[str, Any]:
+    runs = [run["run_id"] for run in row["ok_runs"]]
+    more = f" and {len(runs) - _MOST_RUNS_NAMED} more" if len(runs) > _MOST_RUNS_NAMED else ""
+    return {
+        "label": label(row),
+        "strategy": words.strategy(row),
+        "replicas": int(row["replicas"]),
+        "runs": ", ".join(runs[:_MOST_RUNS_NAMED]) + more,
+    }
+
+
+def plain(records: Records) -> Records:
+    """The records for JSON: numbers with six digits, null for what is missing."""
+    return [{name: _rounded(schema.plain(value)) for name, value in record.items()} for record in records]
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,0 +1,143 @@
+"""What a workload's rows answer, in words: what trains fastest, by how much, how sure that is, and at what price."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..analysis import bases, intervals
+from ..analysis.bases import Row
+from ..analysis.intervals import LEAST_RUNS, Estimate
+from . import words
+
+_NOTICEABLE_WAIT = 0.1
+"""From this share of a step on, waiting for data is told."""
+
+
+def sentences(rows: Sequence[Row]) -> list[str]:
+    """The answer for the rows of one workload, of `comparison.compared`: the main thing first."""
+    timed = [row for row in rows if row["rates"]]
+    if not timed:
+        return ["No run is ok, so nothing can be said of what trains fastest."]
+    fastest = max(timed, key=lambda row: row["examples_per_second"])
+    if len(timed) == 1:
+        return [f"Only {_name(fastest)} has a rate, so there is nothing to compare it with."]
+    base = _reference(fastest, timed)
+    said = [_headline(fastest, base)]
+    said += _rivals(fastest, timed)
+    if fastest is not base:
+        said += _quality(fastest, base)
+        said += _price(fastest)
+        said += _as_good(fastest, base, timed)
+    if not _pays(fastest, base):
+        said.append(_advice(timed))
+    return said
+
+
+def _name(row: Row) -> str:
+    return f"{words.strategy(row)} ×{row['replicas']}"
+
+
+def _reference(fastest: Row, timed: Sequence[Row]) -> Row:
+    """The row that the fastest is compared with: its base, or the next one where each strategy is its own base."""
+    others = [row for row in timed if row is not fastest]
+    if not fastest["is_base"]:
+        return next(
+            (row for row in others if row["is_base"] and f"{row['strategy']}×{row['replicas']}" == fastest["base"]),
+            max(others, key=lambda row: row["examples_per_second"]),
+        )
+    if any(row["base"] == fastest["base"] for row in others):
+        return fastest
+    return max(others, key=lambda row: row["examples_per_second"])
+
+
+def _pays(fastest: Row, base: Row) -> bool:
+    return fastest is not base and not bases.speedup_of(fastest, base).low <= 1.0
+
+
+def _headline(fastest: Row, base: Row) -> str:
+    if fastest is base:
+        return f"Nothing that was measured trains faster than {_name(base)}: distributing does not pay here."
+    ratio = bases.speedup_of(fastest, base)
+    speedup = f"{ratio.value:.2f}× as fast as {_name(base)}"
+    if not ratio.known:
+        runs = words.count(min(fastest["ok"], base["ok"]), "run")
+        return (
+            f"{_name(fastest)} had the highest rate, {speedup}, in {runs} each. That may be chance: --repeats "
+            f"{LEAST_RUNS} or more gives intervals."
+        )
+    interval = f"({_ends(ratio)})"
+    if ratio.low <= 1.0:
+        return (
+            f"Nothing is shown to train faster than {_name(base)}: {_name(fastest)} comes next, {speedup} {interval}."
+        )
+    share = ""
+    if fastest["replicas"] > base["replicas"]:
+        efficiency = ratio.value * base["replicas"] / fastest["replicas"]
+        share = f"; {efficiency:.0%} of what so many replicas would give without loss"
+    return f"{_name(fastest)} trains fastest: {speedup} {interval}{share}."
+
+
+def _rivals(fastest: Row, timed: Sequence[Row]) -> list[str]:
+    """Rows whose rate can't be told from the highest one."""
+    ratios = [(row, bases.speedup_of(row, fastest)) for row in timed if row is not fastest]
+    close = [(row, ratio) for row, ratio in ratios if ratio.known and not ratio.excludes(1.0)]
+    if not close:
+        return []
+    told = ", ".join(f"{_name(row)} ({_ends(ratio)} of its rate)" for row, ratio in close)
+    return [f"Not to be told from it: {told}."]
+
+
+def _ends(estimate: Estimate) -> str:
+    return f"{estimate.low:.2f}–{estimate.high:.2f}"
+
+
+def _quality(fastest: Row, base: Row) -> list[str]:
+    """How its test metric compares with the base's."""
+    if fastest["metric"] != base["metric"] or math.isnan(fastest["test_metric"]) or math.isnan(base["test_metric"]):
+        return []
+    named = f"test {fastest['metric']}"
+    change = intervals.difference(*(metrics(row) for row in (fastest, base)))
+    if change.value == 0:
+        return [f"Its {named} is the same, {fastest['test_metric']:.4g}."]
+    figures = f"{fastest['test_metric']:.4g}, against {base['test_metric']:.4g} of {_name(base)}"
+    if not change.known:
+        return [f"Its {named} is {figures}."]
+    if change.excludes(0.0):
+        return [f"Its {named} is {figures}: {change.value:+.2g} ({change.low:+.2g} to {change.high:+.2g})."]
+    return [f"Its {named} is {figures}; that may be chance ({change.low:+.2g} to {change.high:+.2g})."]
+
+
+def metrics(row: Row) -> list[float]:
+    """The main metric on the test examples of each ok run that has one."""
+    return [run["test_metric"] for run in row["ok_runs"] if math.isfinite(run["test_metric"])]
+
+
+def _price(fastest: Row) -> list[str]:
+    """What a reader should know of it: stale gradients, and waiting for data."""
+    said = []
+    if fastest["staleness_mean"] > 0:
+        said.append(f"It is asynchronous: its updates are {fastest['staleness_mean']:.2f} others late on average.")
+    waits = fastest["input_seconds_median"] / fastest["step_seconds_median"]
+    if waits > _NOTICEABLE_WAIT:
+        said.append(f"It waits for data in {waits:.0%} of its step.")
+    return said
+
+
+def _as_good(fastest: Row, base: Row, timed: Sequence[Row]) -> list[str]:
+    """The fastest of the rows that are as good as the base, where the fastest of all is shown to be worse."""
+    # Of other metrics it is not known whether more is better.
+    if base["metric"] != "accuracy" or not intervals.difference(metrics(fastest), metrics(base)).high < 0:
+        return []
+    as_good = [row for row in timed if not intervals.difference(metrics(row), metrics(base)).high < 0]
+    best = max(as_good, key=lambda row: row["examples_per_second"])
+    speedup = bases.speedup_of(best, base).value
+    return [f"Of those that are not shown to be less accurate, {_name(best)} is the fastest: {speedup:.2f}×."]
+
+
+def _advice(timed: Sequence[Row]) -> str:
+    step = min(row["step_seconds_median"] for row in timed) * 1000
+    return (
+        f"A step takes {step:.3g} ms, and an exchange is paid in each. Larger batches, --accumulate, or a model with "
+        "more computing for each weight leave less of it; 'stratbench allreduce' tells what an exchange costs at least."
+    )

@@ -1,0 +1,85 @@
+"""How often ``stratbench diff`` is wrong: a run against itself, and against itself with a slow-down put in on purpose.
+
+    make noise ARGS="--trials 20 --repeats 8"
+
+A trial makes rounds of three runs of the same spec: one for each of two folders that don't differ, and one with
+``--inject slow``, whose sleeping adds a known share to each step. Then ``diff`` compares the folders. Prints how many of
+the trials claim a difference where there is none, and how many find the one that is there.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from pathlib import Path
+
+import click
+from stratbench.harness.launch.run import open_store, run_one
+from stratbench.harness.launch.starter import Starter
+from stratbench.harness.plan.experiment import Experiment
+from stratbench.harness.plan.spec import RunSpec
+from stratbench.results import load
+from stratbench.results.analysis import difference
+
+WORK = {"model": "cnn", "dataset": "mnist-12k", "global_batch": 128, "cores_per_replica": 1}
+
+
+def spec(strategy: str, replicas: int, steps: int, inject: str = "") -> RunSpec:
+    chosen = [inject] if inject else []
+    return Experiment(strategies=[strategy], replicas=[replicas], steps=steps, inject=chosen, **WORK).expand()[0]
+
+
+def trial(folder: Path, specs: dict[str, RunSpec], repeats: int, starter: Starter) -> dict[str, difference.Change]:
+    """``b`` and ``slow`` against ``a``, each of ``repeats`` runs."""
+    for repeat in range(repeats):
+        # The order of a round turns, as that of `compare` does.
+        names = list(specs)
+        for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
+            with open_store(folder / name) as store:
+                one = specs[name].model_copy(update={"repeat": repeat})
+                record = run_one(one, store, threading.Event(), lambda label, event: None, starter=starter)
+                assert record.run["status"] == "ok", record.run["reason"]
+    tables = {name: load(folder / name).runs for name in specs}
+    # For diff, runs with faults are another spec: here the fault is what is to be found.
+    tables["slow"] = tables["slow"].assign(inject="")
+    found = {}
+    for name in ("b", "slow"):
+        (found[name],) = difference.between_folders(tables["a"], tables[name], 0.05)
+    return found
+
+
+@click.command(help=__doc__.partition("\n")[0] if __doc__ else "")
+@click.option("--trials", default=20, show_default=True)
+@click.option("--repeats", default=8, show_default=True)
+@click.option("--steps", default=60, show_default=True)
+@click.option("--strategy", default="single", show_default=True)
+@click.option("--replicas", default=1, show_default=True)
+@click.option("--share", default=0.1, show_default=True, help="Of a step, by which it is slowed.")
+def main(trials: int, repeats: int, steps: int, strategy: str, replicas: int, share: float) -> None:
+    with tempfile.TemporaryDirectory() as temporary, Starter() as starter:
+        folder = Path(temporary)
+        first = spec(strategy, replicas, steps)
+        with open_store(folder / "first") as store:
+            record = run_one(first, store, threading.Event(), lambda label, event: None, starter=starter)
+        step = record.run["step_seconds_median"]
+        slow = spec(strategy, replicas, steps, f"slow:worker=0,seconds={share * step:.6f}")
+        click.echo(f"{strategy} ×{replicas}: a step takes {step * 1000:.2f} ms; {share:.0%} of it is put in")
+        wrong, found = 0, 0
+        for number in range(trials):
+            changes = trial(folder / str(number), {"a": first, "b": first, "slow": slow}, repeats, starter)
+            same, slower = changes["b"], changes["slow"]
+            wrong += same.verdict in ("faster", "slower")
+            found += slower.verdict == "slower"
+            for name, change in changes.items():
+                click.echo(
+                    f"{number + 1:3d} {name:4s} {change.verdict:20s} {change.rate.value:.3f} "
+                    f"({change.rate.low:.3f}–{change.rate.high:.3f}), {change.runs[0]} and {change.runs[1]} runs, "
+                    f"{'by rounds' if change.rate.by_rounds else 'independent'}"
+                )
+        click.echo(
+            f"{wrong} of {trials} claim a difference where there is none; {found} of {trials} find the slow-down"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""``stratbench report``: the page's figures are those of the comparison, and it opens in a browser without an error."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from stratbench.errors import RunError, UsageError
+from stratbench.harness.cli.commands import cli
+from stratbench.results import schema
+from stratbench.results.analysis.comparison import compare, compared
+from stratbench.results.page import charts, figures
+from stratbench.results.page.page import build
+from stratbench.results.showing import verdict
+from stratbench.results.tables.reading import Tables
+from test_results_report import run
+
+QUANTILES = {f"step_seconds_{name}": 0.01 + 0.001 * i for i, name in enumerate(("p05", "p25", "median", "p75", "p95"))}
+
+
+def tables(rows: list[dict[str, Any]], steps: int = 30) -> Tables:
+    """Tables with these runs, each with steps of rank 0 and two epochs."""
+    ok = [row for row in rows if row["status"] == "ok"]
+    more: dict[str, list[dict[str, Any]]] = {
+        "epochs": [
+            {"run_id": row["run_id"], "epoch": epoch, "seconds": 1.5, "validation_metric": 0.5 + epoch / 10}
+            for row in ok
+            for epoch in range(2)
+        ],
+        "steps": [
+            {"run_id": row["run_id"], "role": "worker", "step": step, "step_seconds": 0.01, "warmup": step < 2}
+            for row in ok
+            for step in range(steps)
+        ],
+        "staleness": [
+            {"run_id": row["run_id"], "role": "ps", "staleness": each, "updates": 10 - each}
+            for row in ok
+            if row["staleness_mean"] > 0
+            for each in range(3)
+        ],
+    }
+    frames = {
+        table: pd.DataFrame(schema.columns(table, [schema.row(table, row) for row in more.get(table, [])]))
+        for table in schema.TABLES
+        if table != "runs"
+    }
+    runs = pd.DataFrame(rows) if rows else pd.DataFrame([run("single")]).iloc[:0]
+    return Tables(runs=runs, **frames)
+
+
+def grid(repeats: int = 3, **changes: Any) -> list[dict[str, Any]]:
+    figures = {"test_metric": 0.9, "validation_metric": 0.8, "metric": "accuracy", **QUANTILES, "examples_done": 3840}
+    moved = {"traffic_bytes_expected": 8e6, "traffic_bytes_measured": 8.1e6}
+    stale = {"staleness_mean": 0.5, "staleness_max": 2.0, "test_metric": 0.88}
+    return [
+        run(name, replicas, rate * (1 + repeat / 100), repeat=repeat) | figures | extra | changes
+        for repeat in range(repeats)
+        for name, replicas, rate, extra in (
+            ("single", 1, 1000, {}),
+            ("mirrored", 1, 980, {}),
+            ("mirrored", 2, 1700, moved),
+            ("ps", 2, 1900, moved | stale),
+        )
+    ]
+
+
+def answer(*rows: dict[str, Any]) -> list[str]:
+    return verdict.sentences(compared(pd.DataFrame(rows)))
+
+
+class TestVerdict:
+    def test_the_fastest_with_its_interval_its_price_and_what_is_as_good(self) -> None:
+        rows = grid()
+        for row in rows:
+            row["test_metric"] += row["repeat"] * 1e-4
+        first, *others = answer(*rows)
+        assert first.startswith("ps ×2 trains fastest: 1.90× as fast as single ×1 (1.8")
+        assert first.endswith("95% of what so many replicas would give without loss.")
+        assert others == [
+            "Its test accuracy is 0.8801, against 0.9001 of single ×1: -0.02 (-0.02 to -0.02).",
+            "It is asynchronous: its updates are 0.50 others late on average.",
+            "Of those that are not shown to be less accurate, mirrored ×2 is the fastest: 1.70×.",
+        ]
+
+    def test_one_run_is_no_proof(self) -> None:
+        first, *_ = answer(*grid(repeats=1))
+        assert first == (
+            "ps ×2 had the highest rate, 1.90× as fast as single ×1, in 1 run each. That may be chance: --repeats 3 or "
+            "more gives intervals."
+        )
+
+    def test_when_nothing_pays(self) -> None:
+        rows = [
+            run(name, n, rate + r, repeat=r) for name, n, rate in (("single", 1, 900), ("ps", 2, 800)) for r in range(3)
+        ]
+        first, last = answer(*rows)
+        assert first == "Nothing that was measured trains faster than single ×1: distributing does not pay here."
+        assert last.startswith("A step takes 12.5 ms, and an exchange is paid in each. Larger batches")
+
+    def test_when_nothing_is_shown_to_pay(self) -> None:
+        rows = [run("single", 1, rate, repeat=r) for r, rate in enumerate((90, 110, 100))]
+        rows += [run("ps", 2, rate, repeat=r) for r, rate in enumerate((95, 115, 100))]
+        first, second, *_ = answer(*rows)
+        assert first.startswith("Nothing is shown to train faster than single ×1: ps ×2 comes next, 1.03× as fast")
+        assert second.startswith("Not to be told from it: single ×1 (0.")
+
+    def test_waiting_for_data_is_told(self) -> None:
+        rows = [row | {"input_seconds_median": row["step_seconds_median"] / 2} for row in grid()]
+        assert "It waits for data in 50% of its step." in answer(*rows)
+
+    @pytest.mark.parametrize(
+        "rows, words",
+        [
+            ([run("ps", status="failed", reason="x")], "No run is ok, so nothing can be said"),
+            ([run("single")], "Only single ×1 has a rate"),
+            ([run("single", rate=math.nan)], "No run is ok"),
+            ([run("ps", 2), run("mirrored", 2, 50)], "ps ×2 had the highest rate, 2.00× as fast as mirrored ×2, in 1"),
+        ],
+    )
+    def test_what_can_not_be_concluded(self, rows: list[dict[str, Any]], words: str) -> None:
+        assert answer(*rows)[0].startswith(words)
+
+
+def before_scripts(page: str) -> str:
+    """The page without Vega and the page's own script, which are the same in all pages."""
+    return page.partition("</main>")[0]
+
+
+def rows_of(page: str) -> list[list[str]]:
+    """The text of the cells of the page's tables."""
+    found = []
+    for line in re.findall(r"<tr>(.*?)</tr>", before_scripts(page), re.DOTALL):
+        cells = re.findall(r"<t[hd][ >](.*?)</t[hd]>", line, re.DOTALL)
+        found.append([html.unescape(" ".join(re.sub(r"<[^>]*>|^[^<>]*>", " ", cell).split())) for cell in cells])
+    return found
+
+
+def test_the_figures_are_those_of_the_comparison() -> None:
+    known = grid()
+    head, *shown = rows_of(build(tables(known), "here"))
+    assert head[:6] == ["strategy", "replicas", "global batch", "examples per second", "speed-up", "efficiency"]
+    expected = compare(pd.DataFrame(known)).to_dict("records")
+    assert len(shown) == len(expected) == 4
+    for cells, row in zip(shown, expected, strict=True):
+        rate, *ends = (row[f"examples_per_second{end}"] for end in ("", "_low", "_high"))
+        assert cells[3] == f"{rate:,.0f} {ends[0]:,.0f}–{ends[1]:,.0f}"
+        if not row["is_base"]:
+            assert cells[4] == f"{row['speedup']:.2f} {row['speedup_low']:.2f}–{row['speedup_high']:.2f}"
+            assert cells[5] == f"{row['efficiency']:.0%} {row['efficiency_low']:.0%}–{row['efficiency_high']:.0%}"
+    page = build(tables(known), "here")
+    for row in known:
+        assert f"<code>runs/{row['run_id']}</code>: ok, {row['examples_per_second']:,.0f} examples/s" in page
+
+
+def test_every_picture_has_the_values_of_its_rows() -> None:
+    known = tables(grid())
+    (made,) = [charts.pictures(rows, known) for rows in [compared(known.runs)]]
+    assert list(made) == ["rate", "efficiency", "steps", "time", "quality", "traffic", "staleness"]
+    specs = {name: json.dumps(chart.to_dict()) for name, (_, chart) in made.items()}
+    for row in compare(known.runs).to_dict("records"):
+        assert f'"examples_per_second": {float(format(row["examples_per_second"], ".6g"))}' in specs["rate"]
+        assert f'"label": "{row["strategy"]} \\u00d7{row["replicas"]}"' in specs["rate"]
+    assert '"measured": 8.1' in specs["traffic"] and '"expected": 8.0' in specs["traffic"]
+    assert "NaN" not in "".join(specs.values())
+
+
+def test_text_from_results_stays_text() -> None:
+    evil = "</script><script>alert('x')</script>"
+    known = [row | {"dataset": evil, "options": json.dumps({"a": evil})} for row in grid()]
+    known.append(run("ps", 4, status="failed", reason=f"<img src=x onerror=alert(1)> {evil}", dataset=evil))
+    page = build(tables(known), evil)
+    own = before_scripts(page)
+    assert "alert('x')" not in own and "<img" not in own
+    assert own.count("<script") == own.count("</script") == own.count('<script type="application/json"') == 7
+
+
+@pytest.mark.parametrize(
+    "rows, words",
+    [
+        ([], "There are no runs, so nothing can be concluded."),
+        ([run("ps", status="failed", reason="worker-1: killed")], "ps ×1 failed: worker-1: killed"),
+        ([run("single")], "Only single ×1 has a rate, so there is nothing to compare it with."),
+        ([row | {"cpu_model": f"CPU {row['replicas']}"} for row in grid()], "on CPU 2, 0 cores"),
+    ],
+)
+def test_poor_results_say_what_can_not_be_concluded(rows: list[dict[str, Any]], words: str) -> None:
+    assert words in html.unescape(build(tables(rows), "here"))
+
+
+def test_many_runs_make_no_large_page() -> None:
+    rows = [
+        run("ps", 2, 100.0 + repeat, repeat=repeat, seed=seed) | QUANTILES for seed in range(400) for repeat in range(5)
+    ]
+    page = build(tables(rows, steps=20), "here")
+    assert len(page.encode()) < 6_000_000
+    assert "Pictures of this workload are left out, as there are many" in page and 0 < page.count("<figure>") < 150
+
+
+def test_a_long_run_makes_no_large_picture() -> None:
+    (row,) = compared(pd.DataFrame([run("single") | QUANTILES]))
+    _, chart = charts.pictures([row], tables([run("single")], steps=50_000))["time"]
+    assert len(json.dumps(chart.to_dict())) < 40_000
+
+
+def test_figures_as_files(tmp_path: Path) -> None:
+    made = figures.save(tables(grid(repeats=1)), tmp_path / "new" / "folder")
+    assert len(made) == 14 and all(path.stat().st_size > 1000 for path in made)
+    assert (tmp_path / "new" / "folder" / "1-rate.svg").read_text().startswith("<svg")
+    assert (tmp_path / "new" / "folder" / "1-rate.png").read_bytes().startswith(b"\x89PNG")
+
+
+class TestCommand:
+    @pytest.fixture(autouse=True)
+    def results(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "out").mkdir()
+        monkeypatch.setattr("stratbench.results.load", lambda path: tables(grid(repeats=1)))
+
+    def test_writes_a_page_beside_the_tables(self) -> None:
+        result = CliRunner().invoke(cli, ["report", "out", "--figures", "pictures"], standalone_mode=False)
+        assert result.exception is None, result.exception
+        assert result.output == f"Report: {Path('out/report.html')}\nPictures: 14 files in pictures\n"
+        assert "Which strategy trains fastest?" in Path("out/report.html").read_text()
+
+    @pytest.mark.parametrize("flags", [["-o", "missing/page.html"], ["-o", "out"]])
+    def test_a_page_that_can_not_be_written(self, flags: list[str]) -> None:
+        result = CliRunner().invoke(cli, ["report", "out", *flags], standalone_mode=False)
+        assert isinstance(result.exception, RunError) and "the report can't be written" in str(result.exception)
+
+
+def test_results_that_can_not_be_read(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["report", str(tmp_path)], standalone_mode=False)
+    assert isinstance(result.exception, UsageError) and "results.h5" in str(result.exception)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here")
+def test_a_browser_draws_every_picture_without_an_error(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(build(tables(grid()), "here"))
+    # Nothing but the page itself may be reached.
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    command = ["chromium", *flags.split(), "--disable-component-update", "--disable-quic", "--enable-logging=stderr"]
+    command += [
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=20000",
+        "--dump-dom",
+        f"file://{page}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.count('data-drawn="yes"') == 7
+    assert "can't be drawn" not in done.stdout.partition("<script>")[0]
+    assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
