@@ -4,7 +4,8 @@ PYTHON ?=
 HOROVOD ?=
 ARGS ?=
 BENCH_ARGS ?= -s single -s mirrored -s multiworker -s ps -s horovod -n 1,2 \
-	--model cnn --dataset mnist-12k --global-batch 128 --epochs 6 --optimizer adam --output bench-results
+	--model cnn --dataset mnist-12k --global-batch 128 --epochs 6 --optimizer adam
+BENCH_OUTPUT ?= bench-results
 
 export PIP_ROOT_USER_ACTION = ignore
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -17,13 +18,14 @@ pythons := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 stale := $(shell test ! -e .venv/.installed || $(py) -P -c 'import importlib.util, os; \
 	assert os.path.samefile(importlib.util.find_spec("stratbench").origin, "__init__.py")' 2>/dev/null || echo stale)
 
-.PHONY: help setup bench test check overhead overhead-steps overhead-startup overhead-exchange clean stale wanted
+.PHONY: help setup bench test check overhead overhead-steps overhead-startup overhead-exchange noise clean stale wanted
 
 help:
 	@echo 'make bench      compare strategies on this machine; results go to bench-results'
 	@echo 'make test       run the tests (one of them: make test ARGS="-k horovod")'
 	@echo 'make check      lint, format and type checks'
 	@echo 'make overhead   measure steps, start-up and exchange: docs/performance.md (one: make overhead-startup)'
+	@echo 'make noise      measure how often stratbench diff is wrong: docs/method.md (25 minutes)'
 	@echo 'make setup      install everything into .venv, Horovod included (about 6 minutes, once);'
 	@echo '                bench, test, check and overhead do this by themselves'
 	@echo 'make clean      remove .venv and caches; results and the built Horovod (.wheels) stay'
@@ -36,7 +38,9 @@ setup: .venv/.ready
 	@echo 'Ready. Next: make bench, or .venv/bin/stratbench --help'
 
 bench: .venv/.ready
-	.venv/bin/stratbench compare $(BENCH_ARGS) $(ARGS)
+	@# The page shows what could be measured, also where a run failed.
+	.venv/bin/stratbench compare $(BENCH_ARGS) --output $(BENCH_OUTPUT) $(ARGS); code=$$?; \
+		.venv/bin/stratbench report $(BENCH_OUTPUT) && exit $$code
 
 test: .venv/.ready
 	$(py) -m pytest $(ARGS)
@@ -56,6 +60,9 @@ overhead-startup: .venv/.ready
 
 overhead-exchange: .venv/.ready
 	$(py) tests/exchange.py $(ARGS)
+
+noise: .venv/.ready
+	$(py) tests/noise.py $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -156,8 +156,8 @@ def values(flag: str) -> st.SearchStrategy[str]:
 @st.composite
 def command_lines(draw: st.DrawFn) -> list[str]:
     """Mostly a good ``run`` or ``compare`` with a few flags of any value, so that many get far."""
-    command = draw(st.sampled_from(["run", "compare", "run", "compare", "show", "list", "anything"]))
-    if command == "show":
+    command = draw(st.sampled_from(["run", "compare", "run", "compare", "show", "report", "diff", "list", "anything"]))
+    if command in ("show", "report", "diff"):
         return [command, draw(st.one_of(any_text, st.sampled_from(PATHS))), *draw(st.lists(any_text, max_size=1))]
     if command == "list":
         kind = draw(st.one_of(st.sampled_from(["strategies", "models", "datasets"]), any_text))
@@ -259,6 +259,8 @@ class TestCommandLine:
             assert code == 2, path
         for path in ("pipe", "/dev/zero", "piped", "tables", "loop", "x" * 300, "y/" * 2500):
             assert call(["show", path])[0] == 2, path
+            assert call(["report", path])[0] == 2, path
+            assert call(["diff", path, path])[0] == 2, path
 
     def test_of_more_runs_than_anyone_waits_for_is_refused_at_once(self) -> None:
         compare = ["compare", "-s", "mirrored", "--dataset", "synthetic", "--per-replica-batch", "1"]

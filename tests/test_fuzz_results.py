@@ -248,11 +248,15 @@ def store_and_show(records):
 def assert_shown(runs):
     """The report takes whatever the tables let in."""
     from rich.console import Console
-    from stratbench.results.showing.plain import to_json
+    from stratbench.results.analysis.difference import between_folders
+    from stratbench.results.showing import changes
+    from stratbench.results.showing.plain import answers_to_json, to_json
     from stratbench.results.showing.terminal import render
 
     render(runs, Console(file=io.StringIO(), width=200))
     to_json(runs)
+    answers_to_json(runs)
+    changes.to_json(between_folders(runs, runs, 0.05))
 
 
 @pytest.fixture(scope="module")

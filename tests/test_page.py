@@ -93,10 +93,7 @@ class TestVerdict:
 
     def test_one_run_is_no_proof(self) -> None:
         first, *_ = answer(*grid(repeats=1))
-        assert first == (
-            "ps ×2 had the highest rate, 1.90× as fast as single ×1, in 1 run each. That may be chance: --repeats 3 or "
-            "more gives intervals."
-        )
+        assert first == "ps ×2 had the highest rate, 1.90× as fast as single ×1, in 1 run each; that may be chance."
 
     def test_when_nothing_pays(self) -> None:
         rows = [
@@ -230,6 +227,15 @@ class TestCommand:
         assert result.exception is None, result.exception
         assert result.output == f"Report: {Path('out/report.html')}\nPictures: 14 files in pictures\n"
         assert "Which strategy trains fastest?" in Path("out/report.html").read_text()
+
+    def test_json_has_the_answer_and_every_figure(self) -> None:
+        result = CliRunner().invoke(cli, ["report", "out", "--json"], standalone_mode=False)
+        (workload,) = json.loads(result.output, parse_constant=pytest.fail)
+        assert workload["answer"] == answer(*grid(repeats=1)) and workload["notes"]
+        for found, row in zip(workload["rows"], compare(pd.DataFrame(grid(repeats=1))).to_dict("records"), strict=True):
+            assert found["examples_per_second"] == row["examples_per_second"] and found["speedup_low"] is None
+            assert len(found["runs"]) == 1 and found["runs"][0].startswith(f"{row['strategy']}-n{row['replicas']}-")
+        assert not Path("out/report.html").exists()
 
     @pytest.mark.parametrize("flags", [["-o", "missing/page.html"], ["-o", "out"]])
     def test_a_page_that_can_not_be_written(self, flags: list[str]) -> None:

@@ -19,7 +19,8 @@ from .values import Folder
     help="The page to write. [default: report.html beside the tables]",
 )
 @click.option("--figures", type=Folder(), help="Folder for the pictures as SVG and PNG files.")
-def report(path: Path, output: Path | None, figures: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print what the page says as JSON; write no page.")
+def report(path: Path, output: Path | None, figures: Path | None, as_json: bool) -> None:
     """Write a page about the runs of PATH: an output folder, or a results.h5.
 
     The page is one file and needs no network: which strategy trains fastest, by how much and how sure that is, then
@@ -37,6 +38,11 @@ def report(path: Path, output: Path | None, figures: Path | None) -> None:
         tables = load(path)
     except ResultsError as error:
         raise UsageError(str(error)) from None
+    if as_json:
+        from ...results.showing.plain import answers_to_json
+
+        click.echo(answers_to_json(tables.runs))
+        return
     from ...results.page.figures import save
     from ...results.page.page import build
 

@@ -122,7 +122,7 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
         - ``is_base`` (bool): whether it is its own base; ``base_ok`` (number of runs, 0 without a base) and
           ``base_disturbed`` (words): the base's ``ok`` and ``disturbed``.
     """
-    return pd.DataFrame(compared(runs, across_faults), columns=_columns())
+    return pd.DataFrame(compared(runs, across_faults), columns=columns())
 
 
 def compared(runs: pd.DataFrame, across_faults: bool = False) -> list[Row]:
@@ -163,7 +163,8 @@ def _parts(row: Row) -> int:
     return int(told or row["replicas"])
 
 
-def _columns() -> list[str]:
+def columns() -> list[str]:
+    """The columns of `compare`, in order."""
     figures = [name + end for name in (*_POSITIVE, *_MEANS) for end in _ENDS]
     return [
         *SPEC,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from statistics import fmean, geometric_mean, variance
 
@@ -23,6 +24,7 @@ CONFIDENCE = 0.95
 LEAST_RUNS = 3
 """Repeats from which on an interval is given."""
 _MOST_REPEATS = 1000
+_LARGEST = math.log(sys.float_info.max)
 _POWER = 0.9
 
 
@@ -84,6 +86,8 @@ def ratio(ones: Mapping[int, float], others: Mapping[int, float], rounds: bool) 
     if not all(sides):
         return UNKNOWN
     middle = _middle(sides[0]) / _middle(sides[1])
+    if not 0 < middle < math.inf:
+        return UNKNOWN
     if min(map(len, sides)) < LEAST_RUNS:
         return Estimate(middle)
     return _exponential(middle, _welch([[math.log(value) for value in each] for each in sides]))
@@ -151,4 +155,9 @@ def _middle(values: Sequence[float]) -> float:
 
 
 def _exponential(middle: float, logs: Estimate) -> Estimate:
-    return dataclasses.replace(logs, value=middle, low=math.exp(logs.low), high=math.exp(logs.high))
+    return dataclasses.replace(logs, value=middle, low=_exp(logs.low), high=_exp(logs.high))
+
+
+def _exp(value: float) -> float:
+    # Of runs that differ by hundreds of orders of magnitude, as only a damaged file has them.
+    return math.exp(value) if value < _LARGEST or math.isnan(value) else math.inf

@@ -9,6 +9,9 @@ from typing import Any
 import pandas as pd
 
 from .. import schema
+from ..analysis.comparison import columns
+from . import remarks, verdict
+from .workloads import workloads
 
 
 def to_json(runs: pd.DataFrame) -> str:
@@ -20,6 +23,27 @@ def to_json(runs: pd.DataFrame) -> str:
 def row_to_json(run: Mapping[str, Any]) -> str:
     """One row of the runs table as a JSON object, as in `to_json`."""
     return json.dumps(_plain(run), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def answers_to_json(runs: pd.DataFrame) -> str:
+    """What the report has, as a JSON list with an object for each workload.
+
+    Each has ``title``, ``answer`` (sentences), ``notes``, and ``rows``: the columns of `comparison.compare`, with
+    ``runs``, the names of the runs that a row rests on.
+    """
+    found = [
+        {
+            "title": workload.title,
+            "answer": verdict.sentences(workload.rows),
+            "notes": remarks.captions(workload.rows) + remarks.remarks(workload.rows),
+            "rows": [
+                _plain({name: row[name] for name in columns()}) | {"runs": [run["run_id"] for run in row["ok_runs"]]}
+                for row in workload.rows
+            ],
+        }
+        for workload in workloads(runs)
+    ]
+    return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def _compiled(rows: Sequence[Row]) -> list[str]:
 
 def _work(rows: Sequence[Row]) -> list[str]:
     """What an example costs, and the most operations a second that a row reached."""
-    counted = [row for row in rows if not math.isnan(row["flops_per_second"])]
+    counted = [row for row in rows if not math.isnan(row["flops_per_second"] * row["flops_per_example"])]
     if not counted:
         return []
     best = max(counted, key=lambda row: row["flops_per_second"])

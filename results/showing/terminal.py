@@ -7,7 +7,7 @@ from typing import TextIO
 import pandas as pd
 from rich.console import Console
 
-from . import remarks, table
+from . import remarks, table, verdict
 from .workloads import workloads
 
 _PIPE_WIDTH = 120
@@ -29,7 +29,7 @@ def make_console(stream: TextIO) -> Console:
 
 
 def render(runs: pd.DataFrame, console: Console, across_faults: bool = False) -> None:
-    """Print the comparison of ``runs`` (the runs table): a table for each workload, with remarks below it.
+    """Print the comparison of ``runs`` (the runs table): a table for each workload, its answer, and remarks.
 
     Rates of several repeats are geometric means, with their number and, from three on, their 95 % interval. A narrow
     console gets fewer columns, so that the table stays readable. Figures from few runs or from a busy machine are
@@ -39,6 +39,9 @@ def render(runs: pd.DataFrame, console: Console, across_faults: bool = False) ->
     for workload in workloads(runs, across_faults):
         console.print(workload.title, style="bold", markup=False, emoji=False)
         console.print(table.table(workload.rows, console, across_faults), markup=False)
+        if sum(bool(row["rates"]) for row in workload.rows) > 1:
+            for sentence in verdict.sentences(workload.rows):
+                console.print(sentence, style="bold", markup=False, emoji=False)
         for line in remarks.captions(workload.rows):
             console.print(line, style="dim", markup=False, emoji=False)
         for line in remarks.remarks(workload.rows):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..analysis import bases, intervals
 from ..analysis.bases import Row
-from ..analysis.intervals import LEAST_RUNS, Estimate
+from ..analysis.intervals import Estimate
 from . import words
 
 _NOTICEABLE_WAIT = 0.1
@@ -62,10 +62,7 @@ def _headline(fastest: Row, base: Row) -> str:
     speedup = f"{ratio.value:.2f}× as fast as {_name(base)}"
     if not ratio.known:
         runs = words.count(min(fastest["ok"], base["ok"]), "run")
-        return (
-            f"{_name(fastest)} had the highest rate, {speedup}, in {runs} each. That may be chance: --repeats "
-            f"{LEAST_RUNS} or more gives intervals."
-        )
+        return f"{_name(fastest)} had the highest rate, {speedup}, in {runs} each; that may be chance."
     interval = f"({_ends(ratio)})"
     if ratio.low <= 1.0:
         return (
