@@ -32,6 +32,7 @@ def pictures(rows: Sequence[Row], tables: Tables) -> Pictures:
     names = {row["metric"] for row in timed if row["metric"]}
     metric = names.pop() if len(names) == 1 else "main metric"
     rates, steps, traffic = series.rates(timed), series.steps(timed), series.traffic(timed)
+    stale = series.staleness(timed, tables)
     found = {
         "rate": (
             "Examples per second with 95 % intervals over the runs, and what as many replicas would reach without loss",
@@ -67,8 +68,8 @@ def pictures(rows: Sequence[Row], tables: Tables) -> Pictures:
         ),
         "staleness": (
             "Share of the applied updates by their staleness",
-            series.staleness(timed, tables),
-            lambda data: _staleness(data, color),
+            stale,
+            lambda data: _staleness(stale, data, color),
         ),
     }
     return {
@@ -114,10 +115,11 @@ def _rate(records: series.Records, data: alt.Data, color: alt.Color) -> alt.TopL
     )
     base = alt.Chart(data).encode(y=_rows(), color=_no_legend(color))
     rate = alt.X("examples_per_second:Q", title="examples per second", scale=alt.Scale(zero=True))
+    ends = base.mark_rule(strokeWidth=2).encode(x="examples_per_second_low:Q", x2="examples_per_second_high:Q")
     return _per_row(
         records,
         base.mark_bar(opacity=0.25, height=12).encode(x=rate, tooltip=tooltips),
-        base.mark_rule(strokeWidth=2).encode(x=alt.X("examples_per_second_low:Q"), x2="examples_per_second_high:Q"),
+        *([ends] if _any(records, "examples_per_second_low") else []),
         base.mark_point(filled=True, size=55, opacity=1).encode(x=rate, tooltip=tooltips),
         base.mark_tick(thickness=2, height=16, color="gray").encode(
             x="ideal:Q",
@@ -135,12 +137,18 @@ def _efficiency(records: series.Records, data: alt.Data, color: alt.Color) -> al
     height = alt.Y("efficiency:Q", title="efficiency", axis=alt.Axis(format=".0%"), scale=alt.Scale(domainMin=0))
     tooltips = _tooltips(alt.Tooltip("efficiency:Q", format=".1%"), alt.Tooltip("base:N", title="against"))
     ideal = alt.Chart(alt.Data(values=[{"one": 1}])).mark_rule(strokeDash=[4, 4], color="gray").encode(y="one:Q")
+    ends = base.mark_rule().encode(y="efficiency_low:Q", y2="efficiency_high:Q")
     return alt.layer(
         ideal,
         base.mark_line().encode(y=height),
-        base.mark_rule().encode(y="efficiency_low:Q", y2="efficiency_high:Q"),
+        *([ends] if _any(records, "efficiency_low") else []),
         base.mark_point(filled=True, size=60).encode(y=height, tooltip=tooltips).add_params(chosen),
     ).properties(width="container", height=_HEIGHT)
+
+
+def _any(records: series.Records, name: str) -> bool:
+    """Whether there is any such value. A layer without one makes Vega complain."""
+    return any(record[name] == record[name] for record in records)
 
 
 def _steps(records: series.Records, data: alt.Data, color: alt.Color) -> alt.TopLevelMixin:
@@ -163,9 +171,10 @@ def _steps(records: series.Records, data: alt.Data, color: alt.Color) -> alt.Top
 def _lines(data: alt.Data, color: alt.Color) -> alt.Chart:
     chosen = alt.selection_point(fields=["strategy"], bind="legend")
     shown = alt.condition(chosen, alt.value(1), alt.value(0.08))
+    dash = alt.StrokeDash("replicas:O", legend=alt.Legend(title="replicas", orient="bottom"))
     chart: alt.Chart = (
         alt.Chart(data)
-        .encode(color=color, detail="label:N", opacity=shown)
+        .encode(color=color, detail="label:N", opacity=shown, strokeDash=dash)
         .add_params(chosen)
         .properties(width="container", height=_HEIGHT)
     )
@@ -226,12 +235,14 @@ def _traffic(records: series.Records, data: alt.Data, color: alt.Color) -> alt.T
     )
 
 
-def _staleness(data: alt.Data, color: alt.Color) -> alt.TopLevelMixin:
+def _staleness(records: series.Records, data: alt.Data, color: alt.Color) -> alt.TopLevelMixin:
+    most = max(record["staleness"] for record in records)
+    axis = alt.Axis(format="d", tickCount=min(most, 10), tickMinStep=1)
     return (
         _lines(data, color)
         .mark_line(point=True)
         .encode(
-            x=alt.X("staleness:Q", title="staleness, updates of others", axis=alt.Axis(format="d", tickMinStep=1)),
+            x=alt.X("staleness:Q", title="staleness, updates of others", axis=axis),
             y=alt.Y("share:Q", title="share of updates", axis=alt.Axis(format=".0%")),
             tooltip=_tooltips(alt.Tooltip("staleness:Q"), alt.Tooltip("share:Q", format=".1%")),
         )

@@ -15,6 +15,9 @@ async function draw(place) {
   for (const select of place.querySelectorAll("select, input")) {
     select.setAttribute("aria-label", "Horizontal axis");
   }
+  for (const summary of place.querySelectorAll("summary")) {
+    summary.setAttribute("aria-label", "Save this picture");
+  }
   place.dataset.drawn = "yes";
 }
 

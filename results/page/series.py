@@ -76,7 +76,8 @@ def over_time(rows: Sequence[Row], tables: Tables) -> Records:
         ends = np.cumsum(chosen["step_seconds"].to_numpy())
         for part in np.array_split(np.arange(len(chosen)), min(_MOST_POINTS, len(chosen))):
             found.append(
-                {"label": label(row), "strategy": words.strategy(row), "run": run, "seconds": float(ends[part[-1]])}
+                {"label": label(row), "strategy": words.strategy(row), "replicas": int(row["replicas"])}
+                | {"run": run, "seconds": float(ends[part[-1]])}
                 | {"step": int(chosen["step"].iloc[part[-1]])}
                 | {"milliseconds": float(np.median(chosen["step_seconds"].to_numpy()[part])) * 1000}
             )
