@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import altair
 import jinja2
 import vl_convert
 
@@ -81,8 +80,7 @@ def build(tables: Tables, name: str) -> str:
         machines=_machines(tables),
         counts=tables.runs["status"].value_counts().to_dict(),
         version=__version__,
-        made=datetime.now(UTC).isoformat(sep=" ", timespec="minutes"),
-        altair=altair.__version__,
+        made=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
     )
 
 
@@ -94,14 +92,15 @@ def _vega() -> str:
 def _section(workload: Workload, tables: Tables, room: int) -> tuple[Section, int]:
     """The section, and the bytes of its pictures."""
     rows = workload.rows
+    timed = sum(bool(row["rates"]) for row in rows)
     made = charts.pictures(rows, tables) if room > 0 else {}
     pictures = {name: (text, chart.to_dict()) for name, (text, chart) in made.items()}
-    size = len(json.dumps(pictures)) if room > 0 else 1
+    size = len(json.dumps(pictures))
     left_out = ""
-    if size > room:
+    if timed and (room <= 0 or size > room):
         pictures, size = {}, 0
         left_out = "Pictures of this workload are left out, as there are many: make a report of fewer runs."
-    elif len([row for row in rows if row["rates"]]) > charts.MOST_ROWS:
+    elif timed > charts.MOST_ROWS:
         left_out = f"Pictures show the {charts.MOST_ROWS} rows with the highest rates."
     section = Section(
         title=workload.title,
@@ -115,7 +114,7 @@ def _section(workload: Workload, tables: Tables, room: int) -> tuple[Section, in
 
 
 def _run(run: Row) -> dict[str, Any]:
-    return {name: run[name] for name in ("run_id", "status", "reason", "disturbed", "started_at")} | {
+    return {name: run[name] for name in ("run_id", "status", "reason", "disturbed")} | {
         "rate": words.rate(run["examples_per_second"])
     }
 
