@@ -110,6 +110,10 @@ class TestVerdict:
         assert first.startswith("Nothing is shown to train faster than single ×1: ps ×2 comes next, 1.03× as fast")
         assert second.startswith("Not to be told from it: single ×1 (0.")
 
+    def test_a_busy_machine_is_told(self) -> None:
+        rows = [row | {"disturbed": "other programs used 30% of its cores"} for row in grid()]
+        assert "Something else used the machine during some of these runs: repeat them on a quiet one." in answer(*rows)
+
     def test_waiting_for_data_is_told(self) -> None:
         rows = [row | {"input_seconds_median": row["step_seconds_median"] / 2} for row in grid()]
         assert "It waits for data in 50% of its step." in answer(*rows)

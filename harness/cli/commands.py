@@ -187,12 +187,18 @@ def install_horovod(cache: Path | None) -> None:
 @cli.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--across-faults", is_flag=True, help="Compare runs with injected faults with runs without faults.")
+@click.option("--target", metavar="METRIC=VALUE", help="Add how long each took to reach it: accuracy=0.97, loss=0.1.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-def show(path: Path, across_faults: bool, as_json: bool) -> None:
-    """Print the tables of PATH: an output folder, or a results.h5."""
+def show(path: Path, across_faults: bool, target: str | None, as_json: bool) -> None:
+    """Print the tables of PATH: an output folder, or a results.h5.
+
+    With --target, also how long each took until the metric on the validation examples was as good; with --json, that
+    alone, for each run.
+    """
     from ...results import load
     from ...results.showing.plain import to_json
     from .reducing import show_reductions
+    from .targets import print_times
 
     try:
         # A folder may have the tables of allreduce only.
@@ -201,10 +207,14 @@ def show(path: Path, across_faults: bool, as_json: bool) -> None:
         tables = load(path)
     except ResultsError as error:
         raise UsageError(str(error)) from None
-    if as_json:
+    if target and as_json:
+        print_times(tables, target, as_json)
+    elif as_json:
         click.echo(to_json(tables.runs))
     else:
         _print_tables(tables.runs, across_faults)
+        if target:
+            print_times(tables, target, as_json)
 
 
 def _print_run(record: Record, as_json: bool) -> None:

@@ -16,8 +16,12 @@ from .workloads import workloads
 
 def to_json(runs: pd.DataFrame) -> str:
     """The runs table as a JSON list of objects, one key per column; NaN is null, an infinite loss is "inf"."""
-    rows = [_plain(row) for row in runs.to_dict("records")]
-    return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False)
+    return frame_to_json(runs)
+
+
+def frame_to_json(frame: pd.DataFrame) -> str:
+    """Any table as a JSON list of objects, as in `to_json`."""
+    return json.dumps([_plain(row) for row in frame.to_dict("records")], indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def row_to_json(run: Mapping[str, Any]) -> str:

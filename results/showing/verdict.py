@@ -29,6 +29,8 @@ def sentences(rows: Sequence[Row]) -> list[str]:
         said += _quality(fastest, base)
         said += _price(fastest)
         said += _as_good(fastest, base, timed)
+    if fastest["disturbed"] or base["disturbed"]:
+        said.append("Something else used the machine during some of these runs: repeat them on a quiet one.")
     if not _pays(fastest, base):
         said.append(_advice(timed))
     return said

@@ -1,0 +1,80 @@
+"""Time to a target quality, as a table on a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..analysis.intervals import LEAST_RUNS
+from ..analysis.time_to_quality import Reached, Target
+from . import words
+
+_HEADERS = (
+    "repli-\ncas",
+    "runs that\nreach it",
+    "and\nkeep it",
+    "epochs",
+    "examples",
+    "training\nseconds",
+    "95 % in-\nterval",
+    "speed-\nup",
+    "its 95 %\ninterval",
+)
+
+
+def render(found: Sequence[Reached], target: Target, console: Console) -> None:
+    """Print a row for each strategy and number of replicas."""
+    console.print(f"Time to {target} on the validation examples", style="bold", markup=False, emoji=False)
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    table.add_column("strategy", overflow="fold", min_width=11)
+    for header in _HEADERS:
+        table.add_column(Text(header), justify="right", no_wrap=True)
+    for each in found:
+        table.add_row(words.strategy(each.row), *cells(each))
+    console.print(table, markup=False)
+    for line in captions(found):
+        console.print(line, style="dim", markup=False, emoji=False)
+    console.print()
+
+
+def cells(each: Reached) -> list[str]:
+    """The row's figures, in the order of the headers."""
+    censored = each.reached < each.runs
+    seconds = words.number(each.seconds.value, ".2f")
+    return [
+        str(each.row["replicas"]),
+        f"{each.reached} of {each.runs}",
+        str(each.kept),
+        words.number(each.epochs, ".1f"),
+        words.number(each.examples, ",.0f"),
+        f">{seconds}" if censored and each.reached else seconds,
+        f"{each.seconds.low:.2f}–{each.seconds.high:.2f}" if each.seconds.known else "",
+        _speedup(each),
+        f"{each.speedup.low:.2f}–{each.speedup.high:.2f}" if each.speedup.known else "",
+    ]
+
+
+def _speedup(each: Reached) -> str:
+    if each.row["is_base"]:
+        return "1.00" if each.reached == each.runs else words.NOTHING
+    doubtful = not each.speedup.known and not math.isnan(each.speedup.value)
+    return ("~" if doubtful else "") + words.number(each.speedup.value, ".2f")
+
+
+def captions(found: Sequence[Reached]) -> list[str]:
+    """What the figures mean."""
+    lines = ["times are those of whole epochs, without evaluation and start-up: a metric is known after each epoch"]
+    if any(0 < each.reached < each.runs for each in found):
+        lines.append("> some runs never reached it, so that the mean of the others is too short")
+    compared = [each for each in found if not math.isnan(each.speedup.value)]
+    if any(not each.speedup.known for each in compared):
+        lines.append(f"~ rests on fewer than {LEAST_RUNS} runs: some of it may be chance")
+    if compared:
+        bases = dict.fromkeys(each.row["base"] for each in compared)
+        lines.append(f"speed-up: seconds of {', '.join(bases)} divided by the row's")
+    return lines
