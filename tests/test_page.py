@@ -108,7 +108,7 @@ class TestVerdict:
         rows += [run("ps", 2, rate, repeat=r) for r, rate in enumerate((95, 115, 100))]
         first, second, *_ = answer(*rows)
         assert first.startswith("Nothing is shown to train faster than single ×1: ps ×2 comes next, 1.03× as fast")
-        assert second.startswith("Not to be told from it: single ×1 (0.")
+        assert second.startswith("Too close to it to tell them apart: single ×1 (0.")
 
     def test_a_busy_machine_is_told(self) -> None:
         rows = [row | {"disturbed": "other programs used 30% of its cores"} for row in grid()]

@@ -84,7 +84,7 @@ def _rivals(fastest: Row, timed: Sequence[Row]) -> list[str]:
     if not close:
         return []
     told = ", ".join(f"{_name(row)} ({_ends(ratio)} of its rate)" for row, ratio in close)
-    return [f"Not to be told from it: {told}."]
+    return [f"Too close to it to tell them apart: {told}."]
 
 
 def _ends(estimate: Estimate) -> str:
