@@ -28,9 +28,9 @@ DATASET = "synthetic:shape=28x28x1,classes=10,examples=2400"
 WORK = {"model": "cnn", "dataset": DATASET, "global_batch": 64, "cores_per_replica": 1}
 
 
-def spec(strategy: str, replicas: int, steps: int, inject: str = "") -> RunSpec:
+def spec(steps: int, inject: str = "") -> RunSpec:
     chosen = [inject] if inject else []
-    return Experiment(strategies=[strategy], replicas=[replicas], steps=steps, inject=chosen, **WORK).expand()[0]
+    return Experiment(strategies=["single"], steps=steps, inject=chosen, **WORK).expand()[0]
 
 
 def one_run(one: RunSpec, folder: Path, starter: Starter) -> dict[str, Any]:
@@ -60,16 +60,14 @@ def trial(folder: Path, specs: dict[str, RunSpec], repeats: int, starter: Starte
 @click.option("--trials", default=20, show_default=True)
 @click.option("--repeats", default=8, show_default=True)
 @click.option("--steps", default=60, show_default=True)
-@click.option("--strategy", default="single", show_default=True)
-@click.option("--replicas", default=1, show_default=True)
 @click.option("--share", default=0.1, show_default=True, help="Of a step, by which it is slowed.")
-def main(trials: int, repeats: int, steps: int, strategy: str, replicas: int, share: float) -> None:
+def main(trials: int, repeats: int, steps: int, share: float) -> None:
     with tempfile.TemporaryDirectory() as temporary, Starter() as starter:
         folder = Path(temporary)
-        first = spec(strategy, replicas, steps)
+        first = spec(steps)
         medians = {}
         for inject in ("", "slow:worker=0,seconds=0.000001"):
-            specs = (spec(strategy, replicas, steps, inject).model_copy(update={"repeat": each}) for each in range(5))
+            specs = (spec(steps, inject).model_copy(update={"repeat": each}) for each in range(5))
             runs = [one_run(each, folder / "first", starter) for each in specs]
             medians[inject] = statistics.median(run["step_seconds_median"] for run in runs)
         step, delayed = medians.values()
@@ -77,11 +75,8 @@ def main(trials: int, repeats: int, steps: int, strategy: str, replicas: int, sh
         sleep = share * step - (delayed - step)
         if sleep <= 0:
             raise click.ClickException(f"--share must be more than calling a sleep takes. Received: {share}.")
-        slow = spec(strategy, replicas, steps, f"slow:worker=0,seconds={sleep:.6f}")
-        click.echo(
-            f"{strategy} ×{replicas}: a step takes {step * 1000:.2f} ms; {share:.0%} is put in, "
-            f"{sleep * 1000:.2f} ms of it by sleeping"
-        )
+        slow = spec(steps, f"slow:worker=0,seconds={sleep:.6f}")
+        click.echo(f"a step takes {step * 1000:.2f} ms; {share:.0%} is put in, {sleep * 1000:.2f} ms of it by sleeping")
         wrong, found = 0, 0
         ratios = []
         for number in range(trials):

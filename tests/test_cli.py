@@ -20,7 +20,7 @@ from stratbench.harness.plan.spec import RunSpec
 from stratbench.harness.plan.task import current_job
 from stratbench.results import schema
 
-COMMANDS = ["allreduce", "compare", "doctor", "install-horovod", "list", "run", "show"]
+COMMANDS = ["allreduce", "compare", "diff", "doctor", "install-horovod", "list", "report", "run", "show"]
 WORK = ["--dataset", "synthetic", "--global-batch", "32"]
 
 

@@ -6,16 +6,17 @@ import io
 import json
 import math
 import random
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from result_rows import run
 from stratbench.errors import UsageError
 from stratbench.harness.cli.commands import cli
 from stratbench.results.analysis import difference, intervals
 from stratbench.results.showing import changes as showing
 from stratbench.results.showing import terminal
-from test_results_report import run
 
 
 def rows(strategy="ps", replicas=2, rates=(100.0, 101.0, 99.0, 100.5), **changes):
@@ -86,7 +87,7 @@ def test_another_spec_file_or_machine_is_told_but_not_compared() -> None:
         ("ps", "the model's file was changed"),
         ("mirrored", "there are no such runs after it"),
         ("mirrored", "there are no such runs before it"),
-        ("horovod", "the machines differ: unknown; X, 4"),
+        ("horovod", "the machines differ: an unknown CPU, 0 cores; X, 4 cores"),
         ("fit", "the data set's file was changed"),
     }
     assert {change.verdict for change in changed(before, after)} == {"not comparable"}
@@ -182,8 +183,8 @@ class TestCommand:
         }
         empty = pd.DataFrame(rows()).iloc[:0]
         monkeypatch.setattr(
-            "stratbench.harness.cli.diffing._runs",
-            lambda path: pd.DataFrame(known[path.name]) if known[path.name] else empty,
+            "stratbench.harness.cli.diffing.read_tables",
+            lambda path: SimpleNamespace(runs=pd.DataFrame(known[path.name]) if known[path.name] else empty),
         )
 
     @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from result_rows import run
 from stratbench.errors import RunError, UsageError
 from stratbench.harness.cli.commands import cli
 from stratbench.results import schema
@@ -22,7 +23,6 @@ from stratbench.results.page import charts, figures
 from stratbench.results.page.page import build
 from stratbench.results.showing import verdict
 from stratbench.results.tables.reading import Tables
-from test_results_report import run
 
 QUANTILES = {f"step_seconds_{name}": 0.01 + 0.001 * i for i, name in enumerate(("p05", "p25", "median", "p75", "p95"))}
 
@@ -102,6 +102,18 @@ class TestVerdict:
         first, last = answer(*rows)
         assert first == "Nothing that was measured trains faster than single ×1: distributing does not pay here."
         assert last.startswith("A step takes 12.5 ms, and an exchange is paid in each. Larger batches")
+
+    def test_of_rows_that_distribute_nothing_it_is_not_said_what_that_pays(self) -> None:
+        assert answer(run("single"), run("fit", 1, 90)) == [
+            "Nothing that was measured trains faster than single ×1, in 1 run; that may be chance."
+        ]
+
+    def test_a_base_is_found_by_its_options_too(self) -> None:
+        """Without ``single``, each row of `ps` is its own base, and both are called ps×2."""
+        rows = [run("ps", 2, 100, repeat=r) for r in range(3)]
+        rows += [run("ps", 4, 150, repeat=r, options={"sync": True}) for r in range(3)]
+        rows += [run("ps", 2, 120, repeat=r, options={"sync": True}) for r in range(3)]
+        assert answer(*rows)[0].startswith("ps sync=true ×4 trains fastest: 1.25× as fast as ps sync=true ×2 (1.25")
 
     def test_when_nothing_is_shown_to_pay(self) -> None:
         rows = [run("single", 1, rate, repeat=r) for r, rate in enumerate((90, 110, 100))]

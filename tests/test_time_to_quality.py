@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from result_rows import run
 from stratbench.errors import UsageError
 from stratbench.harness.cli.commands import cli
 from stratbench.results import schema
@@ -17,7 +18,6 @@ from stratbench.results.analysis import time_to_quality as times
 from stratbench.results.analysis.comparison import compared
 from stratbench.results.showing import targets, terminal
 from stratbench.results.tables.reading import Tables
-from test_results_report import run
 
 
 def tables(curves: dict[tuple[str, int], list[list[float]]], metric: str = "accuracy", seconds: float = 2.0) -> Tables:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...errors import ResultsError, StratbenchError, UsageError
+from ...errors import StratbenchError
 from ..plan.task import current_job
 from .diffing import diff
 from .ending import drop_output, fail, fail_unforeseen, prepare_streams
@@ -195,26 +195,21 @@ def show(path: Path, across_faults: bool, target: str | None, as_json: bool) -> 
     With --target, also how long each took until the metric on the validation examples was as good; with --json, that
     alone, for each run.
     """
-    from ...results import load
     from ...results.showing.plain import to_json
+    from .reading import read_tables
     from .reducing import show_reductions
     from .targets import print_times
 
-    try:
-        # A folder may have the tables of allreduce only.
-        if not as_json and show_reductions(path) and not (path / "results.h5").exists():
-            return
-        tables = load(path)
-    except ResultsError as error:
-        raise UsageError(str(error)) from None
-    if target and as_json:
+    # A folder may have the tables of allreduce only.
+    if not as_json and show_reductions(path) and not (path / "results.h5").exists():
+        return
+    tables = read_tables(path)
+    if not as_json:
+        _print_tables(tables.runs, across_faults)
+    if target:
         print_times(tables, target, as_json)
     elif as_json:
         click.echo(to_json(tables.runs))
-    else:
-        _print_tables(tables.runs, across_faults)
-        if target:
-            print_times(tables, target, as_json)
 
 
 def _print_run(record: Record, as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...errors import ResultsError, UsageError
+from ...errors import UsageError
+from .reading import read_tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +84,7 @@ def diff(a: Path, b: Path | None, strategy: tuple[str, ...], fail_if_slower: flo
 def _compared(a: Path, b: Path | None, chosen: tuple[str, ...], share: float) -> tuple[list[Change], tuple[str, str]]:
     from ...results.analysis import difference
 
-    runs = _runs(a)
+    runs = read_tables(a).runs
     if b is None:
         if len(chosen) != 2:
             raise UsageError(
@@ -93,7 +93,7 @@ def _compared(a: Path, b: Path | None, chosen: tuple[str, ...], share: float) ->
             )
         before, after = (_variant(reference, runs, a) for reference in chosen)
         return difference.between_strategies(runs, before, after, share), (chosen[0], chosen[1])
-    later = _runs(b)
+    later = read_tables(b).runs
     if chosen:
         runs, later = (_only(chosen, each, path) for each, path in ((runs, a), (later, b)))
     return difference.between_folders(runs, later, share), (str(a), str(b))
@@ -105,21 +105,13 @@ def _only(chosen: tuple[str, ...], runs: pd.DataFrame, path: Path) -> pd.DataFra
     return runs[[pair in wanted for pair in zip(runs["strategy"], runs["options"], strict=True)]]
 
 
-def _runs(path: Path) -> pd.DataFrame:
-    from ...results import load
-
-    try:
-        return load(path).runs
-    except ResultsError as error:
-        raise UsageError(str(error)) from None
-
-
 def _variant(reference: str, runs: pd.DataFrame, path: Path) -> tuple[str, str]:
     """Strategy and options, as the runs table has them. Raises UsageError if there are no such runs."""
+    from ...results.raw.record import canonical
     from ..plan.references import variant
 
     name, options = variant(reference, {})
-    text = json.dumps(options, sort_keys=True, separators=(",", ":"))
+    text = canonical(options)
     if not ((runs["strategy"] == name) & (runs["options"] == text)).any():
         there = ", ".join(dict.fromkeys(runs["strategy"])) or "none"
         raise UsageError(f"--strategy must be one that {path} has runs of: {there}. Received: '{reference}'.")

@@ -221,7 +221,7 @@ def _reduce(specs: list[ReductionSpec], output: Path, starter: Starter) -> tuple
 
 
 def show_reductions(path: Path) -> bool:
-    """Print the tables of all-reduces that an output folder has; False if it has none. Raises ResultsError."""
+    """Print the tables of all-reduces that an output folder has; False if it has none. Raises UsageError."""
     from ...results.raw.files import file_kind
     from ...results.reductions.report import render
     from ...results.reductions.tables import NAME, load
@@ -233,7 +233,11 @@ def show_reductions(path: Path) -> bool:
         there = None
     if there is None:
         return False
-    render(load(path), make_console(sys.stdout))
+    try:
+        tables = load(path)
+    except ResultsError as error:
+        raise UsageError(str(error)) from None
+    render(tables, make_console(sys.stdout))
     return True
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from ...errors import ResultsError, RunError, UsageError
+from ...errors import RunError
+from .reading import read_tables
 from .values import Folder
 
 
@@ -31,18 +32,13 @@ def report(path: Path, output: Path | None, figures: Path | None, as_json: bool)
       stratbench report stratbench-results
       stratbench report stratbench-results -o monday.html --figures pictures
     """
-    # Altair takes a second to import; tables that can't be read are told before.
-    from ...results import load
-
-    try:
-        tables = load(path)
-    except ResultsError as error:
-        raise UsageError(str(error)) from None
+    tables = read_tables(path)
     if as_json:
         from ...results.showing.plain import answers_to_json
 
         click.echo(answers_to_json(tables.runs))
         return
+    # Altair takes a second to import: what can't be read is told before.
     from ...results.page.figures import save
     from ...results.page.page import build
 

@@ -24,7 +24,7 @@ def print_times(tables: Tables, text: str, as_json: bool) -> None:
     target = time_to_quality.parse(text)
     found = time_to_quality.of_runs(tables, target)
     if as_json:
-        click.echo(plain.frame_to_json(found))
+        click.echo(plain.to_json(found))
         return
     console = make_console(sys.stdout)
     for workload in workloads(tables.runs):

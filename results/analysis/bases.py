@@ -74,10 +74,13 @@ def find(row: Row, rows: Sequence[Row], alike: Sequence[str], across_faults: boo
 
 
 def against(row: Row, base: Row | None) -> Row:
-    """The columns `COLUMNS` of a row. Of both rows, ``rates`` holds repeat → rate and ``begins`` repeat → start."""
+    """The columns `COLUMNS` of a row, and ``base_runs``, by which `base_of` finds its base.
+
+    Of both rows, ``rates`` holds repeat → rate and ``begins`` repeat → start.
+    """
     if base is None:
         nothing = {"base": "", "scaling": "", "is_base": False, "base_ok": 0, "base_disturbed": "", "by_rounds": False}
-        return dict.fromkeys(COLUMNS, math.nan) | nothing
+        return dict.fromkeys(COLUMNS, math.nan) | nothing | {"base_runs": None}
     speedup = intervals.Estimate(1.0) if base is row else speedup_of(row, base)
     more = row["replicas"] / base["replicas"]
     return {
@@ -94,7 +97,13 @@ def against(row: Row, base: Row | None) -> Row:
         "is_base": base is row,
         "base_ok": base["ok"],
         "base_disturbed": base["disturbed"],
+        "base_runs": base["all_runs"],
     }
+
+
+def base_of(row: Row, rows: Sequence[Row]) -> Row | None:
+    """The base of ``row``, if it is among ``rows``. Names don't tell: ``ps×2`` may be there with several options."""
+    return next((other for other in rows if other["all_runs"] is row["base_runs"]), None)
 
 
 def speedup_of(row: Row, base: Row) -> intervals.Estimate:
@@ -112,6 +121,17 @@ def made_in_rounds(ones: Mapping[int, str], others: Mapping[int, str]) -> bool:
     spans = sorted((min(ones[each], others[each]), max(ones[each], others[each])) for each in shared)
     apart = all(end < begin for (_, end), (begin, _) in itertools.pairwise(spans))
     return apart and all(begin for begin, _ in spans)
+
+
+def machine_name(row: Row) -> str:
+    """The machine, as `MACHINE` tells it apart from others."""
+    cores = f"{row['cores_available']} core{'' if row['cores_available'] == 1 else 's'}"
+    return ", ".join(word for word in (row["cpu_model"] or "an unknown CPU", cores, row["gpus"]) if word)
+
+
+def test_metrics(row: Row) -> list[float]:
+    """The main metric on the test examples of each ok run that has one."""
+    return [run["test_metric"] for run in row["ok_runs"] if math.isfinite(run["test_metric"])]
 
 
 def _same_global(row: Row, base: Row) -> bool:

@@ -107,9 +107,9 @@ def _changes(ones: list[Row], others: list[Row], same: Sequence[str], share: flo
 
 def _unlike(one: Row, other: Row) -> list[str]:
     said = [words for name, words in _FILES.items() if one[name] != other[name]]
-    machines = [", ".join(f"{row[name]}" for name in bases.MACHINE if row[name]) for row in (one, other)]
+    machines = [bases.machine_name(row) for row in (one, other)]
     if machines[0] != machines[1]:
-        said.append(f"the machines differ: {machines[0] or 'unknown'}; {machines[1] or 'unknown'}")
+        said.append(f"the machines differ: {'; '.join(machines)}")
     return said
 
 
@@ -132,7 +132,7 @@ def _change(one: Row, other: Row, share: float) -> Change:
         rates=(intervals.positive(sides[0]).value, intervals.positive(sides[1]).value),
         runs=runs,
         rate=rate,
-        metric=intervals.difference(_metrics(other), _metrics(one)),
+        metric=intervals.difference(bases.test_metrics(other), bases.test_metrics(one)),
         repeats=intervals.repeats_for(rate, min(runs), 1 - share),
         versions=_versions(one, other),
     )
@@ -150,10 +150,6 @@ def _verdict(rate: Estimate) -> Verdict:
     if not rate.excludes(1.0):
         return "no difference shown"
     return "faster" if rate.value > 1 else "slower"
-
-
-def _metrics(row: Row) -> list[float]:
-    return [run["test_metric"] for run in row["ok_runs"] if math.isfinite(run["test_metric"])]
 
 
 def _versions(one: Row, other: Row) -> str:

@@ -8,8 +8,8 @@ Student's t gives the interval. So the interval of a ratio is that of a differen
 - Where the runs of two rows weren't made in rounds, as in two folders, they are independent samples: Welch's t, with
   the degrees of freedom of Welch (1947) and Satterthwaite (1946).
 
-Under `LEAST_RUNS` runs there is no interval: two runs say next to nothing about chance, as t is 12.7 there. Medians
-and their bootstrap were tried too: of three to eight runs, such an interval is too narrow (docs/method.md).
+Under `LEAST_RUNS` runs there is no interval: two runs say next to nothing about chance, as t is 12.7 there.
+docs/method.md says why it isn't an interval of the median.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ class Estimate:
         value: the middle; NaN without any run.
         low, high: the ends, in the figure's unit; NaN if there are too few runs.
         error: standard error of the middle, or of its logarithm, NaN if there are too few runs.
-        freedom: degrees of freedom of Student's t.
         by_rounds: whether the ratio was taken in each round.
     """
 
@@ -44,7 +43,6 @@ class Estimate:
     low: float = math.nan
     high: float = math.nan
     error: float = math.nan
-    freedom: float = math.nan
     by_rounds: bool = False
 
     @property
@@ -62,12 +60,16 @@ UNKNOWN = Estimate(math.nan)
 
 def positive(values: Sequence[float]) -> Estimate:
     """The geometric mean of rates or times, all greater than 0."""
-    return _exponential(_middle(values), _mean([math.log(value) for value in values]))
+    return _exponential(_middle(values), mean([math.log(value) for value in values]))
 
 
 def mean(values: Sequence[float]) -> Estimate:
     """The mean of figures that don't multiply, such as an accuracy or a loss."""
-    return _mean(values)
+    if not values:
+        return UNKNOWN
+    if len(values) < LEAST_RUNS or not all(map(math.isfinite, values)):
+        return Estimate(fmean(values))
+    return _interval(fmean(values), math.sqrt(variance(values) / len(values)), len(values) - 1)
 
 
 def ratio(ones: Mapping[int, float], others: Mapping[int, float], rounds: bool) -> Estimate:
@@ -131,20 +133,12 @@ def repeats_for(estimate: Estimate, runs: int, factor: float) -> int | None:
     return None
 
 
-def _mean(values: Sequence[float]) -> Estimate:
-    if not values:
-        return UNKNOWN
-    if len(values) < LEAST_RUNS or not all(map(math.isfinite, values)):
-        return Estimate(fmean(values))
-    return _interval(fmean(values), math.sqrt(variance(values) / len(values)), len(values) - 1)
-
-
 def _interval(middle: float, error: float, freedom: float) -> Estimate:
     # SciPy takes a while to import, and a table of single runs needs none of it.
     from scipy.special import stdtrit
 
     reach = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
-    return Estimate(middle, middle - reach, middle + reach, error, freedom)
+    return Estimate(middle, middle - reach, middle + reach, error)
 
 
 def _middle(values: Sequence[float]) -> float:

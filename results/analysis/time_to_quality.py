@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,8 @@ from .intervals import UNKNOWN, Estimate
 _LESS_IS_BETTER = re.compile(
     r"loss|error|perplexity|entropy|divergence|hinge|\b(mse|mae|mape|msle|rmse|logcosh|nll)\b|poisson"
 )
-COLUMNS = ("run_id", "reached", "kept", "epochs", "seconds", "examples", "traffic_bytes", "kept_seconds")
+Record = dict[Any, Any]
+_COLUMNS = ("run_id", "reached", "kept", "epochs", "seconds", "examples", "traffic_bytes", "kept_seconds")
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def of_runs(tables: Tables, target: Target) -> pd.DataFrame:
         )
     ok = tables.runs[tables.runs["status"] == "ok"]
     found = [_of_run(run, values, tables.epochs, target) for run in ok.to_dict("records")]
-    return pd.DataFrame(found, columns=list(COLUMNS))
+    return pd.DataFrame(found, columns=list(_COLUMNS))
 
 
 def _of_run(run: dict[Any, Any], values: pd.DataFrame, epochs: pd.DataFrame, target: Target) -> Row:
@@ -107,7 +108,7 @@ class Reached:
     """How long the runs of one row take to the target.
 
     Attributes:
-        runs: ok runs with the metric; ``reached`` and ``kept``: how many reached it ever, and for good.
+        runs: ok runs; ``reached`` and ``kept``: how many reached it ever, and for good.
         seconds: of training until it was reached first, over the runs that did. There is an interval only if all did:
             of the others it is only known that they take longer.
         epochs, examples: until then, on average.
@@ -127,34 +128,30 @@ class Reached:
 def of_rows(rows: Sequence[Row], found: pd.DataFrame) -> list[Reached]:
     """For each row of `comparison.compared` with ok runs; ``found`` as `of_runs` gives it."""
     by_run = {str(record["run_id"]): record for record in found.to_dict("records")}
-    own = [(row, {run["repeat"]: by_run[run["run_id"]] for run in row["ok_runs"]}) for row in rows if row["ok_runs"]]
-    return [_of_row(row, records, _base(row, own)) for row, records in own]
+    ok = [row for row in rows if row["ok_runs"]]
+    return [_of_row(row, bases.base_of(row, ok), by_run) for row in ok]
 
 
-Records = dict[int, dict[Any, Any]]
+def _records(row: Row, by_run: Mapping[str, Record]) -> dict[int, Record]:
+    """Repeat → what `of_runs` says of it."""
+    return {run["repeat"]: by_run[run["run_id"]] for run in row["ok_runs"]}
 
 
-def _base(row: Row, own: Sequence[tuple[Row, Records]]) -> tuple[Row, Records] | None:
-    named = [
-        pair for pair in own if pair[0]["is_base"] and f"{pair[0]['strategy']}×{pair[0]['replicas']}" == row["base"]
-    ]
-    return named[0] if named else None
-
-
-def _seconds(records: Records) -> dict[int, float]:
+def _seconds(records: Mapping[int, Record]) -> dict[int, float]:
     return {repeat: each["seconds"] for repeat, each in records.items() if each["reached"] and each["seconds"] > 0}
 
 
-def _of_row(row: Row, records: Records, base: tuple[Row, Records] | None) -> Reached:
+def _of_row(row: Row, base: Row | None, by_run: Mapping[str, Record]) -> Reached:
+    records = _records(row, by_run)
     done = [each for each in records.values() if each["reached"]]
     seconds = _seconds(records)
     complete = len(seconds) == len(records)
     estimate = intervals.positive(list(seconds.values()))
     speedup = UNKNOWN
-    if base is not None and base[0] is not row and complete:
-        others = _seconds(base[1])
-        if len(others) == len(base[1]):
-            speedup = intervals.ratio(others, seconds, rounds=bases.made_in_rounds(row["begins"], base[0]["begins"]))
+    if base is not None and base is not row and complete:
+        others = _seconds(_records(base, by_run))
+        if len(others) == base["ok"]:
+            speedup = intervals.ratio(others, seconds, rounds=bases.made_in_rounds(row["begins"], base["begins"]))
     return Reached(
         row=row,
         runs=len(records),

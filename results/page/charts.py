@@ -88,8 +88,8 @@ def _color(rows: Sequence[Row]) -> alt.Color:
     )
 
 
-def _rows(field: str = "label") -> alt.Y:
-    return alt.Y(f"{field}:N", sort=None, axis=alt.Axis(title=None, labelLimit=220))
+def _rows() -> alt.Y:
+    return alt.Y("label:N", sort=None, axis=alt.Axis(title=None, labelLimit=220))
 
 
 def _per_row(records: series.Records, *layers: alt.Chart) -> alt.TopLevelMixin:

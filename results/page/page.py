@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,14 +45,15 @@ class Section:
         table: for each row its cells, and its runs.
         notes: what the figures rest on, and what there is to say of single rows.
         pictures: name → what it shows, and its Vega-Lite specification.
+        left_out: which pictures there are not, and why.
     """
 
     title: str
     sentences: list[str]
     table: list[tuple[list[Cell], list[dict[str, Any]]]]
     notes: list[str]
-    pictures: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
-    left_out: str = ""
+    pictures: dict[str, tuple[str, dict[str, Any]]]
+    left_out: str
 
 
 def build(tables: Tables, name: str) -> str:
@@ -131,7 +132,7 @@ def _machines(tables: Tables) -> list[dict[str, str]]:
 
 def _figure(
     name: str, form: Callable[[float], str], factor: float = 1.0, mark: Callable[[Row], str] | None = None
-) -> Any:
+) -> Callable[[Row], Cell]:
     def cell(row: Row) -> Cell:
         value, low, high = (row[name + end] * factor for end in ("", "_low", "_high"))
         interval = "" if math.isnan(low) or low == high else f"{form(low)}–{form(high)}"

@@ -21,11 +21,6 @@ _QUANTILES = ("p05", "p25", "median", "p75", "p95")
 Records = list[dict[str, Any]]
 
 
-def label(row: Row) -> str:
-    """The row's name in pictures."""
-    return f"{words.strategy(row)} ×{row['replicas']}"
-
-
 def rates(rows: Sequence[Row]) -> Records:
     """One record for each row with a rate: rate, speed-up and efficiency, with the ends of their intervals."""
     names = ("examples_per_second", "speedup", "efficiency")
@@ -45,8 +40,7 @@ def rates(rows: Sequence[Row]) -> Records:
 
 
 def _interval(row: Row, name: str, form: str) -> str:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return "none" if math.isnan(low) else f"{low:{form}} to {high:{form}}"
+    return words.interval(row[f"{name}_low"], row[f"{name}_high"], form) or "none"
 
 
 def steps(rows: Sequence[Row]) -> Records:
@@ -76,7 +70,7 @@ def over_time(rows: Sequence[Row], tables: Tables) -> Records:
         ends = np.cumsum(chosen["step_seconds"].to_numpy())
         for part in np.array_split(np.arange(len(chosen)), min(_MOST_POINTS, len(chosen))):
             found.append(
-                {"label": label(row), "strategy": words.strategy(row), "replicas": int(row["replicas"])}
+                {"label": words.name(row), "strategy": words.strategy(row), "replicas": int(row["replicas"])}
                 | {"run": run, "seconds": float(ends[part[-1]])}
                 | {"step": int(chosen["step"].iloc[part[-1]])}
                 | {"milliseconds": float(np.median(chosen["step_seconds"].to_numpy()[part])) * 1000}
@@ -129,7 +123,7 @@ def _who(row: Row) -> dict[str, Any]:
     runs = [run["run_id"] for run in row["ok_runs"]]
     more = f" and {len(runs) - _MOST_RUNS_NAMED} more" if len(runs) > _MOST_RUNS_NAMED else ""
     return {
-        "label": label(row),
+        "label": words.name(row),
         "strategy": words.strategy(row),
         "replicas": int(row["replicas"]),
         "runs": ", ".join(runs[:_MOST_RUNS_NAMED]) + more,

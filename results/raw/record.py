@@ -159,7 +159,8 @@ def _plain(value: Any) -> Any:
     return schema.plain(value)
 
 
-def _canonical(value: Any) -> str:
+def canonical(value: Any) -> str:
+    """As JSON, the same text for the same value: of the columns ``options`` and ``spec``, and for a run's name."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -181,7 +182,7 @@ def run_id(spec: Mapping[str, Any]) -> str:
     change its name.
     """
     content = {name: value for name, value in spec.items() if name not in _NO_WORK and _NEWER.get(name, spec) != value}
-    digest = hashlib.sha256(_canonical(content).encode()).hexdigest()[:10]
+    digest = hashlib.sha256(canonical(content).encode()).hexdigest()[:10]
     return f"{spec['strategy']}-n{spec['replicas']}-{digest}-r{spec['repeat']}"
 
 
@@ -257,7 +258,7 @@ def build(
 def _spec_columns(spec: Mapping[str, Any]) -> dict[str, Any]:
     names = {column.name for column in schema.TABLES["runs"]}
     columns = {name: value for name, value in spec.items() if name in names and name != "inject"}
-    return columns | {"options": _canonical(spec["options"]), "spec": _canonical(spec)}
+    return columns | {"options": canonical(spec["options"]), "spec": canonical(spec)}
 
 
 def _versions(logs: Sequence[TaskLog]) -> dict[str, Any]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from .. import schema
 from ..analysis.difference import Change
 from ..analysis.intervals import LEAST_RUNS, Estimate
-from . import words
+from . import plain, words
+from .table import empty
 
+_HEADERS = (
+    "repli-\ncas",
+    "global\nbatch",
+    "A, examples\nper second",
+    "B, examples\nper second",
+    "runs\nA, B",
+    "B / A",
+    "95 % in-\nterval",
+)
 _ROWS_FOR_A_CHANCE = 5
 """From so many compared rows on, it is said that one in twenty differs by chance."""
 
@@ -37,7 +42,7 @@ def render(changes: Sequence[Change], names: tuple[str, str], share: float, cons
 
 def to_json(changes: Sequence[Change]) -> str:
     """A JSON list of objects, one for each change."""
-    return json.dumps([_plain(change) for change in changes], indent=2, ensure_ascii=False, allow_nan=False)
+    return plain.dump([_plain(change) for change in changes])
 
 
 def _plain(change: Change) -> dict[str, Any]:
@@ -58,22 +63,11 @@ def _plain(change: Change) -> dict[str, Any]:
         "repeats_needed": change.repeats,
         "versions": change.versions,
     }
-    return {name: schema.plain(value) for name, value in found.items()}
+    return plain.cells(found)
 
 
 def _table(changes: Sequence[Change]) -> Table:
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
-    table.add_column("strategy", overflow="fold", min_width=11)
-    for header in (
-        "repli-\ncas",
-        "global\nbatch",
-        "A, examples\nper second",
-        "B, examples\nper second",
-        "runs\nA, B",
-        "B / A",
-        "95 % in-\nterval",
-    ):
-        table.add_column(Text(header), justify="right", no_wrap=True)
+    table = empty(_HEADERS)
     table.add_column("B is", no_wrap=True)
     for change in changes:
         row = change.row
@@ -83,8 +77,8 @@ def _table(changes: Sequence[Change]) -> Table:
             str(row["global_batch"]),
             *map(words.rate, change.rates),
             "{}, {}".format(*change.runs),
-            _ratio(change.rate),
-            _ends(change.rate, ".3f"),
+            words.ratio(change.rate, ".3f"),
+            words.interval(change.rate.low, change.rate.high, ".3f"),
             _verdict(change),
         )
     return table
@@ -93,15 +87,6 @@ def _table(changes: Sequence[Change]) -> Table:
 def _name(change: Change) -> str:
     names = dict.fromkeys(words.strategy(row) for row in (change.before, change.after) if row)
     return " → ".join(names)
-
-
-def _ratio(rate: Estimate) -> str:
-    doubtful = not rate.known and not math.isnan(rate.value)
-    return ("~" if doubtful else "") + words.number(rate.value, ".3f")
-
-
-def _ends(estimate: Estimate, form: str) -> str:
-    return f"{estimate.low:{form}}–{estimate.high:{form}}" if estimate.known else ""
 
 
 def _verdict(change: Change) -> str:

@@ -14,19 +14,14 @@ from . import remarks, verdict
 from .workloads import workloads
 
 
-def to_json(runs: pd.DataFrame) -> str:
-    """The runs table as a JSON list of objects, one key per column; NaN is null, an infinite loss is "inf"."""
-    return frame_to_json(runs)
-
-
-def frame_to_json(frame: pd.DataFrame) -> str:
-    """Any table as a JSON list of objects, as in `to_json`."""
-    return json.dumps([_plain(row) for row in frame.to_dict("records")], indent=2, ensure_ascii=False, allow_nan=False)
+def to_json(frame: pd.DataFrame) -> str:
+    """A table as a JSON list of objects, one key per column; NaN is null, an infinite loss is "inf"."""
+    return dump([cells(row) for row in frame.to_dict("records")])
 
 
 def row_to_json(run: Mapping[str, Any]) -> str:
     """One row of the runs table as a JSON object, as in `to_json`."""
-    return json.dumps(_plain(run), indent=2, ensure_ascii=False, allow_nan=False)
+    return dump(cells(run))
 
 
 def answers_to_json(runs: pd.DataFrame) -> str:
@@ -41,14 +36,20 @@ def answers_to_json(runs: pd.DataFrame) -> str:
             "answer": verdict.sentences(workload.rows),
             "notes": remarks.captions(workload.rows) + remarks.remarks(workload.rows),
             "rows": [
-                _plain({name: row[name] for name in columns()}) | {"runs": [run["run_id"] for run in row["ok_runs"]]}
+                cells({name: row[name] for name in columns()}) | {"runs": [run["run_id"] for run in row["ok_runs"]]}
                 for row in workload.rows
             ],
         }
         for workload in workloads(runs)
     ]
-    return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
+    return dump(found)
 
 
-def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
+def dump(value: Any) -> str:
+    """Strict JSON, indented."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def cells(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A row's cells as JSON has them."""
     return {str(name): schema.plain(value) for name, value in row.items()}

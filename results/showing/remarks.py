@@ -18,7 +18,7 @@ def captions(rows: Sequence[Row]) -> list[str]:
     lines = []
     for base, measured in bases.items():
         kept = {"strong": "same global batch", "weak": "same per-replica batch"}
-        others = [row for row in measured if f"{row['strategy']}×{row['replicas']}" != base]
+        others = [row for row in measured if not row["is_base"]]
         kinds = ", ".join(dict.fromkeys(kept[row["scaling"]] for row in others))
         whose = ", ".join(dict.fromkeys(words.strategy(row) for row in measured)) + ": " if len(bases) > 1 else ""
         lines.append(f"{whose}speed-up and efficiency against {base}" + (f" ({kinds})" if kinds else ""))
@@ -60,7 +60,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     """What there is to say of single rows: why they are not ok, what disturbed them, what they exchanged."""
     lines = []
     for row in rows:
-        name = f"{words.strategy(row)} ×{row['replicas']}"
+        name = words.name(row)
         if row["status"] != "ok":
             lines.append(f"{name} {row['status']}: {row['reason']}")
         if row["oversubscribed"]:

@@ -44,12 +44,18 @@ def table(rows: Sequence[Row], console: Console, with_faults: bool) -> Table:
     return made
 
 
-def _filled(rows: Sequence[Row], headers: Sequence[str], with_faults: bool) -> Table:
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
-    table.add_column("strategy", overflow="fold", min_width=_NAME)
-    named = metric(rows)
+def empty(headers: Sequence[str]) -> Table:
+    """A table of strategies, with these headings of figures, without a row."""
+    made = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    made.add_column("strategy", overflow="fold", min_width=_NAME)
     for header in headers:
-        table.add_column(Text(header.format(named)), justify="right", no_wrap=True)
+        made.add_column(Text(header), justify="right", no_wrap=True)
+    return made
+
+
+def _filled(rows: Sequence[Row], headers: Sequence[str], with_faults: bool) -> Table:
+    named = metric(rows)
+    table = empty([header.format(named) for header in headers])
     table.add_column("status", no_wrap=True)
     for row in rows:
         faults = f" with {row['inject']}" if with_faults and row["inject"] else ""
@@ -84,13 +90,7 @@ def _range(row: Row) -> str:
     low, high = row["examples_per_second_low"], row["examples_per_second_high"]
     if high >= 1e5:
         return f"{low / 1000:,.0f}k–{high / 1000:,.0f}k"
-    return "–".join(words.number(end, ",.0f" if high >= 100 else ".3g") for end in (low, high))
-
-
-def _speedup_range(row: Row) -> str:
-    if math.isnan(row["speedup_low"]):
-        return ""
-    return f"{row['speedup_low']:.2f}–{row['speedup_high']:.2f}"
+    return words.interval(low, high, ",.0f" if high >= 100 else ".3g")
 
 
 def _status(row: Row) -> str:
@@ -113,7 +113,7 @@ _NUMBERS: dict[str, Callable[[Row], str]] = {
     _RANGE: _range,
     "runs": lambda row: str(row["ok"]) if row["ok"] else words.NOTHING,
     "speed-\nup": lambda row: doubts.speedup_mark(row) + words.number(row["speedup"], ".2f"),
-    _SPEEDUP_RANGE: _speedup_range,
+    _SPEEDUP_RANGE: lambda row: words.interval(row["speedup_low"], row["speedup_high"], ".2f"),
     "effi-\nciency": lambda row: doubts.speedup_mark(row) + words.number(row["efficiency"], ".0%"),
     "step\nms": lambda row: words.number(row["step_seconds_median"] * 1000, ".1f"),
     _VALIDATION: lambda row: _quality(row, "validation"),

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from ..analysis.intervals import LEAST_RUNS
 from ..analysis.time_to_quality import Reached, Target
 from . import words
+from .table import empty
 
 _HEADERS = (
     "repli-\ncas",
@@ -30,19 +28,16 @@ _HEADERS = (
 def render(found: Sequence[Reached], target: Target, console: Console) -> None:
     """Print a row for each strategy and number of replicas."""
     console.print(f"Time to {target} on the validation examples", style="bold", markup=False, emoji=False)
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
-    table.add_column("strategy", overflow="fold", min_width=11)
-    for header in _HEADERS:
-        table.add_column(Text(header), justify="right", no_wrap=True)
+    table = empty(_HEADERS)
     for each in found:
-        table.add_row(words.strategy(each.row), *cells(each))
+        table.add_row(words.strategy(each.row), *_cells(each))
     console.print(table, markup=False)
-    for line in captions(found):
+    for line in _captions(found):
         console.print(line, style="dim", markup=False, emoji=False)
     console.print()
 
 
-def cells(each: Reached) -> list[str]:
+def _cells(each: Reached) -> list[str]:
     """The row's figures, in the order of the headers."""
     censored = each.reached < each.runs
     seconds = words.number(each.seconds.value, ".2f")
@@ -53,20 +48,19 @@ def cells(each: Reached) -> list[str]:
         words.number(each.epochs, ".1f"),
         words.number(each.examples, ",.0f"),
         f">{seconds}" if censored and each.reached else seconds,
-        f"{each.seconds.low:.2f}–{each.seconds.high:.2f}" if each.seconds.known else "",
+        words.interval(each.seconds.low, each.seconds.high, ".2f"),
         _speedup(each),
-        f"{each.speedup.low:.2f}–{each.speedup.high:.2f}" if each.speedup.known else "",
+        words.interval(each.speedup.low, each.speedup.high, ".2f"),
     ]
 
 
 def _speedup(each: Reached) -> str:
     if each.row["is_base"]:
         return "1.00" if each.reached == each.runs else words.NOTHING
-    doubtful = not each.speedup.known and not math.isnan(each.speedup.value)
-    return ("~" if doubtful else "") + words.number(each.speedup.value, ".2f")
+    return words.ratio(each.speedup, ".2f")
 
 
-def captions(found: Sequence[Reached]) -> list[str]:
+def _captions(found: Sequence[Reached]) -> list[str]:
     """What the figures mean."""
     lines = ["times are those of whole epochs, without evaluation and start-up: a metric is known after each epoch"]
     if any(0 < each.reached < each.runs for each in found):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..analysis import bases, intervals
 from ..analysis.bases import Row
-from ..analysis.intervals import Estimate
+from ..analysis.intervals import LEAST_RUNS
 from . import words
 
 _NOTICEABLE_WAIT = 0.1
@@ -21,9 +21,10 @@ def sentences(rows: Sequence[Row]) -> list[str]:
         return ["No run is ok, so nothing can be said of what trains fastest."]
     fastest = max(timed, key=lambda row: row["examples_per_second"])
     if len(timed) == 1:
-        return [f"Only {_name(fastest)} has a rate, so there is nothing to compare it with."]
+        return [f"Only {words.name(fastest)} has a rate, so there is nothing to compare it with."]
     base = _reference(fastest, timed)
-    said = [_headline(fastest, base)]
+    distributed = any(row["replicas"] > base["replicas"] for row in timed)
+    said = [_headline(fastest, base, distributed)]
     said += _rivals(fastest, timed)
     if fastest is not base:
         said += _quality(fastest, base)
@@ -31,50 +32,43 @@ def sentences(rows: Sequence[Row]) -> list[str]:
         said += _as_good(fastest, base, timed)
     if fastest["disturbed"] or base["disturbed"]:
         said.append("Something else used the machine during some of these runs: repeat them on a quiet one.")
-    if not _pays(fastest, base):
+    if distributed and not _pays(fastest, base):
         said.append(_advice(timed))
     return said
 
 
-def _name(row: Row) -> str:
-    return f"{words.strategy(row)} ×{row['replicas']}"
-
-
 def _reference(fastest: Row, timed: Sequence[Row]) -> Row:
-    """The row that the fastest is compared with: its base, or the next one where each strategy is its own base."""
+    """The row that the fastest is compared with: its base, or the next one if it is the base of no other row here."""
     others = [row for row in timed if row is not fastest]
-    if not fastest["is_base"]:
-        return next(
-            (row for row in others if row["is_base"] and f"{row['strategy']}×{row['replicas']}" == fastest["base"]),
-            max(others, key=lambda row: row["examples_per_second"]),
-        )
-    if any(row["base"] == fastest["base"] for row in others):
-        return fastest
-    return max(others, key=lambda row: row["examples_per_second"])
+    base = bases.base_of(fastest, timed)
+    if base is None or (base is fastest and all(bases.base_of(row, timed) is not fastest for row in others)):
+        return max(others, key=lambda row: row["examples_per_second"])
+    return base
 
 
 def _pays(fastest: Row, base: Row) -> bool:
     return fastest is not base and not bases.speedup_of(fastest, base).low <= 1.0
 
 
-def _headline(fastest: Row, base: Row) -> str:
+def _headline(fastest: Row, base: Row, distributed: bool) -> str:
     if fastest is base:
-        return f"Nothing that was measured trains faster than {_name(base)}: distributing does not pay here."
+        runs = f", in {words.count(base['ok'], 'run')}; that may be chance" if base["ok"] < LEAST_RUNS else ""
+        pays = ": distributing does not pay here" if distributed else ""
+        return f"Nothing that was measured trains faster than {words.name(base)}{pays}{runs}."
     ratio = bases.speedup_of(fastest, base)
-    speedup = f"{ratio.value:.2f}× as fast as {_name(base)}"
+    speedup = f"{ratio.value:.2f}× as fast as {words.name(base)}"
     if not ratio.known:
         runs = words.count(min(fastest["ok"], base["ok"]), "run")
-        return f"{_name(fastest)} had the highest rate, {speedup}, in {runs} each; that may be chance."
-    interval = f"({_ends(ratio)})"
+        return f"{words.name(fastest)} had the highest rate, {speedup}, in {runs} each; that may be chance."
+    interval = f"({words.interval(ratio.low, ratio.high, '.2f')})"
     if ratio.low <= 1.0:
-        return (
-            f"Nothing is shown to train faster than {_name(base)}: {_name(fastest)} comes next, {speedup} {interval}."
-        )
+        nothing = f"Nothing is shown to train faster than {words.name(base)}"
+        return f"{nothing}: {words.name(fastest)} comes next, {speedup} {interval}."
     share = ""
     if fastest["replicas"] > base["replicas"]:
         efficiency = ratio.value * base["replicas"] / fastest["replicas"]
         share = f"; {efficiency:.0%} of what so many replicas would give without loss"
-    return f"{_name(fastest)} trains fastest: {speedup} {interval}{share}."
+    return f"{words.name(fastest)} trains fastest: {speedup} {interval}{share}."
 
 
 def _rivals(fastest: Row, timed: Sequence[Row]) -> list[str]:
@@ -83,12 +77,10 @@ def _rivals(fastest: Row, timed: Sequence[Row]) -> list[str]:
     close = [(row, ratio) for row, ratio in ratios if ratio.known and not ratio.excludes(1.0)]
     if not close:
         return []
-    told = ", ".join(f"{_name(row)} ({_ends(ratio)} of its rate)" for row, ratio in close)
+    told = ", ".join(
+        f"{words.name(row)} ({words.interval(ratio.low, ratio.high, '.2f')} of its rate)" for row, ratio in close
+    )
     return [f"Too close to it to tell them apart: {told}."]
-
-
-def _ends(estimate: Estimate) -> str:
-    return f"{estimate.low:.2f}–{estimate.high:.2f}"
 
 
 def _quality(fastest: Row, base: Row) -> list[str]:
@@ -96,20 +88,15 @@ def _quality(fastest: Row, base: Row) -> list[str]:
     if fastest["metric"] != base["metric"] or math.isnan(fastest["test_metric"]) or math.isnan(base["test_metric"]):
         return []
     named = f"test {fastest['metric']}"
-    change = intervals.difference(*(metrics(row) for row in (fastest, base)))
+    change = intervals.difference(*(bases.test_metrics(row) for row in (fastest, base)))
     if change.value == 0:
         return [f"Its {named} is the same, {fastest['test_metric']:.4g}."]
-    figures = f"{fastest['test_metric']:.4g}, against {base['test_metric']:.4g} of {_name(base)}"
+    figures = f"{fastest['test_metric']:.4g}, against {base['test_metric']:.4g} of {words.name(base)}"
     if not change.known:
         return [f"Its {named} is {figures}."]
     if change.excludes(0.0):
         return [f"Its {named} is {figures}: {change.value:+.2g} ({change.low:+.2g} to {change.high:+.2g})."]
     return [f"Its {named} is {figures}; that may be chance ({change.low:+.2g} to {change.high:+.2g})."]
-
-
-def metrics(row: Row) -> list[float]:
-    """The main metric on the test examples of each ok run that has one."""
-    return [run["test_metric"] for run in row["ok_runs"] if math.isfinite(run["test_metric"])]
 
 
 def _price(fastest: Row) -> list[str]:
@@ -126,12 +113,17 @@ def _price(fastest: Row) -> list[str]:
 def _as_good(fastest: Row, base: Row, timed: Sequence[Row]) -> list[str]:
     """The fastest of the rows that are as good as the base, where the fastest of all is shown to be worse."""
     # Of other metrics it is not known whether more is better.
-    if base["metric"] != "accuracy" or not intervals.difference(metrics(fastest), metrics(base)).high < 0:
+    if (
+        base["metric"] != "accuracy"
+        or not intervals.difference(bases.test_metrics(fastest), bases.test_metrics(base)).high < 0
+    ):
         return []
-    as_good = [row for row in timed if not intervals.difference(metrics(row), metrics(base)).high < 0]
+    as_good = [
+        row for row in timed if not intervals.difference(bases.test_metrics(row), bases.test_metrics(base)).high < 0
+    ]
     best = max(as_good, key=lambda row: row["examples_per_second"])
     speedup = bases.speedup_of(best, base).value
-    return [f"Of those that are not shown to be less accurate, {_name(best)} is the fastest: {speedup:.2f}×."]
+    return [f"Of those that are not shown to be less accurate, {words.name(best)} is the fastest: {speedup:.2f}×."]
 
 
 def _advice(timed: Sequence[Row]) -> str:

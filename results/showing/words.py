@@ -7,6 +7,7 @@ import math
 
 from .. import schema
 from ..analysis.bases import Row
+from ..analysis.intervals import Estimate
 
 NOTHING = "–"
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
@@ -42,12 +43,6 @@ def title(row: Row) -> str:
     return " · ".join(parts)
 
 
-def machine(row: Row) -> str:
-    """The machine, as `bases.MACHINE` tells it apart from others."""
-    words = [row["cpu_model"] or "an unknown CPU", count(row["cores_available"], "core"), row["gpus"]]
-    return ", ".join(word for word in words if word)
-
-
 def count(amount: float, noun: str) -> str:
     """``3 runs``, ``1 run``."""
     return f"{amount:g} {noun}{'' if amount == 1 else 's'}"
@@ -58,6 +53,22 @@ def strategy(row: Row) -> str:
     options = json.loads(row["options"] or "{}")
     words = [f"{name}={json.dumps(value).strip(chr(34))}" for name, value in options.items()]
     return " ".join([row["strategy"], *words])
+
+
+def name(row: Row) -> str:
+    """The row's name: its strategy, options and number of replicas."""
+    return f"{strategy(row)} ×{row['replicas']}"
+
+
+def interval(low: float, high: float, form: str) -> str:
+    """Both ends, or nothing if they are not known."""
+    return "" if math.isnan(low) else f"{low:{form}}–{high:{form}}"
+
+
+def ratio(estimate: Estimate, form: str) -> str:
+    """The middle, with a mark if there are too few runs for an interval."""
+    doubtful = not estimate.known and not math.isnan(estimate.value)
+    return ("~" if doubtful else "") + number(estimate.value, form)
 
 
 def number(value: float, form: str) -> str:

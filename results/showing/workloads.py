@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ..analysis.bases import Row
+from ..analysis.bases import Row, machine_name
 from ..analysis.comparison import compared
 from . import words
 
@@ -30,7 +30,7 @@ def workloads(runs: pd.DataFrame, across_faults: bool = False) -> list[Workload]
     for row in compared(runs, across_faults):
         faults = f" · with {row['inject']}" if row["inject"] and not across_faults else ""
         files = (row["model_digest"], row["data_digest"])
-        found.setdefault((words.title(row) + faults, files, words.machine(row)), []).append(row)
+        found.setdefault((words.title(row) + faults, files, machine_name(row)), []).append(row)
     machines = {machine for *_, machine in found}
     made = []
     for (title, files, machine), rows in found.items():

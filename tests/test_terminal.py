@@ -1,133 +1,11 @@
-import io
 import json
 import math
-import statistics
 
 import pandas as pd
 import pytest
-from rich.console import Console
+from result_rows import BUSY, compare, run, text
 from stratbench.results import schema
-from stratbench.results.analysis import comparison as analysis
-from stratbench.results.raw import record
-from stratbench.results.showing import plain, terminal
-from test_results_record import make_spec
-
-
-def run(strategy, replicas=1, rate=100.0, *, batch=64, share=None, status="ok", reason="", **changes):
-    """A row of the runs table; strong scaling with a global batch of 64 unless told otherwise."""
-    per_replica = share or batch // replicas
-    spec = make_spec(strategy=strategy, replicas=replicas, per_replica_batch=per_replica)
-    spec |= {"global_batch": per_replica * replicas, **changes}
-    figures = {"examples_per_second": rate, "step_seconds_median": 0.0125, "train_seconds": 3.0}
-    figures |= {"validation_accuracy": 0.5, "test_accuracy": 0.25}
-    columns = {"run_id": record.run_id(spec), "status": status, "reason": reason, "spec": "{}"}
-    columns |= {name: value for name, value in spec.items() if name not in ("timeout", "options")}
-    columns |= {"options": json.dumps(spec["options"]), **(figures if status == "ok" else {})}
-    return schema.row("runs", columns)
-
-
-def compare(*rows):
-    return analysis.compare(pd.DataFrame(rows)).to_dict("records")
-
-
-def text(*rows, width=None):
-    stream = io.StringIO()
-    console = Console(file=stream, width=width) if width else terminal.make_console(stream)
-    terminal.render(pd.DataFrame(rows), console)
-    return stream.getvalue()
-
-
-def test_strong_scaling_is_against_single_with_the_same_global_batch():
-    single, two, four = compare(run("mirrored", 4, 300), run("mirrored", 2, 180), run("single"))
-    assert [row["strategy"] for row in (single, two, four)] == ["single", "mirrored", "mirrored"]
-    assert (single["base"], single["speedup"], single["efficiency"]) == ("single×1", 1.0, 1.0)
-    assert (two["speedup"], two["efficiency"], two["scaling"]) == pytest.approx((1.8, 0.9, "strong"))
-    assert (four["speedup"], four["efficiency"]) == pytest.approx((3.0, 0.75))
-
-
-def test_weak_scaling_is_against_single_with_the_same_per_replica_batch():
-    _, two = compare(run("single", share=32), run("ps", 2, 150, share=32))
-    assert (two["base"], two["speedup"], two["efficiency"], two["scaling"]) == ("single×1", 1.5, 0.75, "weak")
-
-
-def test_the_same_global_batch_goes_before_the_same_share():
-    rows = compare(run("single", rate=100, share=32), run("single", rate=200, share=64), run("ps", 2, 300, share=32))
-    assert (rows[-1]["speedup"], rows[-1]["scaling"]) == (1.5, "strong")
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"model": "mlp"},
-        {"dataset": "x"},
-        {"split": "x"},
-        {"last_batch": "keep"},
-        {"sharding": "static"},
-        {"optimizer": "adam"},
-        {"cores_per_replica": 2},
-    ],
-)
-def test_a_base_does_the_same_work(change):
-    row = compare(run("single", **change), run("ps", 2, 150))[-1]
-    assert row["base"] == "ps×2"
-
-
-@pytest.mark.parametrize("share", [None, 16])
-def test_without_single_the_smallest_of_the_same_strategy_is_the_base(share):
-    rows = compare(
-        run("single", status="failed", reason="x", share=share or 64),
-        run("ps", 1, status="timeout", reason="x", share=share),
-        run("ps", 2, 100, share=share),
-        run("ps", 4, 150, share=share),
-        run("ps", 4, 100, share=share, options={"sync": True}),
-    )
-    by_name = {(row["strategy"], row["options"], row["replicas"]): row for row in rows}
-    four, two = by_name["ps", "{}", 4], by_name["ps", "{}", 2]
-    assert (four["base"], four["base_replicas"], four["speedup"], four["efficiency"]) == (
-        "ps×2",
-        2,
-        1.5,
-        0.75,
-    )
-    assert (two["base"], two["speedup"]) == ("ps×2", 1.0)
-    assert by_name["ps", '{"sync": true}', 4]["base"] == "ps×4"
-
-
-def test_among_bases_the_most_alike_is_taken():
-    rows = compare(run("single", rate=50, seed=2), run("single", rate=100, seed=1), run("ps", 2, 150, seed=1))
-    assert rows[-1]["speedup"] == 1.5
-
-
-def test_without_any_base_speedups_are_missing():
-    (row,) = compare(run("ps", 2, status="skipped", reason="no GPU"))
-    assert row["base"] == "" and math.isnan(row["speedup"]) and math.isnan(row["efficiency"])
-    assert (row["status"], row["reason"], row["ok"], row["repeats"]) == ("skipped", "no GPU", 0, 1)
-
-
-def test_repeats_are_put_together():
-    rates = [100.0, 140.0, 110.0]
-    rows = [run("ps", 2, rate, repeat=repeat) for repeat, rate in enumerate(rates)]
-    rows.append(run("ps", 2, status="failed", reason="worker-1: killed", repeat=3))
-    (row,) = compare(*rows)
-    assert (row["repeats"], row["ok"], row["status"], row["reason"]) == (4, 3, "failed", "worker-1: killed")
-    assert row["examples_per_second"] == pytest.approx((100 * 140 * 110) ** (1 / 3))
-    # Student's t with two degrees of freedom is 4.3027.
-    logs = [math.log(rate) for rate in rates]
-    reach = 4.3027 * statistics.stdev(logs) / math.sqrt(3)
-    middle = statistics.fmean(logs)
-    expected = [math.exp(middle - reach), math.exp(middle + reach)]
-    assert [row["examples_per_second_low"], row["examples_per_second_high"]] == pytest.approx(expected, rel=1e-4)
-
-
-def test_no_runs_give_an_empty_comparison():
-    empty = analysis.compare(pd.DataFrame([run("single")]).iloc[:0])
-    assert len(empty) == 0 and "speedup" in empty
-
-
-def test_a_run_too_short_for_a_rate_has_no_speedup():
-    (row,) = compare(run("single", rate=math.nan))
-    assert row["status"] == "ok" and row["base"] == "" and math.isnan(row["speedup"])
-
+from stratbench.results.showing import plain
 
 ROWS = (
     run("single", rate=1000.0),
@@ -172,9 +50,6 @@ def test_a_report_on_narrow_terminals(width):
         line.split()[: 4 + len(million)] == ["multiworker", "8", "4096", "1,244,540", *million] for line in lines
     )
     assert ("step" in output) == (width >= 100)
-
-
-BUSY = "other programs used 34% of its cores"
 
 
 def table_of(*rows, width=None):
@@ -284,17 +159,6 @@ def test_an_efficiency_above_one_is_remarked_where_replicas_were_added(replicas,
     assert ("above 100%" in text(run("single"), run("ps", replicas, rate))) is told
 
 
-def test_a_comparison_tells_what_its_figures_rest_on():
-    rows = [run("single", repeat=r) | {"disturbed": BUSY if r else ""} for r in range(3)]
-    rows += [run("ps", 2), run("ps", 2, status="failed", reason="x", repeat=1) | {"disturbed": BUSY}]
-    single, ps = compare(*rows)
-    assert (single["ok"], single["disturbed_runs"], single["disturbed"], single["is_base"]) == (3, 2, BUSY, True)
-    assert (ps["ok"], ps["disturbed_runs"], ps["disturbed"], ps["is_base"]) == (1, 0, "", False)
-    assert (ps["base_ok"], ps["base_disturbed"]) == (3, BUSY)
-    (alone,) = compare(run("ps", 2, status="skipped", reason="x"))
-    assert (alone["base_ok"], alone["base_disturbed"], alone["is_base"]) == (0, "", False)
-
-
 def test_static_sharding_into_other_parts_is_other_work():
     single = {"sharding": "static"}
     rows = [
@@ -316,11 +180,6 @@ def test_static_sharding_into_other_parts_is_other_work():
         "sharding static, 2 parts",
         "sharding static, 4 parts",
     ]
-
-
-def test_parts_of_a_model_are_no_parts_of_the_data():
-    (row,) = compare(run("pipeline", 4, options={"parts": 2}, sharding="static"))
-    assert row["parts"] == 4
 
 
 def test_a_cut_model_is_told_with_its_bubble():
@@ -364,12 +223,9 @@ def test_a_schedule_is_in_the_title_and_older_runs_had_none():
     assert output.count("learning rate 0.1, cosine schedule ·") == 1 and output.count("learning rate 0.1 ·") == 1
 
 
-def test_runs_from_before_one_could_choose_dropped_the_last_batch():
-    rows = compare(run("single"), run("mirrored", 2, 150, last_batch="drop"))
-    assert [(row["base"], row["last_batch"]) for row in rows] == [("single×1", "drop")] * 2
-
-
 UPDATES = {"updates_applied": 318.0, "updates_dropped": 2.0, "staleness_mean": 0.966, "staleness_max": 4.0}
+
+
 TRAFFIC = {"traffic_bytes_expected": 16.6e6, "traffic_bytes_measured": 17.8e6}
 
 
