@@ -85,8 +85,8 @@ def test_another_spec_file_or_machine_is_told_but_not_compared() -> None:
     found = {(change.row["strategy"], change.why) for change in changed(before, after)}
     assert found == {
         ("ps", "the model's file was changed"),
-        ("mirrored", "there are no such runs after it"),
-        ("mirrored", "there are no such runs before it"),
+        ("mirrored", "B has no such runs"),
+        ("mirrored", "A has no such runs"),
         ("horovod", "the machines differ: an unknown CPU, 0 cores; X, 4 cores"),
         ("fit", "the data set's file was changed"),
     }
@@ -206,8 +206,8 @@ class TestCommand:
     @pytest.mark.parametrize(
         "arguments, message",
         [
-            (["a", "other"], "A and B must have runs of the same work. Received: a and other: there are no such runs"),
-            (["a", "empty"], "there are no such runs after it"),
+            (["a", "other"], "A and B must have runs of the same work. Received: a and other: B has no such runs"),
+            (["a", "empty"], "B has no such runs"),
             (["empty", "empty"], "there are no runs"),
             (["a"], "give two folders, or one and two strategies"),
             (["a", "-s", "fit"], "give two folders, or one and two strategies"),

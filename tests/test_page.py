@@ -105,7 +105,7 @@ class TestVerdict:
 
     def test_of_rows_that_distribute_nothing_it_is_not_said_what_that_pays(self) -> None:
         assert answer(run("single"), run("fit", 1, 90)) == [
-            "Nothing that was measured trains faster than single ×1, in 1 run; that may be chance."
+            "Nothing that was measured trains faster than single ×1, in 1 run each; that may be chance."
         ]
 
     def test_a_base_is_found_by_its_options_too(self) -> None:
@@ -118,9 +118,10 @@ class TestVerdict:
     def test_when_nothing_is_shown_to_pay(self) -> None:
         rows = [run("single", 1, rate, repeat=r) for r, rate in enumerate((90, 110, 100))]
         rows += [run("ps", 2, rate, repeat=r) for r, rate in enumerate((95, 115, 100))]
+        rows += [run("mirrored", 2, rate, repeat=r) for r, rate in enumerate((94, 114, 99))]
         first, second, *_ = answer(*rows)
         assert first.startswith("Nothing is shown to train faster than single ×1: ps ×2 comes next, 1.03× as fast")
-        assert second.startswith("Too close to it to tell them apart: single ×1 (0.")
+        assert second.startswith("Too close to it to tell them apart: mirrored ×2 (0.") and "single" not in second
 
     def test_a_busy_machine_is_told(self) -> None:
         rows = [row | {"disturbed": "other programs used 30% of its cores"} for row in grid()]

@@ -98,11 +98,11 @@ def _changes(ones: list[Row], others: list[Row], same: Sequence[str], share: flo
         # The same files and machine go before others: these are told, but not compared.
         other = min(alike, key=lambda each: len(_unlike(one, each)), default=None)
         if other is None:
-            made.append(Change(one, None, "not comparable", "there are no such runs after it"))
+            made.append(Change(one, None, "not comparable", "B has no such runs"))
         else:
             left.remove(other)
             made.append(_change(one, other, share))
-    return made + [Change(None, other, "not comparable", "there are no such runs before it") for other in left]
+    return made + [Change(None, other, "not comparable", "A has no such runs") for other in left]
 
 
 def _unlike(one: Row, other: Row) -> list[str]:

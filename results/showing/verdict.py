@@ -25,7 +25,7 @@ def sentences(rows: Sequence[Row]) -> list[str]:
     base = _reference(fastest, timed)
     distributed = any(row["replicas"] > base["replicas"] for row in timed)
     said = [_headline(fastest, base, distributed)]
-    said += _rivals(fastest, timed)
+    said += _rivals(fastest, [row for row in timed if row is not base])
     if fastest is not base:
         said += _quality(fastest, base)
         said += _price(fastest)
@@ -52,9 +52,11 @@ def _pays(fastest: Row, base: Row) -> bool:
 
 def _headline(fastest: Row, base: Row, distributed: bool) -> str:
     if fastest is base:
-        runs = f", in {words.count(base['ok'], 'run')}; that may be chance" if base["ok"] < LEAST_RUNS else ""
-        pays = ": distributing does not pay here" if distributed else ""
-        return f"Nothing that was measured trains faster than {words.name(base)}{pays}{runs}."
+        if base["ok"] < LEAST_RUNS:
+            more = f", in {words.count(base['ok'], 'run')} each; that may be chance"
+        else:
+            more = ": distributing does not pay here" if distributed else ""
+        return f"Nothing that was measured trains faster than {words.name(base)}{more}."
     ratio = bases.speedup_of(fastest, base)
     speedup = f"{ratio.value:.2f}× as fast as {words.name(base)}"
     if not ratio.known:
