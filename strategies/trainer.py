@@ -144,6 +144,26 @@ class Restored:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Split:
+    """Where the seconds of a step went in this process. What is left of the step is the loop's, or not known.
+
+    Attributes:
+        computing_seconds: forward and backward pass, and the update.
+        communicating_seconds: in which it could not compute, as what it sends or needs was on the way. What is sent
+            while it computes does not count.
+        waiting_seconds: in which it waited for others, as far as it knows that by itself.
+        ready_at: Unix seconds when it was ready for the first exchange of this step, if all workers take part in that;
+            else None. The harness compares these moments. What a worker then waited for others is in
+            `communicating_seconds` here, and in ``waiting_seconds`` in the table.
+    """
+
+    computing_seconds: float
+    communicating_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+    ready_at: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class StepResult:
     """What one step did in this process.
 
@@ -152,11 +172,13 @@ class StepResult:
         examples: that this process counts. Every example of the global batch is counted by exactly one task: of a
             model that is cut into parts, by the part that knows the loss.
         update: of shared weights; None where updates have only one possible order, or nothing was pushed.
+        split: where its seconds went; None if that is not measured.
     """
 
     loss: float | None
     examples: int
     update: Update | None = None
+    split: Split | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

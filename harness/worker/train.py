@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ...datasets.batches import Batches
 from ...errors import RunError
-from ...results.raw.journal import Journal
-from ...strategies.trainer import Batch, OwnLoop, StepResult, Trainer, Update
+from ...results.raw.journal import UNKNOWN, Journal
+from ...strategies.trainer import Batch, OwnLoop, Split, StepResult, Trainer, Update
 from .snapshots import save
 from .usage import tcp_bytes
 
@@ -56,7 +56,7 @@ def train(
         traffic = tcp_bytes()
         first, steps.whole = steps.done, not skipped
         own = list(source) if isinstance(trainer, OwnLoop) and batches.kept else source
-        begin = before = clock()
+        begin = before = asked = clock()
         if isinstance(trainer, OwnLoop):
             rates = [schedule(steps.done + place) for place in range(stop - skipped)]
             trainer.epoch(own, rates, lambda result, seconds: steps.note(epoch, result, seconds, math.nan, clock()))  # noqa: B023
@@ -66,8 +66,8 @@ def train(
                 ready = clock()
                 result = trainer.step(batch, schedule(steps.done))
                 now = clock()
-                steps.note(epoch, result, now - before, ready - before, now)
-                before = now
+                steps.note(epoch, result, now - before, ready - asked, now)
+                before, asked = now, clock()
                 if trainer.finished:
                     break
         if skipped < stop:
@@ -127,7 +127,8 @@ class _Steps:
     def note(self, epoch: int, result: StepResult, seconds: float, waited: float, now: float) -> None:
         """A step is over. Raises RunError if its loss is NaN or infinite, unless that may be left out."""
         step, warmup = self.done, self.done < self._measured
-        self._journal.step(epoch, step, seconds, waited, result.examples, result.loss, warmup, now)
+        split = _numbers(result.split) if result.split else UNKNOWN
+        self._journal.step(epoch, step, seconds, waited, result.examples, result.loss, warmup, now, split)
         self.whole &= not _restored(self._trainer, self._journal)
         if result.update:
             _note(self._journal, step, result.update)
@@ -166,6 +167,11 @@ def _note(journal: Journal, step: int, update: Update) -> None:
         update.blocked_seconds,
         update.applied,
     )
+
+
+def _numbers(split: Split) -> tuple[float, float, float, float]:
+    ready_at = math.nan if split.ready_at is None else split.ready_at
+    return split.computing_seconds, split.communicating_seconds, split.waiting_seconds, ready_at
 
 
 def _difference(before: tuple[int, int] | None, after: tuple[int, int] | None) -> tuple[int, int] | tuple[None, None]:

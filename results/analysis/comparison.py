@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import bases, intervals
+from . import bases, intervals, split
 from .bases import Row
 
 SPEC = (
@@ -55,6 +55,7 @@ _MEANS = (
     "test_loss",
     "test_accuracy",
     "test_metric",
+    *(f"{part}_share" for part in split.MEASURED),
 )
 """Figures with intervals."""
 _ENDS = ("", "_low", "_high")
@@ -110,11 +111,11 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
           busy in the first of these, "" if there is none;
         - ``status`` and ``reason``: of the first run that isn't ok, else ``ok`` and ""; ``fault``: of the first run;
         - ``unused``: what the model was compiled with and the runs did not use; ``metric``: the name of their main one;
-          ``cut``: where the model was cut, with each way once;
+          ``cut``: where the model was cut, with each way once; ``straggler``: of the first ok run that has one;
         - ``oversubscribed``: whether any run was oversubscribed; ``compiled``: whether XLA compiled any;
-        - rates, times of steps and of training: geometric means over the ok runs, NaN without any; losses and metrics:
-          means. Each has ``<name>_low`` and ``<name>_high``, the ends of its 95 % interval over runs, NaN under three
-          of them: see `intervals`;
+        - rates, times of steps and of training: geometric means over the ok runs, NaN without any; losses, metrics and
+          shares of a step: means. Each has ``<name>_low`` and ``<name>_high``, the ends of its 95 % interval over runs,
+          NaN under three of them: see `intervals`;
         - other figures of the runs table: medians over the ok runs, NaN without any;
         - ``base`` ("single×1", or "" without one), ``base_replicas``, ``scaling`` ("strong" or "weak"),
           ``speedup`` and ``efficiency`` (both 1 for the base itself), NaN without a base, also with ``_low`` and
@@ -177,6 +178,7 @@ def columns() -> list[str]:
             "fault",
             "unused",
             "cut",
+            "straggler",
             "metric",
             "oversubscribed",
             "compiled",
@@ -210,6 +212,7 @@ def _summary(repeats: Sequence[Row]) -> Row:
         "cut": "; ".join(dict.fromkeys(run["cut"] for run in ok if run["cut"])),
         "metric": next(filter(None, (run["metric"] for run in repeats)), ""),
         "compiled": any(run["compiled"] for run in ok),
+        "straggler": next(filter(None, (run["straggler"] for run in ok)), ""),
         "oversubscribed": any(run["oversubscribed"] for run in repeats),
         "disturbed_runs": len(disturbed),
         "disturbed": disturbed[0] if disturbed else "",

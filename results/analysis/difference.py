@@ -9,7 +9,7 @@ from typing import Literal
 
 import pandas as pd
 
-from . import bases, intervals
+from . import bases, intervals, split
 from .bases import Row
 from .comparison import SPEC, summaries
 from .intervals import UNKNOWN, Estimate
@@ -37,6 +37,7 @@ class Change:
         rate: the rate after divided by the one before, with its 95 % interval.
         metric: the main metric on the test examples, after minus before, with its 95 % interval.
         repeats: how many runs of each would probably show the difference asked for; None if unknown.
+        where: the part of the step that changed most, if the rate did and it is known.
         versions: software that differs, in words.
     """
 
@@ -49,6 +50,7 @@ class Change:
     rate: Estimate = UNKNOWN
     metric: Estimate = UNKNOWN
     repeats: int | None = None
+    where: split.Where | None = None
     versions: str = ""
 
     @property
@@ -116,24 +118,27 @@ def _unlike(one: Row, other: Row) -> list[str]:
 def _change(one: Row, other: Row, share: float) -> Change:
     if unlike := _unlike(one, other):
         return Change(one, other, "not comparable", "; ".join(unlike))
-    if not one["rates"] or not other["rates"]:
-        if not one["rates"] and not other["rates"]:
-            return Change(one, other, "not comparable", other["reason"] or "neither has a rate")
-        verdict: Verdict = "broken" if one["rates"] else "mended"
-        return Change(one, other, verdict, (other if one["rates"] else one)["reason"])
+    if not one["rates"] and not other["rates"]:
+        return Change(one, other, "not comparable", other["reason"] or "neither has a rate")
+    if not other["rates"]:
+        return Change(one, other, "broken", other["reason"])
+    if not one["rates"]:
+        return Change(one, other, "mended", one["reason"])
     before, after = _quiet(one), _quiet(other)
     rate = bases.speedup_of(after, before)
     sides = [list(row["rates"].values()) for row in (before, after)]
     runs = len(sides[0]), len(sides[1])
+    verdict = _verdict(rate)
     return Change(
         one,
         other,
-        _verdict(rate),
+        verdict,
         rates=(intervals.positive(sides[0]).value, intervals.positive(sides[1]).value),
         runs=runs,
         rate=rate,
         metric=intervals.difference(bases.test_metrics(other), bases.test_metrics(one)),
         repeats=intervals.repeats_for(rate, min(runs), 1 - share),
+        where=split.where(after, before, rate.by_rounds) if verdict in ("faster", "slower") else None,
         versions=_versions(one, other),
     )
 

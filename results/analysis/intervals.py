@@ -104,6 +104,14 @@ def difference(ones: Sequence[float], others: Sequence[float]) -> Estimate:
     return _welch([ones, others])
 
 
+def difference_in_rounds(ones: Mapping[int, float], others: Mapping[int, float]) -> Estimate:
+    """The same, in each round. With fewer than `LEAST_RUNS` shared rounds, they count as independent."""
+    shared = sorted(set(ones) & set(others))
+    if len(shared) < LEAST_RUNS:
+        return difference(list(ones.values()), list(others.values()))
+    return mean([ones[each] - others[each] for each in shared])
+
+
 def _welch(sides: Sequence[Sequence[float]]) -> Estimate:
     parts = [variance(each) / len(each) for each in sides]
     squares = sum(part**2 / (len(each) - 1) for part, each in zip(parts, sides, strict=True))

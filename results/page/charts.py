@@ -8,6 +8,7 @@ from typing import Any
 import altair as alt
 
 from ..analysis.bases import Row
+from ..showing import words
 from ..tables.reading import Tables
 from . import series
 
@@ -17,6 +18,9 @@ _ROW_PIXELS = 22
 _HEIGHT = 260
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f", "#bcbd22", "#332288")
 """Of strategies: those of Okabe and Ito, which color-blind readers tell apart, and some more."""
+
+_PART_COLORS = ["#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#b0b0b0"]
+"""Of the parts of a step, in the order of `words.PARTS`."""
 
 Pictures = dict[str, tuple[str, alt.TopLevelMixin]]
 
@@ -32,7 +36,7 @@ def pictures(rows: Sequence[Row], tables: Tables) -> Pictures:
     names = {row["metric"] for row in timed if row["metric"]}
     metric = names.pop() if len(names) == 1 else "main metric"
     rates, steps, traffic = series.rates(timed), series.steps(timed), series.traffic(timed)
-    stale = series.staleness(timed, tables)
+    stale, parts = series.staleness(timed, tables), series.parts(timed)
     found = {
         "rate": (
             "Examples per second with 95 % intervals over the runs, and what as many replicas would reach without loss",
@@ -45,6 +49,11 @@ def pictures(rows: Sequence[Row], tables: Tables) -> Pictures:
             if len({record["replicas"] for record in rates if record["efficiency"] == record["efficiency"]}) > 1
             else [],
             lambda data: _efficiency(rates, data, color),
+        ),
+        "split": (
+            "Where the seconds of a step go, in all tasks' measured steps: means over the runs",
+            parts,
+            lambda data: _split(parts, data),
         ),
         "steps": (
             "Times of the measured steps of all tasks: 5th to 95th percentile, the middle half, and the median",
@@ -149,6 +158,34 @@ def _efficiency(records: series.Records, data: alt.Data, color: alt.Color) -> al
 def _any(records: series.Records, name: str) -> bool:
     """Whether there is any such value. A layer without one makes Vega complain."""
     return any(record[name] == record[name] for record in records)
+
+
+def _split(records: series.Records, data: alt.Data) -> alt.TopLevelMixin:
+    names = list(words.PARTS.values())
+    parts = alt.Color(
+        "part:N",
+        scale=alt.Scale(domain=names, range=_PART_COLORS),
+        legend=alt.Legend(title=None, orient="bottom", columns=3),
+    )
+    tooltips = _tooltips(
+        alt.Tooltip("part:N"),
+        alt.Tooltip("share:Q", format=".1%", title="share of the step"),
+        alt.Tooltip("interval:N", title="its 95 % interval"),
+        alt.Tooltip("milliseconds:Q", format=".3f", title="ms of the median step"),
+    )
+    axis = alt.Axis(title="share of the step", format=".0%")
+    return (
+        alt.Chart(data)
+        .mark_bar(height=14)
+        .encode(
+            x=alt.X("share:Q", axis=axis, stack="zero", scale=alt.Scale(domain=[0, 1], clamp=True)),
+            y=_rows(),
+            color=parts,
+            order=alt.Order("order:Q"),
+            tooltip=tooltips,
+        )
+        .properties(width="container", height=_ROW_PIXELS * len({record["label"] for record in records}))
+    )
 
 
 def _steps(records: series.Records, data: alt.Data, color: alt.Color) -> alt.TopLevelMixin:

@@ -150,6 +150,10 @@ def _plain(name: str) -> Callable[[Row], Cell]:
     return lambda row: Cell(str(row[name]), order=row[name])
 
 
+def _share(part: str) -> Callable[[Row], Cell]:
+    return _figure(f"{part}_share", _form(".1f"), 100)
+
+
 def _megabytes(name: str) -> Callable[[Row], Cell]:
     def cell(row: Row) -> Cell:
         value = row[name] / 1e6
@@ -166,6 +170,7 @@ _CELLS: dict[str, Callable[[Row], Cell]] = {
     "speed-up": _figure("speedup", _form(".2f"), mark=doubts.speedup_mark),
     "efficiency": _figure("efficiency", _form(".0%"), mark=doubts.speedup_mark),
     "step, ms": _figure("step_seconds_median", _form(".2f"), 1000),
+    **{f"{part}, %": _share(part) for part in ("computing", "communicating", "waiting")},
     "validation metric": _figure("validation_metric", _form(".4g")),
     "test metric": _figure("test_metric", _form(".4g")),
     "training, s": _figure("train_seconds", _form(".2f")),

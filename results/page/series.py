@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import schema
+from ..analysis import split
 from ..analysis.bases import Row
 from ..showing import words
 from ..tables.reading import Tables
@@ -41,6 +42,18 @@ def rates(rows: Sequence[Row]) -> Records:
 
 def _interval(row: Row, name: str, form: str) -> str:
     return words.interval(row[f"{name}_low"], row[f"{name}_high"], form) or "none"
+
+
+def parts(rows: Sequence[Row]) -> Records:
+    """The share of each row's steps that each part takes: means over its runs."""
+    return [
+        _who(row)
+        | {"part": words.PARTS[part], "order": number, "share": share}
+        | {"milliseconds": share * row["step_seconds_median"] * 1000}
+        | {"interval": _interval(row, f"{part}_share", ".1%") if part in split.MEASURED else "none"}
+        for row in rows
+        for number, (part, share) in enumerate(split.shares(row).items())
+    ]
 
 
 def steps(rows: Sequence[Row]) -> Records:

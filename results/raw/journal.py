@@ -32,6 +32,7 @@ a `Follower`. Losses may be NaN or infinite: this is JSON as Python writes it.
 from __future__ import annotations
 
 import json
+import math
 import operator
 import os
 import time
@@ -55,7 +56,14 @@ STEP_FIELDS = {
     "examples": "i8",
     "loss": "f8",
     "warmup": "?",
+    "computing_seconds": "f8",
+    "communicating_seconds": "f8",
+    "waiting_seconds": "f8",
+    "ready_at": "f8",
 }
+"""Of a step. The last four are as in ``strategies.trainer.Split``, and NaN where they are not known."""
+
+UNKNOWN = (math.nan,) * 4
 
 UPDATE_FIELDS = {
     "step": "i8",
@@ -106,6 +114,7 @@ class Journal:
         loss: float | None,
         warmup: bool,
         now: float,
+        split: tuple[float, float, float, float] = UNKNOWN,
     ) -> None:
         """Record one step; writes to the file at most every ``FLUSH_SECONDS``.
 
@@ -118,8 +127,9 @@ class Journal:
             loss: their mean loss, None without examples; numpy scalars are only converted when they are written.
             warmup: whether rates and quantiles leave this step out.
             now: seconds of a monotonic clock that the caller has read anyway.
+            split: the last four of ``STEP_FIELDS``.
         """
-        self._rows["steps"].append((epoch, step, step_seconds, input_seconds, examples, loss, warmup))
+        self._rows["steps"].append((epoch, step, step_seconds, input_seconds, examples, loss, warmup, *split))
         if now >= self._due:
             self._due = now + FLUSH_SECONDS
             self._flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,14 +15,14 @@ import numpy as np
 
 from ...errors import NewerResultsError, ResultsError
 from .. import schema
-from . import checked, exchange, faults, machine, measure, quality
+from . import checked, exchange, faults, machine, measure, quality, split
 from .files import Staging, open_regular, shown, why
-from .journal import STEP_FIELDS, UPDATE_FIELDS, TaskLog
+from .journal import TaskLog
 
 NAME = "record.json"
 
 # Tables that may have a million rows per run are kept in columns, from the journals' arrays of the same name.
-_ARRAYS = {"steps": STEP_FIELDS, "updates": UPDATE_FIELDS}
+_ARRAYS = ("steps", "updates")
 _ROWS = ("epochs", "metrics", "staleness", "tasks")
 
 # Tables that older records don't have.
@@ -235,6 +235,7 @@ def build(
             "total_seconds": finished - started,
             "tasks": len(tasks),
             **measure.run(logs, started),
+            **split.run(logs),
             **faults.run(spec.get("inject", ()), status, logs, losses),
             "oversubscribed": measure.oversubscribed(logs, spec["cores_per_replica"]),
             **machine.run(beside, logs),
@@ -250,8 +251,8 @@ def build(
         ],
         tasks=tasks,
         staleness=_staleness(run_id, logs),
-        steps=_arrays("steps", run_id, logs),
-        updates=_arrays("updates", run_id, logs),
+        steps=_arrays("steps", run_id, logs, split.of_steps(logs)),
+        updates=_arrays("updates", run_id, logs, [{}] * len(logs)),
     )
 
 
@@ -275,7 +276,8 @@ def _split(label: str) -> tuple[str, int]:
 
 
 def _tasks(run_id: str, logs: Sequence[TaskLog], outcomes: Mapping[str, str]) -> list[dict[str, Any]]:
-    rows = {log.label: measure.task(log) for log in logs}
+    parts = split.of_tasks(logs)
+    rows = {log.label: measure.task(log) | part for log, part in zip(logs, parts, strict=True)}
     for label, outcome in outcomes.items():
         rows.setdefault(label, {})["outcome"] = outcome
     return [
@@ -292,7 +294,10 @@ def _staleness(run_id: str, logs: Sequence[TaskLog]) -> list[dict[str, Any]]:
     ]
 
 
-def _arrays(table: str, run_id: str, logs: Sequence[TaskLog]) -> schema.Columns:
+def _arrays(
+    table: str, run_id: str, logs: Sequence[TaskLog], more: Sequence[Mapping[str, np.ndarray]]
+) -> schema.Columns:
+    """From the journals' arrays of that name, and ``more`` columns of each log, which take their place."""
     arrays = [getattr(log, table) for log in logs]
     counts = [len(array) for array in arrays]
     roles, indices = zip(*(_split(log.label) for log in logs), strict=True) if logs else ((), ())
@@ -301,7 +306,14 @@ def _arrays(table: str, run_id: str, logs: Sequence[TaskLog]) -> schema.Columns:
         "role": np.repeat(np.array(roles, dtype=object), counts),
         "task": np.repeat(np.array(indices, dtype=np.int64), counts),
         **{
-            name: np.concatenate([np.empty(0, kind), *(array[name] for array in arrays)])
-            for name, kind in _ARRAYS[table].items()
+            column.name: np.concatenate([column.missing(0), *_parts(column.name, arrays, more)])
+            for column in schema.TABLES[table]
+            if column.name not in ("run_id", "role", "task")
         },
     }
+
+
+def _parts(name: str, arrays: Sequence[np.ndarray], more: Sequence[Mapping[str, np.ndarray]]) -> Iterator[np.ndarray]:
+    """A column of each log."""
+    for array, others in zip(arrays, more, strict=True):
+        yield others[name] if name in others else array[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,6 +62,8 @@ def _plain(change: Change) -> dict[str, Any]:
         **{f"{name}_high": estimate.high for name, estimate in figures.items()},
         "by_rounds": change.rate.by_rounds,
         "repeats_needed": change.repeats,
+        "where": change.where.part if change.where else "",
+        "where_change": change.where.change.value if change.where else math.nan,
         "versions": change.versions,
     }
     return plain.cells(found)
@@ -126,6 +129,12 @@ def _remarks(change: Change, share: float) -> list[str]:
     if change.metric.excludes(0.0):
         metric = change.row["metric"]
         lines.append(f"{name}: test {metric} differs by {change.metric.value:+.4g} ({_signed(change.metric)})")
+    if change.where:
+        part, by = change.where.part, change.where.change
+        more = "more" if by.value > 0 else "less"
+        low, high = sorted((abs(by.low), abs(by.high)))
+        ends = words.interval(low, high, ".1%")
+        lines.append(f"{name}: most of it in {words.PARTS[part]}, {abs(by.value):.1%} of a step {more} ({ends})")
     if change.versions:
         lines.append(f"{name}: {change.versions}")
     return lines

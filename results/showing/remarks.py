@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ..analysis import split
 from ..analysis.bases import Row
 from . import doubts, table, words
 
@@ -24,7 +25,15 @@ def captions(rows: Sequence[Row]) -> list[str]:
         lines.append(f"{whose}speed-up and efficiency against {base}" + (f" ({kinds})" if kinds else ""))
     if table.metric(rows) == "metric":
         lines.append(f"metric: {', '.join(dict.fromkeys(row['metric'] for row in rows if row['metric']))}")
-    return lines + _work(rows) + _compiled(rows) + _unused(rows) + doubts.captions(rows)
+    return lines + _split(rows) + _work(rows) + _compiled(rows) + _unused(rows) + doubts.captions(rows)
+
+
+def _split(rows: Sequence[Row]) -> list[str]:
+    """What the parts of a step in the table are."""
+    if not any(split.shares(row) for row in rows):
+        return []
+    shown = ", ".join(words.PARTS[part] for part in table.SHOWN)
+    return [f"comp/comm/wait: % of a step in {shown}; what is left is waiting for data and overhead"]
 
 
 def _compiled(rows: Sequence[Row]) -> list[str]:
@@ -70,6 +79,8 @@ def remarks(rows: Sequence[Row]) -> list[str]:
             lines.append(f"{name} faults: {row['fault']}{_share_lost(row)}")
         if row["cut"]:
             lines.append(f"{name}: cut into {row['cut']}{_bubble(row)}")
+        if row["straggler"]:
+            lines.append(f"{name} straggler: {row['straggler']}")
         if asked := _evaluations(row):
             lines.append(f"{name}: {asked}")
         if exchanged := _exchanged(row):

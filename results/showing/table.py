@@ -12,10 +12,13 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from ..analysis import split
 from ..analysis.bases import Row
 from ..analysis.intervals import LEAST_RUNS
 from . import doubts, words
 
+SHOWN = ("computing", "communicating", "waiting")
+"""The parts of a step in one column."""
 _WIDE = 100
 """Characters of the widest table, except for longer names."""
 _NAME = 11
@@ -27,6 +30,8 @@ def table(rows: Sequence[Row], console: Console, with_faults: bool) -> Table:
     absent = set() if any(row["ok"] >= LEAST_RUNS for row in rows) else {_RANGE}
     if all(math.isnan(row["speedup_low"]) for row in rows):
         absent.add(_SPEEDUP_RANGE)
+    if not any(split.shares(row) for row in rows):
+        absent.add(_SPLIT)
     if all(math.isnan(row["tokens_per_second"]) for row in rows):
         absent.add(_TOKENS)
     # A model that can't be evaluated has its training loss alone.
@@ -93,6 +98,12 @@ def _range(row: Row) -> str:
     return words.interval(low, high, ",.0f" if high >= 100 else ".3g")
 
 
+def _shares(row: Row) -> str:
+    """Of a step: computing, communicating, waiting for others."""
+    found = split.shares(row)
+    return "/".join(f"{100 * found[part]:.0f}" for part in SHOWN) if found else words.NOTHING
+
+
 def _status(row: Row) -> str:
     status = f"ok {row['ok']}/{row['repeats']}" if 0 < row["ok"] < row["repeats"] else row["status"]
     return f"{status}, busy" if row["disturbed"] else status
@@ -100,6 +111,7 @@ def _status(row: Row) -> str:
 
 _TOKENS = "tokens\nper second"
 _RANGE, _SPEEDUP_RANGE = "95 % in-\nterval", "its 95 %\ninterval"
+_SPLIT = "comp/comm/\nwait, %"
 _VALIDATION, _TEST = "valid.\n{}", "test\n{}"
 """Headings of the main metric."""
 _LOSS = "train\nloss"
@@ -116,10 +128,11 @@ _NUMBERS: dict[str, Callable[[Row], str]] = {
     _SPEEDUP_RANGE: lambda row: words.interval(row["speedup_low"], row["speedup_high"], ".2f"),
     "effi-\nciency": lambda row: doubts.speedup_mark(row) + words.number(row["efficiency"], ".0%"),
     "step\nms": lambda row: words.number(row["step_seconds_median"] * 1000, ".1f"),
+    _SPLIT: lambda row: _shares(row),
     _VALIDATION: lambda row: _quality(row, "validation"),
     _TEST: lambda row: _quality(row, "test"),
     _LOSS: lambda row: words.number(row["final_loss"], ".4g"),
     "train\ns": lambda row: words.number(row["train_seconds"], ".1f"),
 }
 # Left out one by one if the table would be too wide.
-_LESS_NEEDED = (_VALIDATION, "train\ns", "step\nms", _RANGE, _TEST, _SPEEDUP_RANGE)
+_LESS_NEEDED = (_VALIDATION, "train\ns", "step\nms", _RANGE, _TEST, _SPLIT, _SPEEDUP_RANGE)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..analysis import bases, intervals
+from ..analysis import bases, intervals, split
 from ..analysis.bases import Row
 from ..analysis.intervals import LEAST_RUNS
 from . import words
 
-_NOTICEABLE_WAIT = 0.1
-"""From this share of a step on, waiting for data is told."""
+_NOTICEABLE = 0.05
+"""From this share of a step on, what is not computing is told."""
 
 
 def sentences(rows: Sequence[Row]) -> list[str]:
@@ -33,7 +33,7 @@ def sentences(rows: Sequence[Row]) -> list[str]:
     if fastest["disturbed"] or base["disturbed"]:
         said.append("Something else used the machine during some of these runs: repeat them on a quiet one.")
     if distributed and not _pays(fastest, base):
-        said.append(_advice(timed))
+        said += _advice(timed, base)
     return said
 
 
@@ -102,14 +102,22 @@ def _quality(fastest: Row, base: Row) -> list[str]:
 
 
 def _price(fastest: Row) -> list[str]:
-    """What a reader should know of it: stale gradients, and waiting for data."""
-    said = []
+    """What a reader should know of it: stale gradients, and what of its step is not computing."""
+    said = _lost(fastest, "its")
     if fastest["staleness_mean"] > 0:
         said.append(f"It is asynchronous: its updates are {fastest['staleness_mean']:.2f} others late on average.")
-    waits = fastest["input_seconds_median"] / fastest["step_seconds_median"]
-    if waits > _NOTICEABLE_WAIT:
-        said.append(f"It waits for data in {waits:.0%} of its step.")
     return said
+
+
+def _lost(row: Row, whose: str) -> list[str]:
+    """Where the row's step goes beside computing, if that is a noticeable share."""
+    found = split.shares(row)
+    noticeable = [part for part in ("communicating", "waiting", "input") if found and found[part] > _NOTICEABLE]
+    if not noticeable:
+        return []
+    first, *others = (f"{words.PARTS[part]} takes {found[part]:.0%}" for part in noticeable)
+    more = "".join(f", {each.replace(' takes', '')}" for each in others)
+    return [f"{first[0].upper()}{first[1:]} of {whose} step{more}."]
 
 
 def _as_good(fastest: Row, base: Row, timed: Sequence[Row]) -> list[str]:
@@ -128,9 +136,12 @@ def _as_good(fastest: Row, base: Row, timed: Sequence[Row]) -> list[str]:
     return [f"Of those that are not shown to be less accurate, {words.name(best)} is the fastest: {speedup:.2f}×."]
 
 
-def _advice(timed: Sequence[Row]) -> str:
+def _advice(timed: Sequence[Row], base: Row) -> list[str]:
+    best = max((row for row in timed if row["replicas"] > base["replicas"]), key=lambda row: row["examples_per_second"])
     step = min(row["step_seconds_median"] for row in timed) * 1000
-    return (
+    return [
+        *_lost(best, f"{words.name(best)}'s"),
         f"A step takes {step:.3g} ms, and an exchange is paid in each. Larger batches, --accumulate, or a model with "
-        "more computing for each weight leave less of it; 'stratbench allreduce' tells what an exchange costs at least."
-    )
+        "more computing for each weight leave less of it; 'stratbench allreduce' tells what an exchange costs at "
+        "least.",
+    ]

@@ -10,6 +10,14 @@ from ..analysis.bases import Row
 from ..analysis.intervals import Estimate
 
 NOTHING = "–"
+PARTS = {
+    "computing": "computing",
+    "communicating": "communicating",
+    "waiting": "waiting for others",
+    "input": "waiting for data",
+    "rest": "the rest of the step",
+}
+"""Those of a step, as they are told."""
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 
 

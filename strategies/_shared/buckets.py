@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tensorflow as tf
 
+from . import marks
 from .replica import size_bytes
 
 if TYPE_CHECKING:
@@ -84,9 +85,12 @@ def exchange(
     Args:
         known: results of some positions, which are exchanged otherwise.
     """
+    marks.ready(tensors)
     found = dict(known or {})
     for bucket in ([position for position in bucket if position not in found] for bucket in positions):
         if not bucket:
             continue
         found |= zip(bucket, reduce([tensors[position] for position in bucket]), strict=True)
-    return [found[position] for position in range(len(tensors))]
+    means = [found[position] for position in range(len(tensors))]
+    marks.came(means)
+    return means

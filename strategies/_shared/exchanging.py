@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from . import marks
+
 if TYPE_CHECKING:
     import keras
 
@@ -32,7 +34,11 @@ def exchanging(
             known = [place for place, each in enumerate(grads) if each is not None]
             found = list(grads)
             with within():
-                for place, each in zip(known, exchange([tf.convert_to_tensor(grads[p]) for p in known]), strict=True):
+                given = [tf.convert_to_tensor(grads[place]) for place in known]
+                marks.ready(given)
+                taken = list(exchange(given))
+                marks.came(taken)
+                for place, each in zip(known, taken, strict=True):
                     found[place] = each
                 super().apply(found, trainable_variables)
 

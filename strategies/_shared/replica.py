@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from ..trainer import Batch, Mean, Memory, StepResult, Trainer, Workload, examples_of
-from .accumulation import Body, Steps
+from ..trainer import Batch, Mean, Memory, Split, StepResult, Trainer, Workload, examples_of
+from .accumulation import Steps
 from .lookups import Lookups, each_row_once
+from .marks import Marked, marked, on_cpus
 from .own_step import OwnStep, mean_of
 
 if TYPE_CHECKING:
@@ -134,8 +136,10 @@ class KerasTrainer(Trainer):
 
     Args:
         steps: the body of a step that ends with an update, and that of one that does not.
-        around: makes of such a body that of the whole process; by default they are the same.
+        around: makes of such a body that of the whole process; by default they are the same. It gives the moments of
+            all replicas: see `marks`.
         copies: of the model, in this process.
+        hidden: whether exchanges are within the forward or backward pass, too, where they can't be marked.
     """
 
     memory: Memory
@@ -146,11 +150,12 @@ class KerasTrainer(Trainer):
         optimizer: keras.optimizers.Optimizer,
         workload: Workload,
         steps: Steps,
-        around: Callable[[Body], Body] = lambda body: body,
+        around: Callable[[Marked], Marked] = lambda body: body,
         rank: int = 0,
         shards: int = 1,
         copies: int = 1,
         count: int = 1,
+        hidden: bool = False,
     ):
         self.model = model
         self.optimizer = optimizer
@@ -158,8 +163,9 @@ class KerasTrainer(Trainer):
         self.shards, self.count = shards, count
         self._workload = workload
         # Without AutoGraph, as in Keras's own fit: its code would stay in the temporary folder after a kill.
-        self._update = tf.function(around(steps.update), reduce_retracing=True, autograph=False)
-        self._add = steps.add and tf.function(around(steps.add), reduce_retracing=True, autograph=False)
+        self._update = tf.function(around(marked(steps.update)), reduce_retracing=True, autograph=False)
+        self._add = steps.add and tf.function(around(marked(steps.add)), reduce_retracing=True, autograph=False)
+        self._hidden = hidden or (workload.replicas > 1 and not on_cpus())
         self._steps = 0
         self._own = steps if isinstance(steps, OwnStep) else None
         self._logged: list[Mapping[str, float]] = []
@@ -180,14 +186,38 @@ class KerasTrainer(Trainer):
 
     def step(self, batch: Batch, learning_rate: float) -> StepResult:
         """See `Trainer.step`. Reading the loss waits for the device, so that the step is over on return."""
+        begin = time.perf_counter()
         if learning_rate != self._learning_rate:
             # Keras's own assignment takes four times as long, which a schedule would add to every step.
             self.optimizer.learning_rate.value.assign(learning_rate, read_value=False)
             self._learning_rate = learning_rate
         self._steps += 1
         body = self._add if self._add and self._steps % self._workload.accumulate else self._update
-        loss, examples = self._read(body(batch)), examples_of(batch)
-        return StepResult(loss if examples else None, examples)
+        result, *moments = body(batch)
+        loss, examples = self._read(result), examples_of(batch)
+        split = self._split_of(time.perf_counter() - begin, *moments)
+        return StepResult(loss if examples else None, examples, split=split)
+
+    def _split_of(self, seconds: float, moments: tf.Tensor | None = None) -> Split | None:
+        """Of a step that took so long."""
+        if moments is None:
+            return None if self._hidden else Split(seconds)
+        exchanges = moments.numpy().tolist()
+        if isinstance(exchanges[0][0], float):
+            exchanges = [[each] for each in exchanges]
+        else:
+            exchanges = list(zip(*exchanges, strict=True))
+        communicating = waiting = 0.0
+        first = max(ready for ready, _ in exchanges[0])
+        for replicas in exchanges:
+            ready, came = zip(*replicas, strict=True)
+            last = max(ready)
+            communicating += max(max(came) - last, 0.0)
+            # In this process, for its slowest replica.
+            waiting += last - sum(ready) / len(ready)
+        if not math.isfinite(communicating):
+            return None
+        return Split(seconds - communicating - waiting, communicating, waiting, first)
 
     def _read(self, result: tf.Tensor) -> float:
         """The loss of a step. Notes what else the model's own step returned."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -74,8 +76,10 @@ class GossipTrainer(Trainer):
         self._local, self._mixed, self._meet = local, mixed, meet
 
     def step(self, batch: Batch, learning_rate: float) -> StepResult:
-        """See `Trainer.step`."""
-        return self._local.step(batch, learning_rate)
+        """See `Trainer.step`. It waits for its peers only, so its moments say nothing of the others."""
+        result = self._local.step(batch, learning_rate)
+        split = result.split and dataclasses.replace(result.split, ready_at=None)
+        return dataclasses.replace(result, split=split)
 
     def epoch_figures(self) -> Mapping[str, float]:
         """See `Trainer.epoch_figures`."""
@@ -112,11 +116,15 @@ class PairTrainer(GossipTrainer):
 
     def step(self, batch: Batch, learning_rate: float) -> StepResult:
         """See `Trainer.step`. What it has learned is added to the weights as they are by then."""
+        begin = time.perf_counter()
         before = self._pairs.begin()
         self._load(before)
         result = super().step(batch, learning_rate)
         self._pairs.add(self._save().numpy() - before)
-        return result
+        split = result.split and dataclasses.replace(
+            result.split, communicating_seconds=time.perf_counter() - begin - result.split.computing_seconds
+        )
+        return dataclasses.replace(result, split=split)
 
     def settle(self) -> None:
         """See `Trainer.settle`: processes that are still in their steps may begin exchanges with this one."""

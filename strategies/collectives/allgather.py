@@ -67,6 +67,7 @@ class AllGather(Collective):
         with self.joined(workload, exchanges=True) as hvd:
             import tensorflow as tf
 
+            from .._shared import marks
             from .._shared.accumulation import Accumulation
             from .._shared.buckets import buckets, compute_in_order, exchange
             from .._shared.replica import KerasTrainer, size_bytes
@@ -87,7 +88,10 @@ class AllGather(Collective):
                 optimizer.apply([tf.math.divide_no_nan(each, count) for each in sums], trained)
                 weights = [variable.value.read_value() for variable in trained]
                 row = tf.concat([flat(weights) * count, [count]], axis=0)[tf.newaxis]
-                total = tf.reduce_sum(hvd.allgather(row, name="weights", ignore_name_scope=True), axis=0)
+                marks.ready([row])
+                rows = hvd.allgather(row, name="weights", ignore_name_scope=True)
+                marks.came([rows])
+                total = tf.reduce_sum(rows, axis=0)
                 for variable, mean in zip(trained, parts(total[:-1] / total[-1], weights), strict=True):
                     variable.assign(mean)
 

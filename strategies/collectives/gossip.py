@@ -92,6 +92,7 @@ class Gossip(Collective):
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """One ``tf.function``: sends, computes, mixes, updates."""
         with self.joined(workload, exchanges=True) as hvd:
+            from .._shared import marks
             from .._shared.accumulation import Accumulation
             from .._shared.replica import KerasTrainer, loss_and_gradients, size_bytes
             from .._shared.vectors import parts
@@ -115,6 +116,8 @@ class Gossip(Collective):
 
             def apply(found: list[tf.Tensor]) -> None:
                 *gradients, change = found
+                marks.ready(gradients)
+                marks.came(found)
                 # What a forward pass moves stays moved.
                 for variable, each in zip(mixed, parts(change, mixed), strict=True):
                     variable.assign_add(each)

@@ -14,6 +14,7 @@ them is not in the steps' time.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -103,10 +104,15 @@ class LocalTrainer(Trainer):
         """See `Trainer.step`. The averaging belongs to the step that it follows."""
         result = self._local.step(batch, learning_rate)
         self._steps += 1
-        if self._steps % self._period == 0:
-            for variable, mean in zip(self._averaged, self._means(), strict=True):
-                variable.assign(mean)
-        return result
+        if self._steps % self._period:
+            return result
+        ready = time.time()
+        means = self._means()
+        seconds = time.time() - ready
+        for variable, mean in zip(self._averaged, means, strict=True):
+            variable.assign(mean)
+        split = result.split and dataclasses.replace(result.split, communicating_seconds=seconds, ready_at=ready)
+        return dataclasses.replace(result, split=split)
 
     def logs(self) -> Mapping[str, float]:
         """See `Trainer.logs`."""

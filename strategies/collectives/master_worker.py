@@ -72,6 +72,7 @@ class MasterWorker(Collective):
         with self.joined(workload) as hvd:
             import tensorflow as tf
 
+            from .._shared import marks
             from .._shared.accumulation import Accumulation
             from .._shared.replica import KerasTrainer, size_bytes
             from .._shared.vectors import flat, parts
@@ -96,9 +97,11 @@ class MasterWorker(Collective):
 
             def apply(sums: Sequence[tf.Tensor]) -> None:
                 row = flat(sums)[tf.newaxis]
+                marks.ready([row])
                 to_master = tf.one_hot(0, hvd.size(), dtype=tf.int32)
                 rows, _ = hvd.alltoall(row, to_master, name="gradients", ignore_name_scope=True)
                 if master:
+                    marks.came([rows])
                     total = tf.reduce_sum(rows, axis=0)
                     optimizer.apply(parts(total[:-1] / total[-1], weights), trained)
                     mine = flat(weights)
@@ -106,7 +109,10 @@ class MasterWorker(Collective):
                     # No row arrived, and only the shape matters. But TensorFlow removes a gather that nothing depends
                     # on.
                     mine = tf.reduce_sum(rows, axis=0)[:-1]
+                if master:
+                    marks.ready([mine])
                 updated = hvd.broadcast(mine, 0, name="weights", ignore_name_scope=True)
+                marks.came([updated])
                 # On the master too, where it changes nothing: else TensorFlow removes its part of the broadcast.
                 for variable, value in zip(weights, parts(updated, weights), strict=True):
                     variable.assign(value)

@@ -14,7 +14,7 @@ from ...errors import UsageError
 from .._shared.graph_model import keep_constants, placeholders, rules_of
 from .._shared.held import tell
 from .._shared.replica import release, size_bytes
-from ..trainer import Batch, Memory, StepResult, Trainer, Workload, examples_of
+from ..trainer import Batch, Memory, Split, StepResult, Trainer, Workload, examples_of
 from ._calls import calls_of
 from ._cluster import Node, device, sleep
 from ._copy import Copy
@@ -149,11 +149,13 @@ class CutTrainer(Trainer):
         self._steps += 1
         run = self._add if self._steps % self._workload.accumulate else self._update
         loss, times, _ = run(*tf.nest.flatten(batch), learning_rate, *[get() for _, get in self._delays.values()])
+        busy, begin, end = np.array(times).T
+        passes, computing = float(end.max() - begin.min()), float(busy.mean())
         if self._steps > WARMUP * self._workload.accumulate:
-            busy, begin, end = np.array(times).T
-            self._busy += busy.sum()
-            self._whole += len(busy) * (end.max() - begin.min())
-        return StepResult(float(loss), examples_of(batch))
+            self._busy += computing
+            self._whole += passes
+        split = Split(computing, waiting_seconds=passes - computing)
+        return StepResult(float(loss), examples_of(batch), split=split)
 
     def figures(self) -> dict[str, float]:
         """See `Trainer.figures`."""

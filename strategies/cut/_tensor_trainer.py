@@ -25,7 +25,7 @@ class TensorTrainer(KerasTrainer):
         steps: Steps,
         rank: int,
     ):
-        super().__init__(split.model, optimizer, workload, steps, rank=rank)
+        super().__init__(split.model, optimizer, workload, steps, rank=rank, hidden=True)
         self.shard = 0
         self._split = split
         self.trace()

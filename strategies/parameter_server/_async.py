@@ -9,7 +9,7 @@ from ._count import Counter, Section, at_servers
 from ._graph import FIRST, compute, share, shared_variable
 from ._lookup import Tables, readers
 from ._session import Node
-from ._trainer import PsTrainer
+from ._trainer import Advance, Moments, PsTrainer, split_of
 
 
 class AsyncTrainer(PsTrainer):
@@ -38,8 +38,8 @@ class AsyncTrainer(PsTrainer):
             counter = Counter(lock)
             fetched, values, fetch = counter.fetch(shared.weights)
             read = readers(node.source.model, tables, shared.trained, [fetched])
-            # On this task, as the gradient of a lookup is computed where the values are.
-            work = compute(workload, node.source, [tf.identity(value) for value in values], read=read)
+            work = compute(workload, node.source, values, read=read)
+            moments = Moments(work)
             gradients = at_servers(work.gradients, shared.trained)
             number, push = counter.push(gradients, lambda: [*shared.apply(gradients), *work.move(shared.weights)])
             counts = [fetched, number]
@@ -49,7 +49,8 @@ class AsyncTrainer(PsTrainer):
             with tf.device(FIRST):
                 # One tensor: each tensor that is sent costs about the same time, however small it is.
                 told = tf.stack([tf.cast(count, tf.float64) for count in counts])
-        self._fetches, self._inputs = [work.loss, told, tf.group(fetch, push, work.local)], work.feeds
+        self._fetches = [work.loss, told, moments.tensor, tf.group(fetch, push, work.local)]
+        self._inputs = work.feeds
         self.connect()
         self._let_on = (0, 0.0) if bound is not None else (None, 0.0)
 
@@ -58,19 +59,20 @@ class AsyncTrainer(PsTrainer):
         super().bind()
         self._run = self.session.make_callable(self._fetches, self._inputs)
 
-    def advance(self, batch: Batch) -> tuple[float, Update]:
+    def advance(self, batch: Batch) -> Advance:
         """See `PsTrainer`. The bound was checked at the end of the step before."""
-        loss, (fetched, number, *let_on), _ = self._run(*tf.nest.flatten(batch))
+        loss, (fetched, number, *let_on), moments, _ = self._run(*tf.nest.flatten(batch))
         slowest, blocked = self._let_on
         if let_on:
             self._let_on = int(let_on[0]), float(let_on[1])
-        return float(loss), Update(
+        update = Update(
             number=int(number),
             fetched=int(fetched),
             staleness=int(number - fetched),
             slowest_clock=slowest,
             blocked_seconds=blocked,
         )
+        return Advance(float(loss), update, split_of(moments.tolist(), float(let_on[1]) if let_on else 0.0))
 
 
 class Clocks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 import tensorflow as tf
 
 from .._shared.replica import size_bytes
-from ..trainer import Batch, Memory, Update, Workload
+from ..trainer import Batch, Memory, Split, Update, Workload
 from ._count import Counter, at_servers
 from ._graph import FIRST, compute, own_variable, share
 from ._session import Node
-from ._trainer import PsTrainer
+from ._trainer import Advance, PsTrainer
 
 v1 = tf.compat.v1
 
@@ -108,21 +109,25 @@ class DownpourTrainer(PsTrainer):
             zero = [total.assign(tf.zeros_like(total), read_value=False) for total in cleared]
         return [number, tf.group(leave, *zero)]
 
-    def advance(self, batch: Batch) -> tuple[float, Update | None]:
+    def advance(self, batch: Batch) -> Advance:
         """See `PsTrainer`. After the last step it pushes what is left."""
+        begin, waited = time.perf_counter(), 0.0
         if self._step == 0 and self._warm_start and self.rank:
-            self._blocked = float(self._wait())
+            waited = self._blocked = float(self._wait())
         # What one worker does for all is there before the others begin.
         beside = self._overlap and (bool(self.rank) or self._step >= self._warm_start)
         self._fetch(beside)
+        computing = time.perf_counter()
         loss, _ = self._learn(*tf.nest.flatten(batch), self._learning_rate)
+        computing = time.perf_counter() - computing
         self._step += 1
         self._due |= self._step % self._push_every == 0
         left = self._total - self._done - 1
         update = self._push_beside(left) if beside and left else self._push() if self._due or not left else None
         if self._warm_start and not self.rank and self._step == self._warm_start:
             self._warmed()
-        return float(loss), update
+        communicating = time.perf_counter() - begin - computing - waited
+        return Advance(float(loss), update, Split(computing, communicating, waited))
 
     def _fetch(self, beside: bool) -> None:
         """Begin a fetch if it is time, and take what has come."""

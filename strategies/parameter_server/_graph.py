@@ -149,6 +149,7 @@ class Pass:
         gradients: in the order of ``model.trainable_variables``; dense, but for tables of which rows are looked up.
         moved: new values of the model's non-trained weights, such as moving statistics, by their place in its weights.
         local: assigns the state that each worker keeps for itself, such as random seeds.
+        taken: all that was fetched for it, as it has arrived: weights, and rows that were looked up.
     """
 
     feeds: list[tf.Tensor]
@@ -156,6 +157,7 @@ class Pass:
     gradients: list[Gradient]
     moved: dict[int, tf.Tensor]
     local: tf.Operation
+    taken: list[tf.Tensor]
 
     def move(self, weights: Sequence[tf.Variable]) -> list[tf.Operation]:
         """Assign the moved values to ``weights``, in the order of ``model.weights``."""
@@ -171,11 +173,14 @@ def compute(
 ) -> Pass:
     """Loss and gradients of the model with the weights ``values``, in the order of ``model.weights``.
 
+    Call it in the worker's device: the values are taken there.
+
     Args:
         mean: see `Workload.total_loss`.
         read: see `Read`. The values of these tables are not used.
     """
     model = source.model
+    values = [tf.identity(value) for value in values]
     by_id = {id(weight): value for weight, value in zip(model.weights, values, strict=True)}
     places = {id(weight): place for place, weight in enumerate(model.weights)}
     kept = [state for state in model.non_trainable_variables if id(state) not in by_id]
@@ -197,6 +202,10 @@ def compute(
         local=tf.group(
             *[own[id(state)].assign(value, read_value=False) for state, value in states if id(state) in own]
         ),
+        taken=[
+            *[value for weight, value in zip(model.weights, values, strict=True) if id(weight) not in read],
+            *[rows for each in lookups.found.values() for _, rows in each],
+        ],
     )
 
 

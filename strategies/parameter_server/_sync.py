@@ -14,7 +14,7 @@ from ._graph import Shared, compute, own_variable, server_of, shared_variable
 from ._lookup import NOTHING, Tables, readers
 from ._mean import MeanOverWorkers
 from ._session import Node
-from ._trainer import PsTrainer
+from ._trainer import Advance, Moments, PsTrainer, split_of
 
 v1 = tf.compat.v1
 
@@ -156,6 +156,7 @@ class SyncTrainer(PsTrainer):
         mean = MeanOverWorkers(self.rank, self.shards)
         read = readers(node.source.model, tables, shared.trained, [clock])
         work = compute(workload, node.source, values, mean, read)
+        moments = Moments(work)
         moved = work.move(shared.weights) if self.rank == 0 else []
         add, gradients, clear = self._accumulated(work.gradients, shared)
         with tf.control_dependencies(moved):
@@ -171,8 +172,9 @@ class SyncTrainer(PsTrainer):
         self.connect(*copies)
         with tf.control_dependencies(push):
             done = tf.group(work.local, *clear())
-        self._run = self.session.make_callable([work.loss, counts, done], work.feeds)
-        self._add = self.session.make_callable([work.loss, tf.group(work.local, *moved, *add)], work.feeds)
+        self._run = self.session.make_callable([work.loss, counts, moments.tensor, done], work.feeds)
+        adding = tf.group(work.local, *moved, *add)
+        self._add = self.session.make_callable([work.loss, moments.tensor, adding], work.feeds)
         self._next_token = self.session.make_callable(next_token)
         self._updates = workload.total_steps // self._accumulate
 
@@ -191,20 +193,22 @@ class SyncTrainer(PsTrainer):
             lambda: [total.assign(tf.zeros_like(total), read_value=False) for total in sums],
         )
 
-    def advance(self, batch: Batch) -> tuple[float, Update | None]:
+    def advance(self, batch: Batch) -> Advance:
         """See `PsTrainer`. A late worker skips the tokens of the steps that ended without it."""
         if (self._done + 1) % self._accumulate:
-            return float(self._add(*tf.nest.flatten(batch))[0]), None
-        loss, (clock, token, counted, waited, number, fetched), _ = self._run(*tf.nest.flatten(batch))
+            loss, moments, _ = self._add(*tf.nest.flatten(batch))
+            return Advance(float(loss), None, split_of(moments.tolist()))
+        loss, (clock, token, counted, waited, number, fetched), moments, _ = self._run(*tf.nest.flatten(batch))
         begin = time.perf_counter()
         while token <= clock < self._updates:
             token, counted = self._next_token()
         waited += time.perf_counter() - begin
         self.finished = bool(token >= self._updates) and self._accumulate == 1
-        return float(loss), Update(
+        update = Update(
             number=int(number),
             fetched=int(fetched),
             staleness=int(number - fetched),
             blocked_seconds=float(waited),
             applied=bool(counted),
         )
+        return Advance(float(loss), update, split_of(moments.tolist(), float(waited)))

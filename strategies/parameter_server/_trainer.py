@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import tensorflow as tf
 
 from .._shared.replica import size_bytes
 from .._shared.rows import row_bytes
-from ..trainer import Batch, Memory, StepResult, Trainer, Update, Workload, examples_of
+from ..trainer import Batch, Memory, Split, StepResult, Trainer, Update, Workload, examples_of
 from ._checkpoint import Checkpoints
-from ._graph import FIRST, Shared, shared_variable
+from ._graph import FIRST, Pass, Shared, shared_variable
 from ._lookup import NOTHING, Tables
 from ._session import LOST, POLL_SECONDS, Node, Sessions
 
@@ -22,6 +22,44 @@ if TYPE_CHECKING:
 
 v1 = tf.compat.v1
 T = TypeVar("T")
+
+
+class Advance(NamedTuple):
+    """A step of a worker: its loss, what happened to its update, and where its seconds went."""
+
+    loss: float
+    update: Update | None
+    split: Split | None = None
+
+
+class Moments:
+    """When a worker's graph began, had all weights that it fetches, and had computed all gradients, in Unix seconds.
+
+    Make it in the worker's device.
+
+    Attributes:
+        tensor: to fetch. (3,), float64.
+    """
+
+    def __init__(self, work: Pass):
+        begin = tf.timestamp()
+        with tf.control_dependencies(work.taken):
+            weights = tf.timestamp()
+        gradients = [each.values if isinstance(each, tf.IndexedSlices) else each for each in work.gradients]
+        with tf.control_dependencies([work.loss, *gradients]):
+            computed = tf.timestamp()
+        self.tensor = tf.stack([begin, weights, computed])
+
+
+def split_of(moments: Sequence[float], waited: float = 0.0) -> Split:
+    """Of a step that is over now.
+
+    Args:
+        moments: see `Moments`.
+        waited: seconds after the last one in which the worker waited for others.
+    """
+    begin, weights, computed = moments
+    return Split(computed - weights, max(weights - begin + time.time() - computed - waited, 0.0), waited)
 
 
 class PsTrainer(Trainer):
@@ -114,23 +152,23 @@ class PsTrainer(Trainer):
 
     def step(self, batch: Batch, learning_rate: float) -> StepResult:
         """See `Trainer.step`."""
-        loss, update = self._through(lambda: self._step_once(batch, learning_rate))
+        loss, update, split = self._through(lambda: self._step_once(batch, learning_rate))
         self._done += 1
         self.finished |= self._done >= self._total
         if self.finished:
             self._through(lambda: self.session.run(self._end))
         elif self._checkpoints:
             self._through(self._save)
-        return StepResult(loss, examples_of(batch), update)
+        return StepResult(loss, examples_of(batch), update, split)
 
-    def _step_once(self, batch: Batch, learning_rate: float) -> tuple[float, Update | None]:
+    def _step_once(self, batch: Batch, learning_rate: float) -> Advance:
         if self._sets_rate and learning_rate != self._learning_rate:
             self._set_rate(learning_rate)
         self._learning_rate = learning_rate
-        loss, update = self.advance(batch)
-        if self._checkpoints and update:
-            self._checkpoints.note(update, self._done)
-        return loss, update
+        found = self.advance(batch)
+        if self._checkpoints and found.update:
+            self._checkpoints.note(found.update, self._done)
+        return found
 
     def _save(self) -> None:
         if self._checkpoints:
@@ -149,8 +187,8 @@ class PsTrainer(Trainer):
                 self._connected, self._failed = False, self._failed or time.monotonic()
                 time.sleep(POLL_SECONDS)
 
-    def advance(self, batch: Batch) -> tuple[float, Update | None]:
-        """One step of the mode: its loss, and what happened to its update."""
+    def advance(self, batch: Batch) -> Advance:
+        """One step of the mode."""
         raise NotImplementedError
 
     def weights(self) -> list[np.ndarray | None]:

@@ -98,6 +98,7 @@ class AllReduce(Strategy):
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """The ``tf.function`` of a step calls NumPy between the backward pass and the update."""
+        from .._shared import marks
         from .._shared.own_step import steps_of
         from .._shared.replica import KerasTrainer, loss_and_gradients, set_threads, size_bytes, use_gpu
         from ._reduce import Reduce
@@ -118,7 +119,10 @@ class AllReduce(Strategy):
                 return loss_and_gradients(workload, model, batch, optimizer, mean=reduce.mean)
 
             def apply(gradients: Sequence[tf.Tensor]) -> None:
-                optimizer.apply(reduce.means(gradients), trained)
+                marks.ready(gradients)
+                means = reduce.means(gradients)
+                marks.came(means)
+                optimizer.apply(means, trained)
 
             steps = steps_of(workload, model, optimizer, compute, apply, reduce.means)
             trainer = KerasTrainer(model, optimizer, workload, steps, rank=task.index, shards=workload.replicas)

@@ -8,27 +8,25 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from .._shared.clip import Clip
 from .._shared.exchanging import exchanging
 from .._shared.own_optimizers import each
 
 
 def sum_first(optimizer: keras.optimizers.Optimizer, given: bool = False) -> keras.optimizers.Optimizer:
-    """The optimizer, which now sums the replicas' gradients before it clips them, or checks that they are finite.
+    """The optimizer, which now sums the replicas' gradients before all else that it does with them.
 
-    Keras's optimizers do so with each replica's own gradient and sum the results: N replicas would not train what one
-    does.
+    Keras's optimizers first clip each replica's own gradient, or check that it is finite, and sum the results: N
+    replicas would not train what one does.
 
     Args:
         given: whether what it is given is of all replicas already.
     """
     for one in each(optimizer):
         inner = getattr(one, "inner_optimizer", one)
-        if given or inner is not one or Clip.of(vars(one)):
-            kind = type(inner)
-            inner.__class__ = type(kind.__name__, (_Summed, kind), {})
-            if not given:
-                exchanging(one, _sums)
+        kind = type(inner)
+        inner.__class__ = type(kind.__name__, (_Summed, kind), {})
+        if not given:
+            exchanging(one, _sums)
     return optimizer
 
 

@@ -15,7 +15,7 @@ from .._shared.held import tell, told
 from .._shared.replica import loss_with, set_threads, size_bytes, use_gpu
 from .._shared.sleeping import asleep, register
 from ..base import Task
-from ..trainer import Batch, Memory, Server, StepResult, Trainer, Workload, examples_of
+from ..trainer import Batch, Memory, Server, Split, StepResult, Trainer, Workload, examples_of
 
 if TYPE_CHECKING:
     import keras
@@ -113,6 +113,8 @@ class CoordinatorTrainer(Trainer):
             [tf.convert_to_tensor(variable.value) for variable in variables]
             for variables in (model.trainable_variables, model.non_trainable_variables)
         )
+        with tf.control_dependencies(trained + fixed):
+            taken = tf.timestamp()
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(trained)
             loss, moved = loss_with(self._workload, model, trained, fixed, batch)
@@ -120,6 +122,8 @@ class CoordinatorTrainer(Trainer):
         if delays is not None:
             with tf.control_dependencies(gradients), tf.control_dependencies([asleep(delays)]):
                 gradients = [tf.identity(each) for each in gradients]
+        with tf.control_dependencies(gradients):
+            computed = tf.timestamp()
         if not index or not self._sync:
             for variable, value in zip(model.non_trainable_variables, moved, strict=True):
                 variable.assign(value)
@@ -128,7 +132,7 @@ class CoordinatorTrainer(Trainer):
                 place.assign(gradient)
         else:
             self._optimizer.apply(gradients, model.trainable_variables)
-        return loss
+        return tf.stack([tf.cast(loss, tf.float64), taken, computed])
 
     def _apply_means(self) -> tf.Tensor:
         parts = zip(*self._places, strict=True)
@@ -138,6 +142,7 @@ class CoordinatorTrainer(Trainer):
 
     def step(self, batch: Batch, learning_rate: float) -> StepResult:
         """See `Trainer.step`."""
+        begin = time.perf_counter()
         if learning_rate != self._rate:
             self._optimizer.learning_rate.assign(learning_rate)
             self._rate = learning_rate
@@ -145,7 +150,7 @@ class CoordinatorTrainer(Trainer):
             time.sleep(self._slow_own())
         examples = examples_of(batch)
         size = examples // self.shards
-        losses = [
+        done = [
             self._coordinator.schedule(function, (_part(batch, start, size), *self._delays()))
             for function, start in zip(self._replicas, range(0, examples, size), strict=True)
         ]
@@ -153,7 +158,11 @@ class CoordinatorTrainer(Trainer):
         if self._update:
             self._coordinator.schedule(self._update)
             self._coordinator.join()
-        return StepResult(sum(map(float, self._coordinator.fetch(losses))) / len(losses), examples)
+        losses, taken, computed = zip(*(each.tolist() for each in self._coordinator.fetch(done)), strict=True)
+        computing = (sum(computed) - sum(taken)) / len(done)
+        waiting = max(computed) - sum(computed) / len(done)
+        communicating = max(time.perf_counter() - begin - computing - waiting, 0.0)
+        return StepResult(sum(losses) / len(losses), examples, split=Split(computing, communicating, waiting))
 
     def _delays(self) -> tuple[tf.Tensor, ...]:
         """For a function, seconds by which each remote worker is to be slow; it takes its own."""

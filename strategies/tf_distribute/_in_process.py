@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from .._shared.accumulation import Body
+from .._shared.marks import Marked
 from .._shared.own_step import steps_of
 from .._shared.replica import KerasTrainer, loss_and_gradients
 from ..trainer import Batch, Trainer, Workload
@@ -44,8 +44,13 @@ def trainer_of(
         scale, mean = 1 / replicas, mean_over_replicas
         return gradients(workload, model, part(batch), optimizer, scale=scale, mean=mean)
 
-    def around(step: Body) -> Body:
-        return lambda batch: strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(step, (batch,)), axis=None)
+    def around(step: Marked) -> Marked:
+        def run(batch: Batch) -> tuple[tf.Tensor, ...]:
+            losses, *moments = strategy.run(step, (batch,))
+            loss = strategy.reduce(tf.distribute.ReduceOp.MEAN, losses, axis=None)
+            return loss, *[tf.stack(strategy.experimental_local_results(each)) for each in moments]
+
+        return run
 
     # The last scope has the first word.
     with strategy.scope(), tf.variable_creator_scope(create) if create else nullcontext():

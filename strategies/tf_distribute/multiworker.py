@@ -103,8 +103,8 @@ class MultiWorker(Strategy):
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """Keras 3's ``fit`` fails here, a ``strategy.run`` step in a ``tf.function`` does not."""
 
-        from .._shared.accumulation import Body
         from .._shared.buckets import buckets, compute_in_order
+        from .._shared.marks import Marked
         from .._shared.own_step import steps_of
         from .._shared.replica import KerasTrainer, loss_and_gradients
         from ._all_reduce import mean_over_replicas, sum_first
@@ -120,8 +120,10 @@ class MultiWorker(Strategy):
                 compute_in_order(loss, gradients, buckets(trained, self.pack_mib))
             return loss, gradients
 
-        def around(step: Body) -> Body:
-            return lambda batch: strategy.experimental_local_results(strategy.run(step, (batch,)))[0]
+        def around(step: Marked) -> Marked:
+            return lambda batch: tuple(
+                strategy.experimental_local_results(each)[0] for each in strategy.run(step, (batch,))
+            )
 
         with strategy.scope():
             model = workload.model()
