@@ -77,7 +77,10 @@ def gpu_peak_bytes() -> int | None:
 
 
 def after(call: Callable[[], None], x: Tensor) -> Tensor:
-    """``x``, once ``call`` has returned. In compiled code it is called each time that the code runs."""
+    """``x``, once ``call`` has returned, which is called when ``x`` is there.
+
+    In compiled code it is called each time that the code runs.
+    """
     import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -85,5 +88,7 @@ def after(call: Callable[[], None], x: Tensor) -> Tensor:
         return x
     import tensorflow as tf
 
-    with tf.control_dependencies([tf.numpy_function(call, [], [])]):
+    with tf.control_dependencies([x]):
+        called = tf.numpy_function(call, [], [])
+    with tf.control_dependencies([called]):
         return tf.identity(x)

@@ -27,16 +27,33 @@ Marked = Callable[["Batch"], tuple[Any, ...]]
 _traced = threading.local()
 
 
-def ready(tensors: Sequence[tf.Tensor]) -> None:
-    """An exchange begins: all that this replica gives away in it is computed when these are."""
-    if (moment := _moment(tensors)) is not None:
+def ready(tensors: Sequence[tf.Tensor]) -> tf.Tensor | None:
+    """An exchange begins: all that this replica gives away in it is computed when these are. → the moment"""
+    moment = _moment(tensors)
+    if moment is not None:
         _traced.found.append([moment])
+    return moment
 
 
-def came(tensors: Sequence[tf.Tensor]) -> None:
-    """It is over: all that this replica needs from the others is here when these are."""
-    if (moment := _moment(tensors)) is not None:
+def came(tensors: Sequence[tf.Tensor]) -> tf.Tensor | None:
+    """It is over: all that this replica needs from the others is here when these are. → the moment"""
+    moment = _moment(tensors)
+    if moment is not None:
         _traced.found[-1].append(moment)
+    return moment
+
+
+def held(mark: Callable[[Sequence[tf.Tensor]], tf.Tensor | None], tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Mark them by `ready` or `came`. → the tensors, which nothing can use before that moment.
+
+    For what is exchanged in one piece. TensorFlow runs what is ready in any order: with one thread, it might run what
+    blocks this one before it takes the time.
+    """
+    moment = mark(tensors)
+    if moment is None:
+        return list(tensors)
+    with tf.control_dependencies([moment]):
+        return [tf.identity(each) for each in tensors]
 
 
 def marked(body: Callable[[Batch], tf.Tensor]) -> Marked:

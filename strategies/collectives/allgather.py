@@ -88,9 +88,9 @@ class AllGather(Collective):
                 optimizer.apply([tf.math.divide_no_nan(each, count) for each in sums], trained)
                 weights = [variable.value.read_value() for variable in trained]
                 row = tf.concat([flat(weights) * count, [count]], axis=0)[tf.newaxis]
-                marks.ready([row])
+                (row,) = marks.held(marks.ready, [row])
                 rows = hvd.allgather(row, name="weights", ignore_name_scope=True)
-                marks.came([rows])
+                (rows,) = marks.held(marks.came, [rows])
                 total = tf.reduce_sum(rows, axis=0)
                 for variable, mean in zip(trained, parts(total[:-1] / total[-1], weights), strict=True):
                     variable.assign(mean)

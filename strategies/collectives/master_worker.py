@@ -97,11 +97,11 @@ class MasterWorker(Collective):
 
             def apply(sums: Sequence[tf.Tensor]) -> None:
                 row = flat(sums)[tf.newaxis]
-                marks.ready([row])
+                (row,) = marks.held(marks.ready, [row])
                 to_master = tf.one_hot(0, hvd.size(), dtype=tf.int32)
                 rows, _ = hvd.alltoall(row, to_master, name="gradients", ignore_name_scope=True)
                 if master:
-                    marks.came([rows])
+                    (rows,) = marks.held(marks.came, [rows])
                     total = tf.reduce_sum(rows, axis=0)
                     optimizer.apply(parts(total[:-1] / total[-1], weights), trained)
                     mine = flat(weights)
@@ -110,9 +110,9 @@ class MasterWorker(Collective):
                     # on.
                     mine = tf.reduce_sum(rows, axis=0)[:-1]
                 if master:
-                    marks.ready([mine])
+                    (mine,) = marks.held(marks.ready, [mine])
                 updated = hvd.broadcast(mine, 0, name="weights", ignore_name_scope=True)
-                marks.came([updated])
+                (updated,) = marks.held(marks.came, [updated])
                 # On the master too, where it changes nothing: else TensorFlow removes its part of the broadcast.
                 for variable, value in zip(weights, parts(updated, weights), strict=True):
                     variable.assign(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import tensorflow as tf
 
 from ..trainer import Batch, Update, Workload
@@ -9,7 +11,7 @@ from ._count import Counter, Section, at_servers
 from ._graph import FIRST, compute, share, shared_variable
 from ._lookup import Tables, readers
 from ._session import Node
-from ._trainer import Advance, Moments, PsTrainer, split_of
+from ._trainer import Advance, PsTrainer, split_of
 
 
 class AsyncTrainer(PsTrainer):
@@ -39,7 +41,6 @@ class AsyncTrainer(PsTrainer):
             fetched, values, fetch = counter.fetch(shared.weights)
             read = readers(node.source.model, tables, shared.trained, [fetched])
             work = compute(workload, node.source, values, read=read)
-            moments = Moments(work)
             gradients = at_servers(work.gradients, shared.trained)
             number, push = counter.push(gradients, lambda: [*shared.apply(gradients), *work.move(shared.weights)])
             counts = [fetched, number]
@@ -49,7 +50,7 @@ class AsyncTrainer(PsTrainer):
             with tf.device(FIRST):
                 # One tensor: each tensor that is sent costs about the same time, however small it is.
                 told = tf.stack([tf.cast(count, tf.float64) for count in counts])
-        self._fetches = [work.loss, told, moments.tensor, tf.group(fetch, push, work.local)]
+        self._fetches = [work.loss, told, work.moments, tf.group(fetch, push, work.local)]
         self._inputs = work.feeds
         self.connect()
         self._let_on = (0, 0.0) if bound is not None else (None, 0.0)
@@ -61,6 +62,7 @@ class AsyncTrainer(PsTrainer):
 
     def advance(self, batch: Batch) -> Advance:
         """See `PsTrainer`. The bound was checked at the end of the step before."""
+        begin = time.time()
         loss, (fetched, number, *let_on), moments, _ = self._run(*tf.nest.flatten(batch))
         slowest, blocked = self._let_on
         if let_on:
@@ -72,7 +74,7 @@ class AsyncTrainer(PsTrainer):
             slowest_clock=slowest,
             blocked_seconds=blocked,
         )
-        return Advance(float(loss), update, split_of(moments.tolist(), float(let_on[1]) if let_on else 0.0))
+        return Advance(float(loss), update, split_of(begin, moments, float(let_on[1]) if let_on else 0.0))
 
 
 class Clocks:

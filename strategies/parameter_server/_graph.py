@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -149,7 +149,8 @@ class Pass:
         gradients: in the order of ``model.trainable_variables``; dense, but for tables of which rows are looked up.
         moved: new values of the model's non-trained weights, such as moving statistics, by their place in its weights.
         local: assigns the state that each worker keeps for itself, such as random seeds.
-        taken: all that was fetched for it, as it has arrived: weights, and rows that were looked up.
+        moments: when all that it fetches had come, weights and rows that are looked up, and when all gradients were
+            computed, in Unix seconds. (2,), float64.
     """
 
     feeds: list[tf.Tensor]
@@ -157,7 +158,7 @@ class Pass:
     gradients: list[Gradient]
     moved: dict[int, tf.Tensor]
     local: tf.Operation
-    taken: list[tf.Tensor]
+    moments: tf.Tensor
 
     def move(self, weights: Sequence[tf.Variable]) -> list[tf.Operation]:
         """Assign the moved values to ``weights``, in the order of ``model.weights``."""
@@ -186,26 +187,29 @@ def compute(
     kept = [state for state in model.non_trainable_variables if id(state) not in by_id]
     own = {id(state): _local(place, state, source) for place, state in enumerate(kept)}
     batch = placeholders(workload, None)
+    fed = tf.nest.flatten(batch)
     trained = [by_id[id(weight)] for weight in model.trainable_variables]
     fixed = [
         own[id(state)].read_value() if id(state) in own else by_id[id(state)] for state in model.non_trainable_variables
     ]
-    lookups = Lookups(read)
+    # Nothing is computed before all weights have come, so that computing begins there.
+    came = Came()
+    used = [value for weight, value in zip(model.weights, values, strict=True) if id(weight) not in read]
+    batch = tf.nest.pack_sequence_as(batch, came.held(used, fed))
+    lookups = Lookups({key: came.rows(reader) for key, reader in read.items()})
     with explained(), lookups.recorded():
         loss, moved = loss_with(workload, model, trained, fixed, batch, mean)
     states = list(zip(model.non_trainable_variables, moved, strict=True))
+    gradients = _gradients(model, loss, trained, lookups, read)
     return Pass(
-        feeds=tf.nest.flatten(batch),
+        feeds=fed,
         loss=loss,
-        gradients=_gradients(model, loss, trained, lookups, read),
+        gradients=gradients,
         moved={places[id(state)]: value for state, value in states if id(state) in places},
         local=tf.group(
             *[own[id(state)].assign(value, read_value=False) for state, value in states if id(state) in own]
         ),
-        taken=[
-            *[value for weight, value in zip(model.weights, values, strict=True) if id(weight) not in read],
-            *[rows for each in lookups.found.values() for _, rows in each],
-        ],
+        moments=came.until([loss, *gradients]),
     )
 
 
@@ -219,6 +223,38 @@ def _gradients(
         tf.convert_to_tensor(found[id(v)]) if id(v) in found else gradient_of(loss, lookups, v)
         for v in model.trainable_variables
     ]
+
+
+class Came:
+    """When all that a worker's pass needs had come. Make it in the worker's device."""
+
+    def __init__(self) -> None:
+        self._moments: list[tf.Tensor] = []
+
+    def held(self, needed: Sequence[tf.Tensor], tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """The tensors, which nothing can use before all that is needed has come.
+
+        With one thread, TensorFlow might else compute before it takes the time.
+        """
+        with tf.control_dependencies(needed):
+            self._moments.append(tf.timestamp())
+        with tf.control_dependencies([self._moments[-1]]):
+            return [tf.identity(each) for each in tensors]
+
+    def rows(self, read: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The same reader, whose rows count as needed."""
+
+        def held(ids: tf.Tensor) -> tf.Tensor:
+            here = tf.identity(read(ids))
+            return self.held([here], [here])[0]
+
+        return held
+
+    def until(self, ends: Sequence[Gradient]) -> tf.Tensor:
+        """See `Pass.moments`."""
+        with tf.control_dependencies([each.values if isinstance(each, tf.IndexedSlices) else each for each in ends]):
+            computed = tf.timestamp()
+        return tf.stack([tf.reduce_max(tf.stack(self._moments)), computed])
 
 
 def memory_of(server: int, weights: Sequence[tf.Variable]) -> Memory:

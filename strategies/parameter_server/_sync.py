@@ -14,7 +14,7 @@ from ._graph import Shared, compute, own_variable, server_of, shared_variable
 from ._lookup import NOTHING, Tables, readers
 from ._mean import MeanOverWorkers
 from ._session import Node
-from ._trainer import Advance, Moments, PsTrainer, split_of
+from ._trainer import Advance, PsTrainer, split_of
 
 v1 = tf.compat.v1
 
@@ -156,7 +156,6 @@ class SyncTrainer(PsTrainer):
         mean = MeanOverWorkers(self.rank, self.shards)
         read = readers(node.source.model, tables, shared.trained, [clock])
         work = compute(workload, node.source, values, mean, read)
-        moments = Moments(work)
         moved = work.move(shared.weights) if self.rank == 0 else []
         add, gradients, clear = self._accumulated(work.gradients, shared)
         with tf.control_dependencies(moved):
@@ -172,9 +171,9 @@ class SyncTrainer(PsTrainer):
         self.connect(*copies)
         with tf.control_dependencies(push):
             done = tf.group(work.local, *clear())
-        self._run = self.session.make_callable([work.loss, counts, moments.tensor, done], work.feeds)
+        self._run = self.session.make_callable([work.loss, counts, work.moments, done], work.feeds)
         adding = tf.group(work.local, *moved, *add)
-        self._add = self.session.make_callable([work.loss, moments.tensor, adding], work.feeds)
+        self._add = self.session.make_callable([work.loss, work.moments, adding], work.feeds)
         self._next_token = self.session.make_callable(next_token)
         self._updates = workload.total_steps // self._accumulate
 
@@ -195,14 +194,15 @@ class SyncTrainer(PsTrainer):
 
     def advance(self, batch: Batch) -> Advance:
         """See `PsTrainer`. A late worker skips the tokens of the steps that ended without it."""
+        begin = time.time()
         if (self._done + 1) % self._accumulate:
             loss, moments, _ = self._add(*tf.nest.flatten(batch))
-            return Advance(float(loss), None, split_of(moments.tolist()))
+            return Advance(float(loss), None, split_of(begin, moments))
         loss, (clock, token, counted, waited, number, fetched), moments, _ = self._run(*tf.nest.flatten(batch))
-        begin = time.perf_counter()
+        late = time.perf_counter()
         while token <= clock < self._updates:
             token, counted = self._next_token()
-        waited += time.perf_counter() - begin
+        waited += time.perf_counter() - late
         self.finished = bool(token >= self._updates) and self._accumulate == 1
         update = Update(
             number=int(number),
@@ -211,4 +211,4 @@ class SyncTrainer(PsTrainer):
             blocked_seconds=float(waited),
             applied=bool(counted),
         )
-        return Advance(float(loss), update, split_of(moments.tolist(), float(waited)))
+        return Advance(float(loss), update, split_of(begin, moments, float(waited)))

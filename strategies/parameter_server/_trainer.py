@@ -12,7 +12,7 @@ from .._shared.replica import size_bytes
 from .._shared.rows import row_bytes
 from ..trainer import Batch, Memory, Split, StepResult, Trainer, Update, Workload, examples_of
 from ._checkpoint import Checkpoints
-from ._graph import FIRST, Pass, Shared, shared_variable
+from ._graph import FIRST, Shared, shared_variable
 from ._lookup import NOTHING, Tables
 from ._session import LOST, POLL_SECONDS, Node, Sessions
 
@@ -32,34 +32,17 @@ class Advance(NamedTuple):
     split: Split | None = None
 
 
-class Moments:
-    """When a worker's graph began, had all weights that it fetches, and had computed all gradients, in Unix seconds.
-
-    Make it in the worker's device.
-
-    Attributes:
-        tensor: to fetch. (3,), float64.
-    """
-
-    def __init__(self, work: Pass):
-        begin = tf.timestamp()
-        with tf.control_dependencies(work.taken):
-            weights = tf.timestamp()
-        gradients = [each.values if isinstance(each, tf.IndexedSlices) else each for each in work.gradients]
-        with tf.control_dependencies([work.loss, *gradients]):
-            computed = tf.timestamp()
-        self.tensor = tf.stack([begin, weights, computed])
-
-
-def split_of(moments: Sequence[float], waited: float = 0.0) -> Split:
+def split_of(begin: float, moments: np.ndarray, waited: float = 0.0) -> Split:
     """Of a step that is over now.
 
     Args:
-        moments: see `Moments`.
-        waited: seconds after the last one in which the worker waited for others.
+        begin: Unix seconds.
+        moments: see `Pass.moments`.
+        waited: seconds after them in which the worker waited for others.
     """
-    begin, weights, computed = moments
-    return Split(computed - weights, max(weights - begin + time.time() - computed - waited, 0.0), waited)
+    fetched, computed = moments.tolist()
+    communicating = fetched - begin + time.time() - computed - waited
+    return Split(computed - fetched, max(communicating, 0.0), waited)
 
 
 class PsTrainer(Trainer):

@@ -119,10 +119,8 @@ class AllReduce(Strategy):
                 return loss_and_gradients(workload, model, batch, optimizer, mean=reduce.mean)
 
             def apply(gradients: Sequence[tf.Tensor]) -> None:
-                marks.ready(gradients)
-                means = reduce.means(gradients)
-                marks.came(means)
-                optimizer.apply(means, trained)
+                means = reduce.means(marks.held(marks.ready, gradients))
+                optimizer.apply(marks.held(marks.came, means), trained)
 
             steps = steps_of(workload, model, optimizer, compute, apply, reduce.means)
             trainer = KerasTrainer(model, optimizer, workload, steps, rank=task.index, shards=workload.replicas)

@@ -146,8 +146,8 @@ class CoordinatorTrainer(Trainer):
         if learning_rate != self._rate:
             self._optimizer.learning_rate.assign(learning_rate)
             self._rate = learning_rate
-        if self._slow_own:
-            time.sleep(self._slow_own())
+        if slept := self._slow_own() if self._slow_own else 0.0:
+            time.sleep(slept)
         examples = examples_of(batch)
         size = examples // self.shards
         done = [
@@ -159,7 +159,7 @@ class CoordinatorTrainer(Trainer):
             self._coordinator.schedule(self._update)
             self._coordinator.join()
         losses, taken, computed = zip(*(each.tolist() for each in self._coordinator.fetch(done)), strict=True)
-        computing = (sum(computed) - sum(taken)) / len(done)
+        computing = (sum(computed) - sum(taken)) / len(done) + slept
         waiting = max(computed) - sum(computed) / len(done)
         communicating = max(time.perf_counter() - begin - computing - waiting, 0.0)
         return StepResult(sum(losses) / len(losses), examples, split=Split(computing, communicating, waiting))
