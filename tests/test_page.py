@@ -128,8 +128,8 @@ class TestVerdict:
         assert "Something else used the machine during some of these runs: repeat them on a quiet one." in answer(*rows)
 
     def test_waiting_for_data_is_told(self) -> None:
-        rows = [row | {"input_seconds_median": row["step_seconds_median"] / 2} for row in grid()]
-        assert "It waits for data in 50% of its step." in answer(*rows)
+        rows = [row | {"input_share": 0.5} for row in grid()]
+        assert "Waiting for data takes 50% of its step." in answer(*rows)
 
     @pytest.mark.parametrize(
         "rows, words",

@@ -48,7 +48,10 @@ NO_UPDATES = array([], journal.UPDATE_FIELDS)
 
 def make_log(index=0, step_seconds=(9.0, 0.1, 0.1, 0.1), examples=32, role="worker", losses=(4.0, 3.0, 2.0, 1.0)):
     """Two epochs of two steps; the first step is warm-up."""
-    rows = [(1 + i // 2, i, seconds, 0.01, examples, losses[i], i == 0) for i, seconds in enumerate(step_seconds)]
+    rows = [
+        (1 + i // 2, i, seconds, 0.01, examples, losses[i], i == 0, *journal.UNKNOWN)
+        for i, seconds in enumerate(step_seconds)
+    ]
     log = journal.TaskLog(f"{role}-{index}", steps=array(rows, journal.STEP_FIELDS), updates=NO_UPDATES)
     log.start = {
         "pid": 7,

@@ -68,8 +68,8 @@ def mean(values: Sequence[float]) -> Estimate:
     if not values:
         return UNKNOWN
     if len(values) < LEAST_RUNS or not all(map(math.isfinite, values)):
-        return Estimate(fmean(values))
-    return _interval(fmean(values), math.sqrt(variance(values) / len(values)), len(values) - 1)
+        return Estimate(average(values))
+    return _interval(average(values), math.sqrt(_variance(values) / len(values)), len(values) - 1)
 
 
 def ratio(ones: Mapping[int, float], others: Mapping[int, float], rounds: bool) -> Estimate:
@@ -100,7 +100,7 @@ def difference(ones: Sequence[float], others: Sequence[float]) -> Estimate:
     if not ones or not others:
         return UNKNOWN
     if min(len(ones), len(others)) < LEAST_RUNS:
-        return Estimate(fmean(ones) - fmean(others))
+        return Estimate(average(ones) - average(others))
     return _welch([ones, others])
 
 
@@ -113,10 +113,26 @@ def difference_in_rounds(ones: Mapping[int, float], others: Mapping[int, float])
 
 
 def _welch(sides: Sequence[Sequence[float]]) -> Estimate:
-    parts = [variance(each) / len(each) for each in sides]
-    squares = sum(part**2 / (len(each) - 1) for part, each in zip(parts, sides, strict=True))
-    freedom = sum(parts) ** 2 / squares if squares else min(map(len, sides)) - 1
-    return _interval(fmean(sides[0]) - fmean(sides[1]), math.sqrt(sum(parts)), freedom)
+    parts = [_variance(each) / len(each) for each in sides]
+    squares = sum(part * part / (len(each) - 1) for part, each in zip(parts, sides, strict=True))
+    freedom = sum(parts) * sum(parts) / squares if squares else min(map(len, sides)) - 1
+    return _interval(average(sides[0]) - average(sides[1]), math.sqrt(sum(parts)), freedom)
+
+
+def average(values: Sequence[float]) -> float:
+    """The mean, also of figures that are too large to be added up."""
+    try:
+        return fmean(values)
+    except OverflowError:
+        return math.fsum(value / len(values) for value in values)
+
+
+def _variance(values: Sequence[float]) -> float:
+    """Infinite where it is too large for a number, as only values of a damaged file make it."""
+    try:
+        return variance(values)
+    except OverflowError:
+        return math.inf
 
 
 def repeats_for(estimate: Estimate, runs: int, factor: float) -> int | None:

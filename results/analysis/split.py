@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from statistics import fmean
 
 from . import intervals
 from .bases import Row
@@ -51,8 +50,8 @@ def where(after: Row, before: Row, rounds: bool) -> Where | None:
     ones, others = _seconds(after), _seconds(before)
     if not ones or not others:
         return None
-    step = fmean(sum(parts.values()) for parts in others.values())
-    grown = fmean(sum(parts.values()) for parts in ones.values()) > step
+    steps = [intervals.average([sum(parts.values()) for parts in each.values()]) for each in (others, ones)]
+    step, grown = steps[0], steps[1] > steps[0]
     found = []
     for part in PARTS:
         sides = [{repeat: parts[part] / step for repeat, parts in each.items()} for each in (ones, others)]

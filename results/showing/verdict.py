@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..analysis import bases, intervals, split
+from ..analysis import bases, intervals
 from ..analysis.bases import Row
 from ..analysis.intervals import LEAST_RUNS
 from . import words
@@ -111,8 +111,8 @@ def _price(fastest: Row) -> list[str]:
 
 def _lost(row: Row, whose: str) -> list[str]:
     """Where the row's step goes beside computing, if that is a noticeable share."""
-    found = split.shares(row)
-    noticeable = [part for part in ("communicating", "waiting", "input") if found and found[part] > _NOTICEABLE]
+    found = {part: row[f"{part}_share"] for part in ("communicating", "waiting", "input")}
+    noticeable = [part for part, share in found.items() if share > _NOTICEABLE]
     if not noticeable:
         return []
     first, *others = (f"{words.PARTS[part]} takes {found[part]:.0%}" for part in noticeable)
