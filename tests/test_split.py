@@ -140,7 +140,10 @@ class TestShowing:
         shown = text(run("single", rate=100, **of(0.99, 0)), run("ps", 2, 150, **of(0.701, 0.199, 0.05)))
         assert "99/0/0" in shown
         assert "70/20/5" in shown
-        assert "comp/comm/wait: % of a step in computing, communicating, waiting for others" in shown
+        assert (
+            "comp/comm/wait: % of a step in computing, communicating, waiting for others; the rest: waiting for data"
+            in shown
+        )
 
     def test_without_a_split_there_is_no_column(self):
         assert "comp/" not in text(run("single"), run("ps", 2))

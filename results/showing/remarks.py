@@ -33,7 +33,7 @@ def _split(rows: Sequence[Row]) -> list[str]:
     if not any(split.shares(row) for row in rows):
         return []
     shown = ", ".join(words.PARTS[part] for part in table.SHOWN)
-    return [f"comp/comm/wait: % of a step in {shown}; what is left is waiting for data and overhead"]
+    return [f"comp/comm/wait: % of a step in {shown}; the rest: waiting for data, overhead"]
 
 
 def _compiled(rows: Sequence[Row]) -> list[str]:
