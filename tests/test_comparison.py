@@ -118,3 +118,16 @@ def test_parts_of_a_model_are_no_parts_of_the_data():
 def test_runs_from_before_one_could_choose_dropped_the_last_batch():
     rows = compare(run("single"), run("mirrored", 2, 150, last_batch="drop"))
     assert [(row["base"], row["last_batch"]) for row in rows] == [("single×1", "drop")] * 2
+
+
+def test_a_container_s_limit_makes_another_machine():
+    old = run("single", cores_available=4) | {"cpu_limit_cores": float("nan")}
+    rows = compare(old, run("ps", 2, 150, cores_available=4, cpu_limit_cores=4.0))
+    assert [row["speedup"] for row in rows] == [1.0, 1.5]
+    rows = compare(old, run("ps", 2, 150, cores_available=4, cpu_limit_cores=1.5))
+    assert [row["base"] for row in rows] == ["single×1", "ps×2"]
+
+
+def test_runs_from_before_the_limit_was_kept_are_repeats_of_one_another():
+    rows = compare(*(run("single", repeat=repeat) | {"cpu_limit_cores": float("nan")} for repeat in range(3)))
+    assert [row["ok"] for row in rows] == [3]

@@ -12,7 +12,7 @@ import pytest
 from stratbench.harness.launch import beside as beside_module
 from stratbench.harness.launch.beside import Beside
 from stratbench.results import schema
-from stratbench.results.raw import machine
+from stratbench.results.raw import cgroups, machine
 from stratbench.strategies.base import Task
 from test_results_record import make_log, make_record
 
@@ -70,10 +70,45 @@ def test_throttling_is_found_where_the_cgroup_is(tmp_path, monkeypatch, cgroup, 
         path = tmp_path / "fs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")
-    monkeypatch.setattr(machine, "_OWN_CGROUP", tmp_path / "own")
-    monkeypatch.setattr(machine, "_CGROUPS", tmp_path / "fs")
+    monkeypatch.setattr(cgroups, "_OWN", tmp_path / "own")
+    monkeypatch.setattr(cgroups, "_ROOT", tmp_path / "fs")
     found = machine.read()
     assert found is None or found.throttled == seconds
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "cores", "memory"),
+    [
+        ("0::/job\n", {"job/cpu.max": "150000 100000", "job/memory.max": "max", "cpu.max": "max 100000"}, 1.5, None),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "50000 100000", "a/memory.max": "4096"}, 0.5, 4096),
+        (
+            "2:cpu,cpuacct:/x\n3:memory:/x\n",
+            {
+                "cpu,cpuacct/x/cpu.cfs_quota_us": "300000",
+                "cpu,cpuacct/x/cpu.cfs_period_us": "100000",
+                "cpu,cpuacct/cpu.cfs_quota_us": "-1",
+                "cpu,cpuacct/cpu.cfs_period_us": "100000",
+                "memory/x/memory.limit_in_bytes": "1000",
+                "memory/memory.limit_in_bytes": "9223372036854771712",
+            },
+            3.0,
+            1000,
+        ),
+        ("0::/\n", {"cpu.max": "nonsense"}, None, None),
+        ("0::/\n", {}, None, None),
+    ],
+)
+def test_a_container_s_limits(tmp_path, monkeypatch, cgroup, files, cores, memory):
+    (tmp_path / "own").write_text(cgroup)
+    for name, text in files.items():
+        path = tmp_path / "fs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    monkeypatch.setattr(cgroups, "_OWN", tmp_path / "own")
+    monkeypatch.setattr(cgroups, "_ROOT", tmp_path / "fs")
+    assert (cgroups.cpu_limit_cores(), cgroups.memory_limit_bytes()) == (cores, memory)
+    monkeypatch.setattr(cgroups, "_OWN", tmp_path / "none")
+    assert (cgroups.cpu_limit_cores(), cgroups.memory_limit_bytes()) == (None, None)
 
 
 def test_a_system_without_proc_tells_nothing(tmp_path, monkeypatch):

@@ -247,12 +247,28 @@ def test_environment_fills_its_columns_and_captures_no_variables(monkeypatch):
     assert "hunter2" not in str(captured)
 
 
+def test_environment_names_what_changes_the_speed(tmp_path, monkeypatch):
+    for name in environment.SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    for core, governor in enumerate(("powersave", "powersave", "performance")):
+        file = tmp_path / f"cpu{core}" / "cpufreq" / "scaling_governor"
+        file.parent.mkdir(parents=True)
+        file.write_text(f"{governor}\n")
+    monkeypatch.setattr(environment, "_CORES", tmp_path)
+    captured = environment.capture()
+    assert captured["settings"] == "OMP_NUM_THREADS=4 TF_ENABLE_ONEDNN_OPTS=0"
+    assert captured["cpu_governor"] == "powersave, performance"
+
+
 def test_environment_lists_gpus_where_nvidia_smi_is(tmp_path, monkeypatch):
     program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'NVIDIA A100'\necho 'NVIDIA A100'\n")
+    program.write_text("#!/bin/sh\necho 'NVIDIA A100, 550.1'\necho 'NVIDIA A100, 550.1'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert environment.capture()["gpus"] == "NVIDIA A100, NVIDIA A100"
+    captured = environment.capture()
+    assert (captured["gpus"], captured["gpu_driver"]) == ("NVIDIA A100, NVIDIA A100", "550.1")
     program.write_text("#!/bin/sh\necho 'no devices' >&2\nexit 9\n")
     assert environment.capture()["gpus"] == ""
 

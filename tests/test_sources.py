@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,30 @@ def test_a_package_is_all_of_its_files(here: Path) -> None:
 )
 def test_others_have_no_digest(reference: str) -> None:
     assert sources.digest(reference) == ""
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_a_commit_is_the_last_one_of_its_folder(here: Path) -> None:
+    def git(*arguments: str) -> str:
+        author = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
+        return subprocess.run(["git", *author, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+    def commit() -> str:
+        sources.commit.cache_clear()
+        return sources.commit("own:make")
+
+    (here / "own.py").write_text("def make(): pass")
+    assert commit() == sources.commit("cnn") == sources.commit("nowhere:make") == ""
+    git("init", "-q")
+    assert commit() == ""
+    git("add", "own.py")
+    git("commit", "-qm", "first")
+    first = git("rev-parse", "HEAD")
+    assert commit() == first
+    (here / "own.py").write_text("def make(): return 1")
+    assert commit() == first + "+"
+    git("commit", "-qam", "second")
+    assert commit() == git("rev-parse", "HEAD") != first
 
 
 def test_a_data_file_is_its_content(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

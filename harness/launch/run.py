@@ -15,6 +15,7 @@ from ...results.raw.environment import capture
 from ...results.raw.files import shown, why
 from ...results.tables.store import Store, read_statuses
 from ...strategies.base import Place, Task
+from ..plan import sources
 from ..plan.spec import RunSpec
 from .beside import Beside
 from .launcher import Launch, Outcome
@@ -128,7 +129,7 @@ def collect(spec: RunSpec, folder: Path, outcome: Outcome) -> record.Record:
         losses=[dataclasses.asdict(loss) | {"reaction": loss.reaction.value} for loss in outcome.losses],
         started=outcome.started,
         finished=outcome.finished,
-        environment=capture(),
+        environment=capture() | {"model_commit": sources.commit(spec.model)},
         input=spec.input,
         beside=outcome.beside,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from .models import own
 _MOST_FILES = 2000
 _MOST_BYTES = 64 * 2**20
 DIGITS = 12
+_GIT_SECONDS = 5.0
 
 
 def digest(reference: str) -> str:
@@ -34,6 +37,31 @@ def digest(reference: str) -> str:
         # As with a name that is too long. The import says what is wrong.
         return ""
     return found.hexdigest()[:DIGITS] if size else ""
+
+
+@functools.cache
+def commit(reference: str) -> str:
+    """The last commit of git that changed the folder of the model's source, with ``+`` if files were changed since.
+
+    Empty for what has no `digest`, where no repository holds it, and without git.
+    """
+    if own(reference) is not None:
+        return ""
+    file = next(_files(reference.partition(":")[0]), None)
+    if file is None:
+        return ""
+
+    def git(*arguments: str) -> str | None:
+        # Nothing that a repository's settings name is run.
+        command = ["git", "-C", str(file.parent), "-c", "core.fsmonitor=false", *arguments]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True).stdout
+        except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+            return None
+
+    head = git("log", "-1", "--format=%H", "--", ".")
+    changed = git("status", "--porcelain", "--", ".")
+    return head.strip() + ("+" if changed else "") if head else ""
 
 
 def _files(module: str) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,17 @@ def gpu_peak_bytes() -> int | None:
 
     names = [device.name for device in tf.config.list_logical_devices("GPU")]
     return max((tf.config.experimental.get_memory_info(name)["peak"] for name in names), default=None)
+
+
+def build() -> str:
+    """From what the loaded TensorFlow was built; empty without it."""
+    if "tensorflow" not in sys.modules:
+        return ""
+    import tensorflow as tf
+
+    said = tf.sysconfig.get_build_info()
+    cuda = f", CUDA {said['cuda_version']}" if said.get("cuda_version") else ""
+    return f"{tf.version.GIT_VERSION}, compiler {tf.version.COMPILER_VERSION}{cuda}"
 
 
 def after(call: Callable[[], None], x: Tensor) -> Tensor:

@@ -196,7 +196,7 @@ def train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal
             parameters=workload.parameters,
             unused=workload.unused_with(trainer.sparse),
             total_steps=workload.total_steps,
-            versions=_versions(),
+            versions=_versions() | {"tensorflow_build": backend.build()},
             memory=trainer.memory and dataclasses.asdict(trainer.memory),
             activation_bytes=workload.activation_bytes,
             tokens_per_example=operations.tokens_per_example(workload.info),

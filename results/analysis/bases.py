@@ -11,7 +11,7 @@ from . import intervals
 
 Row = dict[str, Any]
 
-MACHINE = ("cpu_model", "cores_available", "gpus")
+MACHINE = ("cpu_model", "cores_available", "cpu_limit_cores", "gpus")
 """Columns that tell machines apart. Runs of unlike machines are neither put together nor divided by one another."""
 
 _SAME_WORK = (
@@ -126,7 +126,9 @@ def made_in_rounds(ones: Mapping[int, str], others: Mapping[int, str]) -> bool:
 def machine_name(row: Row) -> str:
     """The machine, as `MACHINE` tells it apart from others."""
     cores = f"{row['cores_available']} core{'' if row['cores_available'] == 1 else 's'}"
-    return ", ".join(word for word in (row["cpu_model"] or "an unknown CPU", cores, row["gpus"]) if word)
+    limited = row["cpu_limit_cores"] < row["cores_available"]
+    limit = f"limited to {row['cpu_limit_cores']:.3g} of them" if limited else ""
+    return ", ".join(word for word in (row["cpu_model"] or "an unknown CPU", cores, limit, row["gpus"]) if word)
 
 
 def test_metrics(row: Row) -> list[float]:

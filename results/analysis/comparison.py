@@ -139,10 +139,10 @@ def summaries(runs: pd.DataFrame) -> list[Row]:
     ``ok_runs``: its rows of the runs table, and those that its figures rest on.
     """
     specs: dict[tuple[Any, ...], list[Row]] = {}
-    for run in runs.to_dict("records"):
+    for run in map(_named, runs.to_dict("records")):
         # The ids of a spec's repeats differ only in their ending.
         machine = tuple(run[name] for name in bases.MACHINE)
-        specs.setdefault((run["run_id"].rpartition("-r")[0], *machine), []).append(_named(run))
+        specs.setdefault((run["run_id"].rpartition("-r")[0], *machine), []).append(run)
     return sorted((_summary(repeats) for repeats in specs.values()), key=_order)
 
 
@@ -150,6 +150,8 @@ def _named(run: Mapping[Any, Any]) -> Row:
     row = {str(name): value for name, value in run.items()}
     # Runs from before these columns.
     older = {"last_batch": row["last_batch"] or "drop", "lr_schedule": row["lr_schedule"] or "constant"}
+    if math.isnan(row["cpu_limit_cores"]):
+        older["cpu_limit_cores"] = float(row["cores_available"])
     if not row["metric"] and not math.isnan(row["test_accuracy"]):
         older |= {"metric": "accuracy"} | {f"{each}_metric": row[f"{each}_accuracy"] for each in ("validation", "test")}
     return row | older | {"parts": _parts(row)}

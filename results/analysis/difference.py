@@ -18,7 +18,11 @@ Verdict = Literal["faster", "slower", "no difference shown", "too few runs", "br
 
 _FILES = {"model_digest": "the model's file was changed", "data_digest": "the data set's file was changed"}
 _STRATEGY = ("strategy", "options")
-_VERSIONS = ("stratbench", "tensorflow", "keras", "horovod", "python", "os")
+_VERSIONS = (
+    *("stratbench", "tensorflow", "tensorflow_build", "keras", "horovod", "python", "os", "gpu_driver"),
+    *("cpu_governor", "settings", "model_commit"),
+)
+"""Columns that tell software and settings."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -122,8 +122,8 @@ def _run(run: Row) -> dict[str, Any]:
 
 def _machines(tables: Tables) -> list[dict[str, str]]:
     """Each machine and set of versions that runs were made with, with the number of runs."""
-    names = [column.name for column in schema.ENVIRONMENT if column.name != "memory_bytes"]
-    counted = tables.runs.groupby(names, sort=False).size()
+    names = [column.name for column in schema.ENVIRONMENT if not column.name.startswith("memory_")]
+    counted = tables.runs.groupby(names, sort=False, dropna=False).size()
     return [
         dict(zip([*names, "runs"], map(str, (*tuple(key), count)), strict=True))  # type: ignore[arg-type]
         for key, count in counted.items()

@@ -18,12 +18,13 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from . import cgroups
 from .journal import TaskLog
 
 SHORTEST_SECONDS = 0.5
@@ -32,8 +33,6 @@ SHORTEST_SECONDS = 0.5
 _SHARES = ("other_cpu_share", "steal_share", "throttled_share")
 
 _STAT = Path("/proc/stat")
-_CGROUPS = Path("/sys/fs/cgroup")
-_OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,22 +123,11 @@ def _cpu_seconds(process: psutil.Process) -> float:
 def _throttled() -> float | None:
     """Throttled seconds of this process's cgroup and those above it, as far as they can be read."""
     try:
-        found = [parse_cpu_stat(path.read_text()) for path in _cpu_stats(_OWN_CGROUP.read_text()) if path.exists()]
+        found = [parse_cpu_stat(path.read_text()) for path in cgroups.files("cpu", "cpu.stat")]
     except OSError:
         return None
     known = [seconds for seconds in found if seconds is not None]
     return sum(known) if known else None
-
-
-def _cpu_stats(cgroup: str) -> Iterable[Path]:
-    """Possible paths of ``cpu.stat``, from the text of /proc/self/cgroup: cgroups version 2 or 1."""
-    for line in cgroup.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        root = _CGROUPS / controllers if controllers else _CGROUPS
-        folder = root / path.lstrip("/")
-        yield from (each / "cpu.stat" for each in (folder, *folder.parents) if each.is_relative_to(root))
 
 
 def parse_cpu_stat(text: str) -> float | None:
