@@ -187,6 +187,25 @@ def test_every_picture_has_the_values_of_its_rows() -> None:
     assert "NaN" not in "".join(specs.values())
 
 
+def test_bars_of_where_a_step_goes() -> None:
+    shares = {"computing_share": 0.7, "communicating_share": 0.2, "waiting_share": 0.04, "input_share": 0.01}
+    known = tables([row | shares for row in grid()])
+    rows = compared(known.runs)
+    made = charts.pictures(rows, known)
+    assert list(made)[2] == "split"
+    bars = made["split"][1].to_dict()["data"]["values"]
+    assert len(bars) == 5 * len(rows)
+    assert {bar["part"]: bar["share"] for bar in bars} == {
+        "computing": 0.7,
+        "communicating": 0.2,
+        "waiting for others": 0.04,
+        "waiting for data": 0.01,
+        "the rest of the step": 0.05,
+    }
+    assert "Communicating takes 20% of its step." in answer(*[row | shares for row in grid()])
+    build(known, "here")
+
+
 def test_text_from_results_stays_text() -> None:
     evil = "</script><script>alert('x')</script>"
     known = [row | {"dataset": evil, "options": json.dumps({"a": evil})} for row in grid()]

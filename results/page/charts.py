@@ -165,7 +165,7 @@ def _split(records: series.Records, data: alt.Data) -> alt.TopLevelMixin:
     parts = alt.Color(
         "part:N",
         scale=alt.Scale(domain=names, range=_PART_COLORS),
-        legend=alt.Legend(title=None, orient="bottom", columns=3),
+        legend=alt.Legend(title=None, orient="bottom", columns=2),
     )
     tooltips = _tooltips(
         alt.Tooltip("part:N"),

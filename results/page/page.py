@@ -170,7 +170,10 @@ _CELLS: dict[str, Callable[[Row], Cell]] = {
     "speed-up": _figure("speedup", _form(".2f"), mark=doubts.speedup_mark),
     "efficiency": _figure("efficiency", _form(".0%"), mark=doubts.speedup_mark),
     "step, ms": _figure("step_seconds_median", _form(".2f"), 1000),
-    **{f"{part}, %": _share(part) for part in ("computing", "communicating", "waiting")},
+    # Soft hyphens: a narrow column breaks the word there.
+    "com\u00adputing, %": _share("computing"),
+    "communi\u00adcating, %": _share("communicating"),
+    "waiting, %": _share("waiting"),
     "validation metric": _figure("validation_metric", _form(".4g")),
     "test metric": _figure("test_metric", _form(".4g")),
     "training, s": _figure("train_seconds", _form(".2f")),
