@@ -103,6 +103,13 @@ class TestVerdict:
         assert first == "Nothing that was measured trains faster than single ×1: distributing does not pay here."
         assert last.startswith("A step takes 12.5 ms, and an exchange is paid in each. Larger batches")
 
+    def test_one_that_may_be_faster_is_not_called_no_use(self) -> None:
+        rows = [run("single", 1, rate, repeat=r) for r, rate in enumerate((900, 500, 700))]
+        rows += [run("ps", 2, rate, repeat=r) for r, rate in enumerate((500, 800, 600))]
+        first, second, *_ = answer(*rows)
+        assert first == "Nothing that was measured trains faster than single ×1, but that may be chance."
+        assert second.startswith("Too close to it to tell them apart: ps ×2")
+
     def test_of_rows_that_distribute_nothing_it_is_not_said_what_that_pays(self) -> None:
         assert answer(run("single"), run("fit", 1, 90)) == [
             "Nothing that was measured trains faster than single ×1, in 1 run each; that may be chance."

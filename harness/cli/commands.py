@@ -16,7 +16,7 @@ from .ending import drop_output, fail, fail_unforeseen, prepare_streams
 from .options import spec_options
 from .reducing import allreduce
 from .reporting import report
-from .values import Counts, Folder, check_texts
+from .values import Counts, Folder, Repeats, Until, check_texts
 
 if TYPE_CHECKING:
     from ...results.raw.record import Record
@@ -117,9 +117,15 @@ def run(strategy: str, replicas: int | None, as_json: bool, **flags: Any) -> int
     show_default=True,
     help="Numbers of replicas for each strategy.",
 )
-@click.option("--repeats", type=int, default=1, show_default=True, help="Independent trainings of every spec.")
+@click.option(
+    "--repeats",
+    type=Repeats(),
+    default=1,
+    show_default=True,
+    help="Independent trainings of every spec; 3%: until every rate is known to ±3 % (95 % interval), auto: the same.",
+)
 @spec_options
-def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats: int, **flags: Any) -> int:
+def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats: int | Until, **flags: Any) -> int:
     """Train the same model by several strategies at several sizes and print the table.
 
     The same command again skips runs that are 'ok' already and runs the rest. If a strategy can't run here, its row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +11,16 @@ import click
 from ...errors import UsageError
 from ..launch.run import statuses
 from ..launch.starter import Starter
+from ..plan.spec import RunSpec
 from ..plan.task import current_job
 from . import session
 from .grid import Grid
+from .values import Until
 
 
-def run_grid(strategy: Sequence[str], replicas: Sequence[list[int]], repeats: int, **flags: Any) -> tuple[Grid, int]:
+def run_grid(
+    strategy: Sequence[str], replicas: Sequence[list[int]], repeats: int | Until, **flags: Any
+) -> tuple[Grid, int]:
     """Run what is not ``ok`` already in the output folder. → the grid, the command's exit code
 
     Call it in the command's click context. Raises the errors of `Grid`, and of `stratbench.harness.launch.run`.
@@ -25,13 +30,26 @@ def run_grid(strategy: Sequence[str], replicas: Sequence[list[int]], repeats: in
         raise UsageError(f"compare starts its own jobs and can't run inside one of {job.size} processes; use run.")
     sizes = [count for counts in replicas for count in counts]
     with Starter() as starter:
-        grid = Grid(list(strategy), sizes, repeats, flags, starter)
+        if isinstance(repeats, int):
+            grid = Grid(list(strategy), sizes, repeats, flags, starter)
+            grid.try_model()
+            return grid, _run(grid.specs, grid, flags, starter)
+        # It needs pandas, which takes a while to import.
+        from . import repeating
+
+        grid = Grid(list(strategy), sizes, repeating.MOST_ROUNDS, flags, starter)
         grid.try_model()
-        known = statuses(flags["output"])
-        left = [spec for spec in grid.specs if known.get(spec.run_id) != "ok"]
-        if done := len(grid.specs) - len(left):
-            unsaved = ", nor are their models saved" if flags["save_model"] else ""
-            said = f"{done} of {len(grid.specs)} runs are ok already in {flags['output']}: not run again{unsaved}"
-            click.echo(said, err=True)
-        _, code = session.run_specs(left, flags["output"], starter, grid.why_not)
-    return grid, code
+        run = functools.partial(_run, grid=grid, flags=flags, starter=starter)
+        return grid, repeating.run_until(repeats.share, grid.specs, flags["output"], run)
+
+
+def _run(specs: list[RunSpec], grid: Grid, flags: dict[str, Any], starter: Starter) -> int:
+    """The exit code, after running those of the specs that are not ok yet."""
+    known = statuses(flags["output"])
+    left = [spec for spec in specs if known.get(spec.run_id) != "ok"]
+    if done := len(specs) - len(left):
+        unsaved = ", nor are their models saved" if flags["save_model"] else ""
+        said = f"{done} of {len(specs)} runs are ok already in {flags['output']}: not run again{unsaved}"
+        click.echo(said, err=True)
+    _, code = session.run_specs(left, flags["output"], starter, grid.why_not)
+    return code

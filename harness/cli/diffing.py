@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from ...errors import UsageError
 from .reading import read_tables
+from .values import Percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,22 +19,6 @@ if TYPE_CHECKING:
 
 _USUAL_SHARE = 0.05
 """The difference for which the number of repeats is told, if the user names none."""
-
-
-class Percent(click.ParamType):
-    """``5%`` → 0.05."""
-
-    name = "PERCENT"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """A share greater than 0 and less than 1."""
-        if isinstance(value, float):
-            return value
-        found = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)\s*%", value.strip(), re.ASCII)
-        share = float(found[1]) / 100 if found else 0.0
-        if not 0 < share < 1:
-            self.fail(f"give a percentage between 0% and 100%, such as 5%. Received: '{value}'.", param, ctx)
-        return share
 
 
 @click.command()

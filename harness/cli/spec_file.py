@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from ...errors import UsageError
-from .values import Counts, check_text, kind
+from .values import Counts, Repeats, check_text, kind
 
 MOST_BYTES = 2**20
 MOST_INTEGER = 2**63
@@ -84,6 +84,8 @@ def _check(path: Path, flag: click.Parameter, part: Any) -> None:
         fits, what = _is_number(part, int), "a whole number"
     elif isinstance(flag.type, click.types.FloatParamType):
         fits, what = _is_number(part, int | float), "a number"
+    elif isinstance(flag.type, Repeats):
+        fits, what = isinstance(part, str) or _is_number(part, int), 'a whole number, "auto" or a percentage in quotes'
     else:
         fits, what = isinstance(part, str), "text in quotes"
     if not fits:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,15 @@ MOST_PATH_BYTES = 3500
 """Of a folder's path: Linux allows 4096, and the names of a run's files are added to it."""
 MOST_SHOWN = 1000
 """Characters of a message."""
+USUAL_SHARE = 0.03
+"""Of a rate, to which ``--repeats auto`` is to know it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Until:
+    """Repeat until the 95 % interval of every rate is within ± ``share`` of it."""
+
+    share: float
 
 
 class Counts(click.ParamType):
@@ -30,6 +41,41 @@ class Counts(click.ParamType):
             return [int(part) for part in dict.fromkeys(parts)]
         except ValueError:
             self.fail(f"replicas must be whole numbers such as 1,2,4. Received: '{value}'.", param, ctx)
+
+
+class Percent(click.ParamType):
+    """``5%`` → 0.05."""
+
+    name = "PERCENT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """A share greater than 0 and less than 1."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)\s*%", value.strip(), re.ASCII)
+        share = float(found[1]) / 100 if found else 0.0
+        if not 0 < share < 1:
+            self.fail(f"give a percentage between 0% and 100%, such as 5%. Received: '{value}'.", param, ctx)
+        return share
+
+
+class Repeats(click.ParamType):
+    """``3``; ``2%`` → `Until` rates are known to ±2 %; ``auto`` → ±3 %."""
+
+    name = "N|auto|PERCENT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Until:
+        """The number, or how well rates are to be known."""
+        if isinstance(value, int | Until):
+            return value
+        if value.strip() == "auto":
+            return Until(USUAL_SHARE)
+        if value.strip().endswith("%"):
+            return Until(Percent().convert(value, param, ctx))
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"give a whole number, auto, or a percentage such as 3%. Received: '{value}'.", param, ctx)
 
 
 class Folder(click.ParamType):

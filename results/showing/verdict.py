@@ -24,7 +24,7 @@ def sentences(rows: Sequence[Row]) -> list[str]:
         return [f"Only {words.name(fastest)} has a rate, so there is nothing to compare it with."]
     base = _reference(fastest, timed)
     distributed = any(row["replicas"] > base["replicas"] for row in timed)
-    said = [_headline(fastest, base, distributed)]
+    said = [_headline(fastest, base, timed)]
     said += _rivals(fastest, [row for row in timed if row is not base])
     if fastest is not base:
         said += _quality(fastest, base)
@@ -50,12 +50,15 @@ def _pays(fastest: Row, base: Row) -> bool:
     return fastest is not base and not bases.speedup_of(fastest, base).low <= 1.0
 
 
-def _headline(fastest: Row, base: Row, distributed: bool) -> str:
+def _headline(fastest: Row, base: Row, timed: Sequence[Row]) -> str:
     if fastest is base:
+        spread = [bases.speedup_of(row, base) for row in timed if row["replicas"] > base["replicas"]]
         if base["ok"] < LEAST_RUNS:
             more = f", in {words.count(base['ok'], 'run')} each; that may be chance"
+        elif any(not ratio.high < 1.0 for ratio in spread):
+            more = ", but that may be chance"
         else:
-            more = ": distributing does not pay here" if distributed else ""
+            more = ": distributing does not pay here" if spread else ""
         return f"Nothing that was measured trains faster than {words.name(base)}{more}."
     ratio = bases.speedup_of(fastest, base)
     speedup = f"{ratio.value:.2f}× as fast as {words.name(base)}"

@@ -1,0 +1,88 @@
+"""``--repeats auto``: rounds are added until every rate is known well enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+
+from ...errors import ResultsError
+from ...results import load
+from ...results.analysis.comparison import summaries
+from ...results.analysis.intervals import LEAST_RUNS
+from ...results.showing import words
+from ..plan.spec import RunSpec
+from .session import INTERRUPTED
+
+MOST_ROUNDS = 30
+"""Where noise is that large, more rounds take hours and tell little more."""
+
+
+def run_until(share: float, specs: list[RunSpec], output: Path, run: Callable[[list[RunSpec]], int]) -> int:
+    """Run as many rounds as it takes, and say after each what is not known well enough. → the worst exit code
+
+    Args:
+        share: of each rate, within which half of its 95 % interval is to be.
+        specs: of `MOST_ROUNDS` rounds.
+        run: the specs that are not ok yet. → exit code
+    """
+    worst, done = 0, []
+    for number, batch in enumerate(_batches(specs)):
+        chosen = _with_rates(batch, output) if number else batch
+        worst = max(worst, run(chosen))
+        done += chosen
+        if worst in INTERRUPTED.values():
+            return worst
+        wide = _too_wide(done, output, share)
+        if not wide:
+            return worst
+        click.echo(f"round {number + LEAST_RUNS}: {_told(wide, share)}", err=True)
+    click.echo(f"stratbench: more than {MOST_ROUNDS} rounds are not made", err=True)
+    return worst
+
+
+def _batches(specs: list[RunSpec]) -> Iterator[list[RunSpec]]:
+    """The specs of the first rounds, as many as an interval needs, and then those of one round at a time."""
+    yield [spec for spec in specs if spec.repeat < LEAST_RUNS]
+    for repeat in range(LEAST_RUNS, MOST_ROUNDS):
+        yield [spec for spec in specs if spec.repeat == repeat]
+
+
+def _with_rates(specs: list[RunSpec], output: Path) -> list[RunSpec]:
+    """Those whose spec has an ``ok`` run in the output folder: it would be no use to repeat others."""
+    ok = {row["run_id"].rpartition("-r")[0] for row in _runs(output) if row["status"] == "ok"}
+    return [spec for spec in specs if spec.run_id.rpartition("-r")[0] in ok]
+
+
+def _too_wide(specs: list[RunSpec], output: Path, share: float) -> dict[str, float]:
+    """Name → half of its rate's 95 % interval, as a share of the rate, of each row where that is more than ``share``.
+
+    Rows of fewer runs than an interval needs are left out: some of these did not end well.
+    """
+    wanted = {spec.run_id for spec in specs}
+    rows = summaries(pd.DataFrame([row for row in _runs(output) if row["run_id"] in wanted]))
+    found = {
+        words.name(row): (row["examples_per_second_high"] - row["examples_per_second_low"])
+        / (2 * row["examples_per_second"])
+        for row in rows
+        if len(row["rates"]) >= LEAST_RUNS
+    }
+    return {name: half for name, half in found.items() if half > share}
+
+
+def _runs(output: Path) -> list[dict[Any, Any]]:
+    try:
+        return load(output).runs.to_dict("records")
+    except ResultsError:
+        # Nothing was run, as after Ctrl-C.
+        return []
+
+
+def _told(wide: dict[str, float], share: float) -> str:
+    """``2 rates are not known to ±3 % yet, least ps ×2, ±8.1 %``."""
+    name = max(wide, key=lambda each: wide[each])
+    rates = "1 rate is" if len(wide) == 1 else f"{len(wide)} rates are"
+    return f"{rates} not known to ±{100 * share:g} % yet, least {name}, ±{100 * wide[name]:.1f} %"
