@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_spec
@@ -14,6 +15,8 @@ from result_rows import run
 from stratbench.harness.cli import repeating
 from stratbench.harness.cli.values import Repeats, Until
 from stratbench.harness.plan.spec import RunSpec
+from stratbench.results.analysis import intervals
+from stratbench.results.analysis.intervals import LEAST_RUNS
 from test_cli import call
 
 SPECS = [
@@ -98,6 +101,20 @@ def test_what_the_flag_may_be(text: Any, value: Any) -> None:
 def test_what_it_may_not_be(text: str, hint: str) -> None:
     with pytest.raises(click.BadParameter, match=hint):
         Repeats().convert(text, None, None)
+
+
+def test_stopping_early_costs_little_of_the_confidence() -> None:
+    """Of runs that differ by 5 %, which end as soon as ±3 % is reached."""
+    draw, cases, held = np.random.default_rng(1), 1500, 0
+    for _ in range(cases):
+        rates = list(np.exp(draw.normal(0, 0.05, LEAST_RUNS)))
+        while len(rates) < repeating.MOST_ROUNDS:
+            found = intervals.positive(rates)
+            if (found.high - found.low) / (2 * found.value) <= 0.03:
+                break
+            rates.append(float(np.exp(draw.normal(0, 0.05))))
+        held += not intervals.positive(rates).excludes(1.0)
+    assert 0.89 <= held / cases <= 0.93
 
 
 def test_a_real_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
