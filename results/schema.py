@@ -148,6 +148,13 @@ _FAULTS = (
     Column("down_seconds", "float", "s", "From a death until the task that replaced the dead one was ready"),
 )
 
+_SPLIT = (
+    Column("computing_seconds", "float", "s", "The part in which the task computed; missing if not known"),
+    Column("communicating_seconds", "float", "s", "The part in which it could not, as tensors were on the way"),
+    Column("waiting_seconds", "float", "s", "The part in which it waited for other workers, or parts of the model"),
+)
+"""Of a step, or of all measured ones."""
+
 COMPILED_SCHEDULE = "compiled "
 """How ``lr_schedule`` begins where the rate follows a schedule in the model's own optimizer; its words follow."""
 
@@ -320,9 +327,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("examples", "int", "examples", "Examples that this task used"),
         Column("loss", "float", "", "Their mean training loss"),
         Column("warmup", "bool", "", "Whether rates and quantiles leave the step out"),
-        Column("computing_seconds", "float", "s", "The part of it in which the task computed; missing if not known"),
-        Column("communicating_seconds", "float", "s", "The part in which it could not, as tensors were on the way"),
-        Column("waiting_seconds", "float", "s", "The part in which it waited for other workers, or parts of the model"),
+        *_SPLIT,
     ),
     "updates": (
         *_TASK,
@@ -350,9 +355,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("measured_seconds", "float", "s", "Sum of the times of its measured steps"),
         Column("examples_per_second", "float", "examples/s", "Examples divided by measured_seconds"),
         Column("input_seconds", "float", "s", "The part of measured_seconds in which it waited for data"),
-        Column("computing_seconds", "float", "s", "The part in which it computed; missing if not known"),
-        Column("communicating_seconds", "float", "s", "The part in which it could not, as tensors were on the way"),
-        Column("waiting_seconds", "float", "s", "The part in which it waited for other workers, or parts of the model"),
+        *_SPLIT,
         Column(
             "last_share", "float", "1", "Share of its measured steps in which it was the last to be ready, if known"
         ),

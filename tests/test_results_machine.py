@@ -52,6 +52,17 @@ def test_throttling_of_a_cgroup(text, seconds):
     assert machine.parse_cpu_stat(text) == seconds
 
 
+def use_cgroup(folder, monkeypatch, cgroup, files):
+    """A process's control group, and the files of it and of those above it."""
+    (folder / "own").write_text(cgroup)
+    for name, text in files.items():
+        path = folder / "fs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    monkeypatch.setattr(cgroups, "_OWN", folder / "own")
+    monkeypatch.setattr(cgroups, "_ROOT", folder / "fs")
+
+
 @pytest.mark.parametrize(
     "cgroup, files, seconds",
     [
@@ -65,13 +76,7 @@ def test_throttling_of_a_cgroup(text, seconds):
     ],
 )
 def test_throttling_is_found_where_the_cgroup_is(tmp_path, monkeypatch, cgroup, files, seconds):
-    (tmp_path / "own").write_text(cgroup)
-    for name, text in files.items():
-        path = tmp_path / "fs" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-    monkeypatch.setattr(cgroups, "_OWN", tmp_path / "own")
-    monkeypatch.setattr(cgroups, "_ROOT", tmp_path / "fs")
+    use_cgroup(tmp_path, monkeypatch, cgroup, files)
     found = machine.read()
     assert found is None or found.throttled == seconds
 
@@ -99,13 +104,7 @@ def test_throttling_is_found_where_the_cgroup_is(tmp_path, monkeypatch, cgroup, 
     ],
 )
 def test_a_container_s_limits(tmp_path, monkeypatch, cgroup, files, cores, memory):
-    (tmp_path / "own").write_text(cgroup)
-    for name, text in files.items():
-        path = tmp_path / "fs" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-    monkeypatch.setattr(cgroups, "_OWN", tmp_path / "own")
-    monkeypatch.setattr(cgroups, "_ROOT", tmp_path / "fs")
+    use_cgroup(tmp_path, monkeypatch, cgroup, files)
     assert (cgroups.cpu_limit_cores(), cgroups.memory_limit_bytes()) == (cores, memory)
     monkeypatch.setattr(cgroups, "_OWN", tmp_path / "none")
     assert (cgroups.cpu_limit_cores(), cgroups.memory_limit_bytes()) == (None, None)
