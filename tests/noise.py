@@ -4,7 +4,8 @@
 
 A trial makes rounds of three runs of the same spec: one for each of two folders that don't differ, and one with
 ``--inject slow``, whose sleeping adds a known share to each step. Then ``diff`` compares the folders. Prints how many
-of the trials claim a difference where there is none, and how many find the one that is there.
+of the trials claim a difference where there is none, how many find the one that is there, and how many of these name
+computing, which is where it is.
 """
 
 from __future__ import annotations
@@ -77,23 +78,26 @@ def main(trials: int, repeats: int, steps: int, share: float) -> None:
             raise click.ClickException(f"--share must be more than calling a sleep takes. Received: {share}.")
         slow = spec(steps, f"slow:worker=0,seconds={sleep:.6f}")
         click.echo(f"a step takes {step * 1000:.2f} ms; {share:.0%} is put in, {sleep * 1000:.2f} ms of it by sleeping")
-        wrong, found = 0, 0
+        wrong, found, named = 0, 0, 0
         ratios = []
         for number in range(trials):
             changes = trial(folder / str(number), {"a": first, "b": first, "slow": slow}, repeats, starter)
             same, slower = changes["b"], changes["slow"]
             wrong += same.verdict in ("faster", "slower")
             found += slower.verdict == "slower"
+            named += slower.where is not None and slower.where.part == "computing"
             ratios.append(slower.rate.value)
             for name, change in changes.items():
                 click.echo(
                     f"{number + 1:3d} {name:4s} {change.verdict:20s} {change.rate.value:.3f} "
                     f"({change.rate.low:.3f}–{change.rate.high:.3f}), {change.runs[0]} and {change.runs[1]} runs, "
                     f"{'by rounds' if change.rate.by_rounds else 'independent'}"
+                    f"{f', most of it in {change.where.part}' if change.where else ''}"
                 )
         click.echo(f"over all trials, the slow-down was {1 - statistics.median(ratios):.1%}")
         click.echo(
-            f"{wrong} of {trials} claim a difference where there is none; {found} of {trials} find the slow-down"
+            f"{wrong} of {trials} claim a difference where there is none; {found} of {trials} find the slow-down, "
+            f"{named} of these in computing"
         )
 
 
