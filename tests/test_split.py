@@ -165,6 +165,15 @@ class TestShowing:
         rows += [run("ps", 2, 50 + r, repeat=r, **of(0.3, 0.61, 0.04)) for r in range(3)]
         assert "Communicating takes 61% of ps ×2's step." in text(*rows)
 
+    def test_computing_that_is_slower_itself_is_told(self):
+        rows = run("single", rate=100, **of(0.99, 0)), run("ps", 2, 136, **of(0.93, 0.05))
+        (_, found) = compare(*rows)
+        # 2 replicas × 0.93 / 136 against 0.99 / 100 seconds of computing an example.
+        assert found["computing_ratio"] == pytest.approx(2 * 0.93 / 136 / (0.99 / 100))
+        assert found["efficiency"] == pytest.approx(0.93 / 0.99 / found["computing_ratio"])
+        assert "Computing an example takes 1.38× as long as in single ×1; shared memory" in text(*rows)
+        assert "Computing an example" not in text(rows[0], run("ps", 2, 180, **of(0.93, 0.05)))
+
     def test_a_straggler_is_a_remark(self):
         shown = text(run("single"), run("ps", 2, straggler="worker-1 computes 20 % longer than the others"))
         assert "ps ×2 straggler: worker-1 computes 20 % longer than the others" in shown

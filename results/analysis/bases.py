@@ -42,6 +42,7 @@ COLUMNS = (
     "efficiency",
     "efficiency_low",
     "efficiency_high",
+    "computing_ratio",
     "by_rounds",
     "is_base",
     "base_ok",
@@ -93,12 +94,17 @@ def against(row: Row, base: Row | None) -> Row:
         "efficiency": speedup.value / more,
         "efficiency_low": speedup.low / more,
         "efficiency_high": speedup.high / more,
+        "computing_ratio": _ratio(row["computing_share"], base["computing_share"]) / (speedup.value / more),
         "by_rounds": speedup.by_rounds,
         "is_base": base is row,
         "base_ok": base["ok"],
         "base_disturbed": base["disturbed"],
         "base_runs": base["all_runs"],
     }
+
+
+def _ratio(one: float, other: float) -> float:
+    return one / other if other else math.nan
 
 
 def base_of(row: Row, rows: Sequence[Row]) -> Row | None:

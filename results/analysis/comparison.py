@@ -120,6 +120,8 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
         - ``base`` ("single×1", or "" without one), ``base_replicas``, ``scaling`` ("strong" or "weak"),
           ``speedup`` and ``efficiency`` (both 1 for the base itself), NaN without a base, also with ``_low`` and
           ``_high``; ``by_rounds``: whether their intervals pair the runs of one round;
+        - ``computing_ratio``: seconds of computing an example, over all replicas, divided by the base's. Efficiency is
+          the ratio of the rows' ``computing_share``, divided by it;
         - ``is_base`` (bool): whether it is its own base; ``base_ok`` (number of runs, 0 without a base) and
           ``base_disturbed`` (words): the base's ``ok`` and ``disturbed``.
     """

@@ -12,6 +12,8 @@ from . import words
 
 _NOTICEABLE = 0.05
 """From this share of a step on, what is not computing is told."""
+_NOTICEABLE_RATIO = 1.1
+"""From this ratio on, it is told that computing itself is slower."""
 
 
 def sentences(rows: Sequence[Row]) -> list[str]:
@@ -106,10 +108,21 @@ def _quality(fastest: Row, base: Row) -> list[str]:
 
 def _price(fastest: Row) -> list[str]:
     """What a reader should know of it: stale gradients, and what of its step is not computing."""
-    said = _lost(fastest, "its")
+    said = _lost(fastest, "its") + _slower_computing(fastest)
     if fastest["staleness_mean"] > 0:
         said.append(f"It is asynchronous: its updates are {fastest['staleness_mean']:.2f} others late on average.")
     return said
+
+
+def _slower_computing(row: Row) -> list[str]:
+    """Whether its replicas together compute longer for an example than the base does."""
+    if not row["computing_ratio"] > _NOTICEABLE_RATIO or row["replicas"] <= row["base_replicas"]:
+        return []
+    base = row["base"].replace("×", " ×")
+    return [
+        f"Computing an example takes {row['computing_ratio']:.2f}× as long as in {base}; shared memory, busy cores or "
+        "smaller batches may explain it."
+    ]
 
 
 def _lost(row: Row, whose: str) -> list[str]:
@@ -144,6 +157,7 @@ def _advice(timed: Sequence[Row], base: Row) -> list[str]:
     step = min(row["step_seconds_median"] for row in timed) * 1000
     return [
         *_lost(best, f"{words.name(best)}'s"),
+        *_slower_computing(best),
         f"A step takes {step:.3g} ms, and an exchange is paid in each. Larger batches, --accumulate, or a model with "
         "more computing for each weight leave less of it; 'stratbench allreduce' tells what an exchange costs at "
         "least.",
