@@ -26,7 +26,7 @@ STEPS = 20
 DECAYED = "adamw:weight_decay=0.1"
 TOLERANCE = {"sgd": 1e-5, "momentum": 1e-5, "adam": 1e-4, "adagrad": 1e-5, DECAYED: 1e-4}
 RATE = {"sgd": 0.1, "momentum": 0.05, "adam": 0.001, "adagrad": 0.01, DECAYED: 0.001}
-UNSPLIT = ("fsdp", "sandblaster", "model-parallel:split=tensor", "fit")
+UNSPLIT = ("sandblaster", "model-parallel:split=tensor", "fit")
 """They exchange within their passes, or run a loop of Keras's, and don't know what of a step is computing."""
 REPLICAS = (2, 3)
 CUT = ("model-parallel", "pipeline")

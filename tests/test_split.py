@@ -228,7 +228,7 @@ SLEEP_SECONDS = 0.03
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy",
-    ["horovod", "multiworker", "allreduce", "allgather", "master-worker", "ps:sync=true", "local-sgd:period=1"],
+    ["horovod", "multiworker", "allreduce", "allgather", "master-worker", "fsdp", "ps:sync=true", "local-sgd:period=1"],
 )
 def test_a_slow_worker_computes_and_the_other_waits(strategy: str, tmp_path: Path) -> None:
     spec = make_spec(strategy, 2, model="mlp", steps=30, inject=[f"slow:worker=0,seconds={SLEEP_SECONDS}"])

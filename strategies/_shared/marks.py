@@ -27,7 +27,7 @@ Marked = Callable[["Batch"], tuple[Any, ...]]
 _traced = threading.local()
 
 
-def ready(tensors: Sequence[tf.Tensor]) -> tf.Tensor | None:
+def ready(tensors: Sequence[tf.Tensor | tf.Operation]) -> tf.Tensor | None:
     """An exchange begins: all that this replica gives away in it is computed when these are. → the moment"""
     moment = _moment(tensors)
     if moment is not None:
@@ -35,7 +35,7 @@ def ready(tensors: Sequence[tf.Tensor]) -> tf.Tensor | None:
     return moment
 
 
-def came(tensors: Sequence[tf.Tensor]) -> tf.Tensor | None:
+def came(tensors: Sequence[tf.Tensor | tf.Operation]) -> tf.Tensor | None:
     """It is over: all that this replica needs from the others is here when these are. → the moment"""
     moment = _moment(tensors)
     if moment is not None:
@@ -82,7 +82,7 @@ def _tracing() -> Iterator[list[list[tf.Tensor]]]:
         del _traced.found
 
 
-def _moment(tensors: Sequence[tf.Tensor]) -> tf.Tensor | None:
+def _moment(tensors: Sequence[tf.Tensor | tf.Operation]) -> tf.Tensor | None:
     """When these are there."""
     if not hasattr(_traced, "found") or not on_cpus():
         return None

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from ...errors import RunError
+from .._shared import marks
 from .._shared.clip import Clip
 from .._shared.replica import loss_with, release, size_bytes
 from .._shared.whole_weights import skip_constraints
@@ -81,11 +82,14 @@ class ShardedModel:
         moved = [use.size_bytes * (3 - (again is None)) for use, again in zip(uses, steps.gather_again, strict=True)]
         self.traffic_bytes = 2 * (self._size - 1) * sum(moved)
         order.delay_gathers(steps, uses)
+        order.mark_forward()
         means = order.order_backward(
             steps,
             lambda position: self._units[position].gather("gather_again"),
             lambda position: self._units[position].scatter(gradients[position]),
         )
+        marks.ready([each for own in gradients for each in own])
+        marks.came(means)
         return loss, means
 
     def _loss(self, workload: Workload, batch: Batch, weights: Sequence[Sequence[tf.Tensor]]) -> tf.Tensor:
@@ -103,7 +107,9 @@ class ShardedModel:
         if not clip.by_norm:
             return clip(means)
         own = [unit.squares(mean) for unit, mean in zip(self._units, means, strict=True)]
+        marks.ready(own)
         squares = self._hvd.allreduce(tf.concat(own, 0), op=self._hvd.Sum, name="squares")
+        marks.came([squares])
         factors = tf.split(clip.factors(squares), [len(unit.weights) for unit in self._units])
         return [unit.scaled(*each) for unit, each in zip(self._units, zip(means, factors, strict=True), strict=True)]
 

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import tensorflow as tf
 
+from .._shared import marks
 from .._shared.buckets import ancestors
 from ._reshard import Plan, Use
 
@@ -68,6 +69,7 @@ class StepOrder:
     """
 
     def __init__(self, loss: tf.Tensor, units: Sequence[UnitInStep]):
+        self._loss = loss
         number = {op: position for position, op in enumerate(loss.graph.get_operations())}
         ends = [gradient.op for unit in units for gradient in unit.gradients]
         self._forward = ancestors([loss.op], set())
@@ -108,6 +110,14 @@ class StepOrder:
             wait = [op for u in released for op in self._early[u]]
             _add_control(self._units[unit].gathered.op, wait)
 
+    def mark_forward(self) -> None:
+        """Mark how long each unit's first use waits for its gather alone: all else that it needs is there."""
+        for unit, early in zip(self._units, self._early, strict=True):
+            others = ([tensor for tensor in op.inputs if tensor.op not in unit.derived] for op in early)
+            needed = next(filter(None, others), [])
+            marks.ready(needed)
+            marks.came([unit.gathered, *needed])
+
     def order_backward(
         self,
         plan: Plan,
@@ -127,11 +137,16 @@ class StepOrder:
         for phase in reversed(range(len(self._units))):
             waited = {exchanged[u].op for u in range(plan.exchanged[phase], len(self._units))}
             start = [*before, *waited]
+            gathered = []
             for unit in (u for u, begins in enumerate(plan.gather_again) if begins == phase):
                 with tf.control_dependencies(start):
                     again = gather(self.order[unit])
                 done |= ancestors([again.op], done)
                 self._read_again(unit, again)
+                gathered.append(again.op)
+            # What this phase waits for, beside the computing before it.
+            marks.ready(before or [self._loss.op])
+            marks.came([*(before or [self._loss.op]), *waited, *gathered])
             before = [gradient.op for gradient in self._units[phase].gradients] + self._late[phase]
             new = ancestors(before, done)
             for op in new:

@@ -86,7 +86,7 @@ class Fsdp(Collective):
                 optimizer.apply(model.clipped(means, clip), shards)
 
             steps = Accumulation(workload.accumulate, shards, compute, apply)
-            trainer = KerasTrainer(model, optimizer, workload, steps, rank=hvd.rank(), shards=hvd.size(), hidden=True)
+            trainer = KerasTrainer(model, optimizer, workload, steps, rank=hvd.rank(), shards=hvd.size())
             trainer.trace()
             trainer.memory = dataclasses.replace(trainer.memory, transient_bytes=model.transient_bytes)
             trainer.traffic_bytes = model.traffic_bytes
