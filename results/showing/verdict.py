@@ -120,8 +120,8 @@ def _slower_computing(row: Row) -> list[str]:
         return []
     base = row["base"].replace("×", " ×")
     return [
-        f"Computing an example takes {row['computing_ratio']:.2f}× as long as in {base}; shared memory, small batches or "
-        "repeated updates may be why."
+        f"Computing an example takes {row['computing_ratio']:.2f}× as long as in {base}; shared memory, small batches "
+        "or repeated updates may be why."
     ]
 
 
