@@ -104,6 +104,10 @@ def test_other_versions_are_named() -> None:
     before = [row | {"tensorflow": "2.21.0"} for row in rows()]
     (change,) = changed(before, [row | {"tensorflow": "2.22.0"} for row in rows()])
     assert change.versions == "tensorflow 2.21.0, then 2.22.0"
+    settings = {"settings": "OMP_NUM_THREADS=1", "tensorflow_build": "v2.21"}
+    (change,) = changed(rows(), [row | settings for row in rows()])
+    # Files from before a build was kept don't say that it changed.
+    assert change.versions == "settings unknown, then OMP_NUM_THREADS=1"
 
 
 def test_quality_is_compared_too() -> None:

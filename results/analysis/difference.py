@@ -23,6 +23,8 @@ _VERSIONS = (
     *("cpu_governor", "settings", "model_commit"),
 )
 """Columns that tell software and settings."""
+_ALWAYS_KNOWN = ("tensorflow_build",)
+"""Of these, those that are empty only in files from before they were kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +167,7 @@ def _versions(one: Row, other: Row) -> str:
     said = []
     for name in _VERSIONS:
         before, after = (sorted({run[name] for run in row["ok_runs"]}) for row in (one, other))
-        if before != after:
+        older = name in _ALWAYS_KNOWN and (before == [""] or after == [""])
+        if before != after and not older:
             said.append(f"{name} {' and '.join(before) or 'unknown'}, then {' and '.join(after) or 'unknown'}")
     return "; ".join(said)
