@@ -33,7 +33,7 @@ class Runs:
         self.rows: list[dict[str, Any]] = []
         self.calls: list[list[RunSpec]] = []
         self._rates, self._codes = rates, codes or itertools.repeat(0)
-        monkeypatch.setattr(repeating, "_runs", lambda output: self.rows)
+        monkeypatch.setattr(repeating, "load_runs", lambda output: pd.DataFrame(self.rows))
 
     def __call__(self, specs: list[RunSpec]) -> int:
         self.calls.append(specs)

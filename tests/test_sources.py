@@ -62,7 +62,6 @@ def test_a_commit_is_the_last_one_of_its_folder(here: Path) -> None:
         return subprocess.run(["git", *author, *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
     def commit() -> str:
-        sources.commit.cache_clear()
         return sources.commit("own:make")
 
     (here / "own.py").write_text("def make(): pass")

@@ -30,10 +30,22 @@ def log_of(index, ready_at, computing=0.05, communicating=0.03, waiting=0.0, **s
     return log
 
 
+def of_steps(logs):
+    return [each.columns for each in split.of(logs)]
+
+
+def of_tasks(logs):
+    return [each.sums() for each in split.of(logs)]
+
+
+def of_run(logs):
+    return split.run(split.of(logs))
+
+
 class TestSteps:
     def test_a_worker_waits_for_the_last_one_to_be_ready(self):
         logs = [log_of(0, [10.0, 11.0, 12.0]), log_of(1, [10.0, 11.02, 11.99])]
-        first, second = split.of_steps(logs)
+        first, second = of_steps(logs)
         assert first["waiting_seconds"] == pytest.approx([0.0, 0.02, 0.0])
         assert second["waiting_seconds"] == pytest.approx([0.0, 0.0, 0.01])
         for steps in (first, second):
@@ -41,12 +53,12 @@ class TestSteps:
             assert steps["computing_seconds"] == pytest.approx([0.05] * 3)
 
     def test_it_waits_no_longer_than_its_own_exchange(self):
-        first, _ = split.of_steps([log_of(0, [10.0]), log_of(1, [17.0])])
+        first, _ = of_steps([log_of(0, [10.0]), log_of(1, [17.0])])
         assert first["waiting_seconds"] == pytest.approx([0.03])
         assert first["communicating_seconds"] == pytest.approx([0.0])
 
     def test_what_a_task_knows_of_waiting_by_itself_is_added(self):
-        first, _ = split.of_steps([log_of(0, [10.0], waiting=0.005), log_of(1, [10.01])])
+        first, _ = of_steps([log_of(0, [10.0], waiting=0.005), log_of(1, [10.01])])
         assert first["waiting_seconds"] == pytest.approx([0.015])
 
     @pytest.mark.parametrize(
@@ -59,28 +71,28 @@ class TestSteps:
         ids=["another host's clock", "not an exchange of all", "no steps"],
     )
     def test_where_moments_can_t_be_compared_waiting_is_in_communicating(self, other):
-        (first, *_) = split.of_steps([log_of(0, [10.0]), other])
+        (first, *_) = of_steps([log_of(0, [10.0]), other])
         assert first["waiting_seconds"] == pytest.approx([0.0])
         assert first["communicating_seconds"] == pytest.approx([0.03])
 
     def test_after_a_restart_the_steps_of_one_number_are_not_compared(self):
         logs = [log_of(0, [10.0]), log_of(1, [10.02])]
         logs[1].starts *= 2
-        assert split.of_steps(logs)[0]["waiting_seconds"] == pytest.approx([0.0])
+        assert of_steps(logs)[0]["waiting_seconds"] == pytest.approx([0.0])
 
     def test_unknown_stays_unknown(self):
-        (steps,) = split.of_steps([make_log()])
+        (steps,) = of_steps([make_log()])
         assert all(np.isnan(values).all() for values in steps.values())
 
 
 class TestRuns:
     def test_sums_are_of_measured_steps_and_shares_of_all_tasks(self):
         logs = [log_of(0, [10.0, 11.0, 12.0]), log_of(1, [10.0, 11.02, 12.02])]
-        first, second = split.of_tasks(logs)
+        first, second = of_tasks(logs)
         assert (first["input_seconds"], first["computing_seconds"]) == pytest.approx((0.02, 0.1))
         assert (first["waiting_seconds"], second["waiting_seconds"]) == pytest.approx((0.04, 0.0))
         assert (first["last_share"], second["last_share"]) == (0.0, 1.0)
-        row = split.run(logs)
+        row = of_run(logs)
         assert row["computing_share"] == pytest.approx(0.5)
         assert row["waiting_share"] == pytest.approx(0.1)
         assert row["communicating_share"] == pytest.approx(0.2)
@@ -89,23 +101,21 @@ class TestRuns:
 
     def test_a_straggler_is_named(self):
         logs = [log_of(0, [10.0, 11.0]), log_of(1, [10.0, 11.02], computing=0.06), log_of(2, [10.0, 11.0])]
-        assert (
-            split.run(logs)["straggler"] == "worker-1 computes 20 % longer than the others, last in 100 % of the steps"
-        )
+        assert of_run(logs)["straggler"] == "worker-1 computes 20 % longer than the others, last in 100 % of the steps"
         logs = [log_of(0, [math.nan] * 2), log_of(1, [math.nan] * 2, computing=0.06)]
-        assert split.run(logs)["straggler"] == "worker-1 computes 20 % longer than the others"
+        assert of_run(logs)["straggler"] == "worker-1 computes 20 % longer than the others"
 
     def test_one_that_is_not_last_is_no_straggler(self):
         logs = [log_of(0, [10.0, 11.03]), log_of(1, [10.0, 11.02], computing=0.06)]
-        assert split.run(logs)["straggler"] == ""
+        assert of_run(logs)["straggler"] == ""
 
     def test_one_task_without_a_split_makes_the_run_s_unknown(self):
-        row = split.run([log_of(0, [10.0, 11.0]), make_log(1)])
+        row = of_run([log_of(0, [10.0, 11.0]), make_log(1)])
         assert math.isnan(row["computing_share"])
         assert row["input_share"] > 0
 
     def test_without_logs_there_is_nothing(self):
-        assert math.isnan(split.run([])["computing_share"])
+        assert math.isnan(of_run([])["computing_share"])
 
     def test_a_record_has_it_in_three_tables(self):
         record = make_record(logs=[log_of(0, [10.0, 11.0, 12.0]), log_of(1, [10.0, 11.02, 12.02])])
@@ -235,13 +245,13 @@ def test_a_slow_worker_computes_and_the_other_waits(strategy: str, tmp_path: Pat
     outcome = launch(spec, tmp_path / "run")
     assert outcome.status == "ok", outcome.reason
     logs = [journal.read(tmp_path / "run" / f"worker-{rank}.jsonl") for rank in range(2)]
-    slow, other = split.of_tasks(logs)
+    slow, other = of_tasks(logs)
     slept = SLEEP_SECONDS * (~logs[0].steps["warmup"]).sum()
     assert slow["computing_seconds"] >= slept
     assert other["computing_seconds"] < slept
     assert other["waiting_seconds"] > 0.5 * slept
     assert slow["waiting_seconds"] < 0.5 * slept
-    assert split.run(logs)["straggler"].startswith("worker-0 computes ")
+    assert of_run(logs)["straggler"].startswith("worker-0 computes ")
 
 
 @pytest.mark.slow
@@ -253,6 +263,6 @@ def test_in_one_process_the_others_wait_too(strategy: str, tmp_path: Path) -> No
     outcome = launch(spec, tmp_path / "run")
     assert outcome.status == "ok", outcome.reason
     log = journal.read(tmp_path / "run" / "worker-0.jsonl")
-    (task,) = split.of_tasks([log])
+    (task,) = of_tasks([log])
     slept = SLEEP_SECONDS * (~log.steps["warmup"]).sum()
     assert task["computing_seconds"] + task["waiting_seconds"] >= 0.9 * slept

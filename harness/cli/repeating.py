@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import click
-import pandas as pd
 
 from ...errors import ResultsError
-from ...results import load
+from ...results.analysis.bases import Row
 from ...results.analysis.comparison import summaries
 from ...results.analysis.intervals import LEAST_RUNS
 from ...results.showing import words
+from ...results.tables.reading import load_runs
 from ..plan.spec import RunSpec
 from .session import INTERRUPTED
 
@@ -29,14 +28,17 @@ def run_until(share: float, specs: list[RunSpec], output: Path, run: Callable[[l
         specs: of `MOST_ROUNDS` rounds.
         run: the specs that are not ok yet. → exit code
     """
-    worst, done = 0, []
+    worst, done, rows = 0, list[RunSpec](), list[Row]()
     for number, batch in enumerate(_batches(specs)):
-        chosen = _with_rates(batch, output) if number else batch
+        # It would be no use to repeat what never is ok.
+        timed = {_stem(run["run_id"]) for row in rows for run in row["ok_runs"]}
+        chosen = [spec for spec in batch if not number or _stem(spec.run_id) in timed]
         worst = max(worst, run(chosen))
         done += chosen
         if worst in INTERRUPTED.values():
             return worst
-        wide = _too_wide(done, output, share)
+        rows = _rows(done, output)
+        wide = _too_wide(rows, share)
         if not wide:
             return worst
         click.echo(f"round {number + LEAST_RUNS}: {_told(wide, share)}", err=True)
@@ -51,19 +53,26 @@ def _batches(specs: list[RunSpec]) -> Iterator[list[RunSpec]]:
         yield [spec for spec in specs if spec.repeat == repeat]
 
 
-def _with_rates(specs: list[RunSpec], output: Path) -> list[RunSpec]:
-    """Those whose spec has an ``ok`` run in the output folder: it would be no use to repeat others."""
-    ok = {row["run_id"].rpartition("-r")[0] for row in _runs(output) if row["status"] == "ok"}
-    return [spec for spec in specs if spec.run_id.rpartition("-r")[0] in ok]
+def _rows(specs: list[RunSpec], output: Path) -> list[Row]:
+    """The rows of the table that these specs have, of those with rates."""
+    try:
+        runs = load_runs(output)
+    except ResultsError:
+        # Nothing was run, as after Ctrl-C.
+        return []
+    return [row for row in summaries(runs[runs["run_id"].isin([spec.run_id for spec in specs])]) if row["rates"]]
 
 
-def _too_wide(specs: list[RunSpec], output: Path, share: float) -> dict[str, float]:
+def _stem(run_id: str) -> str:
+    """What the names of a spec's repeats have in common."""
+    return run_id.rpartition("-r")[0]
+
+
+def _too_wide(rows: list[Row], share: float) -> dict[str, float]:
     """Name → half of its rate's 95 % interval, as a share of the rate, of each row where that is more than ``share``.
 
     Rows of fewer runs than an interval needs are left out: some of these did not end well.
     """
-    wanted = {spec.run_id for spec in specs}
-    rows = summaries(pd.DataFrame([row for row in _runs(output) if row["run_id"] in wanted]))
     found = {
         words.name(row): (row["examples_per_second_high"] - row["examples_per_second_low"])
         / (2 * row["examples_per_second"])
@@ -71,14 +80,6 @@ def _too_wide(specs: list[RunSpec], output: Path, share: float) -> dict[str, flo
         if len(row["rates"]) >= LEAST_RUNS
     }
     return {name: half for name, half in found.items() if half > share}
-
-
-def _runs(output: Path) -> list[dict[Any, Any]]:
-    try:
-        return load(output).runs.to_dict("records")
-    except ResultsError:
-        # Nothing was run, as after Ctrl-C.
-        return []
 
 
 def _told(wide: dict[str, float], share: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import subprocess
 import sys
@@ -39,7 +38,6 @@ def digest(reference: str) -> str:
     return found.hexdigest()[:DIGITS] if size else ""
 
 
-@functools.cache
 def commit(reference: str) -> str:
     """The last commit of git that changed the folder of the model's source, with ``+`` if files were changed since.
 
@@ -53,9 +51,11 @@ def commit(reference: str) -> str:
 
     def git(*arguments: str) -> str | None:
         # Nothing that a repository's settings name is run.
-        command = ["git", "-C", str(file.parent), "-c", "core.fsmonitor=false", *arguments]
+        settings = ["-C", str(file.parent), "-c", "core.fsmonitor=false", "--no-optional-locks"]
         try:
-            return subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True).stdout
+            return subprocess.run(
+                ["git", *settings, *arguments], capture_output=True, text=True, timeout=_GIT_SECONDS, check=True
+            ).stdout
         except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
             return None
 

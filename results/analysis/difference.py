@@ -18,13 +18,9 @@ Verdict = Literal["faster", "slower", "no difference shown", "too few runs", "br
 
 _FILES = {"model_digest": "the model's file was changed", "data_digest": "the data set's file was changed"}
 _STRATEGY = ("strategy", "options")
-_VERSIONS = (
-    *("stratbench", "tensorflow", "tensorflow_build", "keras", "horovod", "python", "os", "gpu_driver"),
-    *("cpu_governor", "settings", "model_commit"),
-)
-"""Columns that tell software and settings."""
-_ALWAYS_KNOWN = ("tensorflow_build",)
-"""Of these, those that are empty only in files from before they were kept."""
+_ALWAYS_KNOWN = ("stratbench", "tensorflow", "tensorflow_build", "keras", "python", "os")
+"""Columns of software. They are empty only in files from before they were kept."""
+_VERSIONS = (*_ALWAYS_KNOWN, "horovod", "gpu_driver", "cpu_governor", "settings", "model_commit")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,11 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+from ..raw.split import PARTS as MEASURED
 from . import intervals
 from .bases import Row
 from .intervals import Estimate
 
-MEASURED = ("computing", "communicating", "waiting", "input")
 REST = "rest"
 PARTS = (*MEASURED, REST)
 

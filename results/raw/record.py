@@ -222,7 +222,8 @@ def build(
     """
     if status not in schema.STATUSES:
         raise ValueError(f"A run's status must be one of {schema.STATUSES}. Received: {status!r}")
-    tasks = _tasks(run_id, logs, outcomes)
+    parts = split.of(logs)
+    tasks = _tasks(run_id, parts, outcomes)
     run = schema.row(
         "runs",
         {
@@ -235,7 +236,7 @@ def build(
             "total_seconds": finished - started,
             "tasks": len(tasks),
             **measure.run(logs, started),
-            **split.run(logs),
+            **split.run(parts),
             **faults.run(spec.get("inject", ()), status, logs, losses),
             "oversubscribed": measure.oversubscribed(logs, spec["cores_per_replica"]),
             **machine.run(beside, logs),
@@ -251,7 +252,7 @@ def build(
         ],
         tasks=tasks,
         staleness=_staleness(run_id, logs),
-        steps=_arrays("steps", run_id, logs, split.of_steps(logs)),
+        steps=_arrays("steps", run_id, logs, [each.columns for each in parts]),
         updates=_arrays("updates", run_id, logs, [{}] * len(logs)),
     )
 
@@ -275,9 +276,8 @@ def _split(label: str) -> tuple[str, int]:
     return role, int(index)
 
 
-def _tasks(run_id: str, logs: Sequence[TaskLog], outcomes: Mapping[str, str]) -> list[dict[str, Any]]:
-    parts = split.of_tasks(logs)
-    rows = {log.label: measure.task(log) | part for log, part in zip(logs, parts, strict=True)}
+def _tasks(run_id: str, parts: Sequence[split.Steps], outcomes: Mapping[str, str]) -> list[dict[str, Any]]:
+    rows = {each.log.label: measure.task(each.log) | each.sums() for each in parts}
     for label, outcome in outcomes.items():
         rows.setdefault(label, {})["outcome"] = outcome
     return [

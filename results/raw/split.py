@@ -10,6 +10,7 @@ Nothing here is estimated: all moments are those of the steps themselves. What i
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -18,56 +19,62 @@ import numpy as np
 
 from .journal import TaskLog
 
-PARTS = ("input", "computing", "communicating", "waiting")
+PARTS = ("computing", "communicating", "waiting", "input")
 _MORE = 0.10
 """By which a straggler computes longer than the median of the others, at least."""
 _OFTEN = 0.5
 """Share of the steps in which a straggler is ready last, at least, where that is known."""
 
 
-def of_steps(logs: Sequence[TaskLog]) -> list[dict[str, np.ndarray]]:
-    """Of each log: the seconds of its steps, by column of the steps table. NaN where they are not known."""
-    lasts = _lasts(logs)
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """Of one task.
+
+    Attributes:
+        log: its journal.
+        columns: seconds of each of its steps, by column of the steps table; NaN where they are not known.
+        last: when the last worker was ready, in each of these steps; NaN where that is not known.
+    """
+
+    log: TaskLog
+    columns: dict[str, np.ndarray]
+    last: np.ndarray
+
+    def sums(self) -> dict[str, float]:
+        """Over its measured steps, and how often it was ready last; columns of the tasks table."""
+        measured = ~self.log.steps["warmup"]
+        seconds = self.columns | {"input_seconds": self.log.steps["input_seconds"]}
+        compared = measured & np.isfinite(self.last)
+        was_last = (self.log.steps["ready_at"] == self.last)[compared]
+        return {name: _sum(values[measured]) for name, values in seconds.items()} | {
+            "last_share": float(was_last.mean()) if len(was_last) else math.nan
+        }
+
+
+def of(logs: Sequence[TaskLog]) -> list[Steps]:
+    """Of each log."""
     found = []
-    for log, last in zip(logs, lasts, strict=True):
+    for log, last in zip(logs, _lasts(logs), strict=True):
         exchange = log.steps["communicating_seconds"]
-        for_others = np.clip(last - log.steps["ready_at"], 0.0, exchange)
-        for_others = np.where(np.isnan(for_others), 0.0, for_others)
-        found.append(
-            {
-                "computing_seconds": log.steps["computing_seconds"],
-                "communicating_seconds": exchange - for_others,
-                "waiting_seconds": log.steps["waiting_seconds"] + for_others,
-            }
-        )
+        for_others = np.nan_to_num(np.clip(last - log.steps["ready_at"], 0.0, exchange))
+        columns = {
+            "computing_seconds": log.steps["computing_seconds"],
+            "communicating_seconds": exchange - for_others,
+            "waiting_seconds": log.steps["waiting_seconds"] + for_others,
+        }
+        found.append(Steps(log, columns, last))
     return found
 
 
-def of_tasks(logs: Sequence[TaskLog]) -> list[dict[str, Any]]:
-    """Of each log: sums over its measured steps, and how often it was ready last; columns of the tasks table."""
-    found = []
-    for log, steps, last in zip(logs, of_steps(logs), _lasts(logs), strict=True):
-        measured = ~log.steps["warmup"]
-        sums = {name: _sum(values[measured]) for name, values in steps.items()}
-        compared = measured & np.isfinite(last)
-        was_last = (log.steps["ready_at"] == last)[compared]
-        found.append(
-            {"input_seconds": _sum(log.steps["input_seconds"][measured])}
-            | sums
-            | {"last_share": float(was_last.mean()) if len(was_last) else math.nan}
-        )
-    return found
-
-
-def run(logs: Sequence[TaskLog]) -> dict[str, Any]:
+def run(tasks: Sequence[Steps]) -> dict[str, Any]:
     """The columns of the runs table: shares of all tasks' measured steps, and who was slower than the others."""
-    tasks = [(log, task) for log, task in zip(logs, of_tasks(logs), strict=True) if len(log.steps)]
-    seconds = sum(float(log.steps["step_seconds"][~log.steps["warmup"]].sum()) for log, _ in tasks)
+    stepped = [(each.log, each.sums()) for each in tasks if len(each.log.steps)]
+    seconds = sum(float(log.steps["step_seconds"][~log.steps["warmup"]].sum()) for log, _ in stepped)
     shares = {
-        f"{part}_share": sum(task[f"{part}_seconds"] for _, task in tasks) / seconds if seconds else math.nan
+        f"{part}_share": sum(sums[f"{part}_seconds"] for _, sums in stepped) / seconds if seconds else math.nan
         for part in PARTS
     }
-    return shares | {"straggler": _straggler(tasks)}
+    return shares | {"straggler": _straggler(stepped)}
 
 
 def _lasts(logs: Sequence[TaskLog]) -> list[np.ndarray]:

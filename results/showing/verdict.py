@@ -30,7 +30,7 @@ def sentences(rows: Sequence[Row]) -> list[str]:
     said += _rivals(fastest, [row for row in timed if row is not base])
     if fastest is not base:
         said += _quality(fastest, base)
-        said += _price(fastest)
+        said += _price(fastest, timed)
         said += _as_good(fastest, base, timed)
     if fastest["disturbed"] or base["disturbed"]:
         said.append("Something else used the machine during some of these runs: repeat them on a quiet one.")
@@ -106,22 +106,22 @@ def _quality(fastest: Row, base: Row) -> list[str]:
     return [f"Its {named} is {figures}; that may be chance ({change.low:+.2g} to {change.high:+.2g})."]
 
 
-def _price(fastest: Row) -> list[str]:
+def _price(fastest: Row, timed: Sequence[Row]) -> list[str]:
     """What a reader should know of it: stale gradients, and what of its step is not computing."""
-    said = _lost(fastest, "its") + _slower_computing(fastest)
+    said = _lost(fastest, "its") + _slower_computing(fastest, timed)
     if fastest["staleness_mean"] > 0:
         said.append(f"It is asynchronous: its updates are {fastest['staleness_mean']:.2f} others late on average.")
     return said
 
 
-def _slower_computing(row: Row) -> list[str]:
-    """Whether its replicas together compute longer for an example than the base does."""
-    if not row["computing_ratio"] > _NOTICEABLE_RATIO or row["replicas"] <= row["base_replicas"]:
+def _slower_computing(row: Row, timed: Sequence[Row]) -> list[str]:
+    """Whether its replicas together compute longer for an example than its base does."""
+    base = bases.base_of(row, timed)
+    if base is None or row["replicas"] <= base["replicas"] or not row["computing_ratio"] > _NOTICEABLE_RATIO:
         return []
-    base = row["base"].replace("×", " ×")
     return [
-        f"Computing an example takes {row['computing_ratio']:.2f}× as long as in {base}; shared memory, small batches "
-        "or repeated updates may be why."
+        f"Computing an example takes {row['computing_ratio']:.2f}× as long as in {words.name(base)}; shared memory, "
+        "small batches or repeated updates may be why."
     ]
 
 
@@ -157,7 +157,7 @@ def _advice(timed: Sequence[Row], base: Row) -> list[str]:
     step = min(row["step_seconds_median"] for row in timed) * 1000
     return [
         *_lost(best, f"{words.name(best)}'s"),
-        *_slower_computing(best),
+        *_slower_computing(best, timed),
         f"A step takes {step:.3g} ms, and an exchange is paid in each. Larger batches, --accumulate, or a model with "
         "more computing for each weight leave less of it; 'stratbench allreduce' tells what an exchange costs at "
         "least.",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import pandas as pd
 
 from ...errors import ResultsError
@@ -30,6 +33,23 @@ class Tables:
 
 def load(path: str | os.PathLike[str]) -> Tables:
     """Read an output folder or an ``.h5`` file; see ``results.load``."""
+    with _opened(path) as file:
+        columns = {table: hdf5.read(file, table) for table in schema.TABLES}
+        known = set(columns["runs"]["run_id"].tolist())
+        if any(not known.issuperset(table["run_id"].tolist()) for table in columns.values()):
+            raise ValueError("rows of no run")
+    return Tables(**{table: _frame(table, columns.pop(table)) for table in schema.TABLES})
+
+
+def load_runs(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """The table ``runs`` alone, which is small however many steps there were. Raises as ``results.load``."""
+    with _opened(path) as file:
+        return _frame("runs", hdf5.read(file, "runs"))
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    """The file of an output folder, or an ``.h5`` file."""
     path = Path(path)
     try:
         file_path = path / HDF5_NAME if file_kind(path) == "folder" else path
@@ -41,11 +61,7 @@ def load(path: str | os.PathLike[str]) -> Tables:
             f"Results must be an output folder with {HDF5_NAME} in it, or an .h5 file. Received: {shown(path)}"
         )
     with hdf5.reading(file_path) as file, hdf5.guard(file_path):
-        columns = {table: hdf5.read(file, table) for table in schema.TABLES}
-        known = set(columns["runs"]["run_id"].tolist())
-        if any(not known.issuperset(table["run_id"].tolist()) for table in columns.values()):
-            raise ValueError("rows of no run")
-    return Tables(**{table: _frame(table, columns.pop(table)) for table in schema.TABLES})
+        yield file
 
 
 def _frame(table: str, columns: schema.Columns) -> pd.DataFrame:

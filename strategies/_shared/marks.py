@@ -4,7 +4,7 @@ What exchanges tensors marks these two moments. So the seconds of a step can be 
 before the first mark and after the second one are computing, those between are communicating, or waiting for others.
 What is exchanged during the backward pass costs nothing here, as long as the last gradient comes later.
 
-On a GPU an operation is over, for TensorFlow, when it is queued. So only what computes on CPUs is marked.
+Only what computes on CPUs is marked: see `moments`.
 """
 
 from __future__ import annotations
@@ -17,43 +17,35 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from ..trainer import Split
+from .moments import Needed, moment, not_before
+
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..trainer import Batch
 
 Marked = Callable[["Batch"], tuple[Any, ...]]
-"""batch → (loss,), or (loss, the moments of each exchange in Unix seconds: (exchanges, 2), float64)."""
+"""batch → (loss,), or (loss, the moments of each exchange in Unix seconds: (replicas, exchanges, 2), float64)."""
 
 # The replicas of a MirroredStrategy are traced by a thread each.
 _traced = threading.local()
 
 
-def ready(tensors: Sequence[tf.Tensor | tf.Operation]) -> tf.Tensor | None:
+def ready(tensors: Needed) -> tf.Tensor | None:
     """An exchange begins: all that this replica gives away in it is computed when these are. → the moment"""
-    moment = _moment(tensors)
-    if moment is not None:
-        _traced.found.append([moment])
-    return moment
+    return _mark(tensors, lambda begin: _traced.found.append([begin]))
 
 
-def came(tensors: Sequence[tf.Tensor | tf.Operation]) -> tf.Tensor | None:
+def came(tensors: Needed) -> tf.Tensor | None:
     """It is over: all that this replica needs from the others is here when these are. → the moment"""
-    moment = _moment(tensors)
-    if moment is not None:
-        _traced.found[-1].append(moment)
-    return moment
+    return _mark(tensors, lambda end: _traced.found[-1].append(end))
 
 
-def held(mark: Callable[[Sequence[tf.Tensor]], tf.Tensor | None], tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Mark them by `ready` or `came`. → the tensors, which nothing can use before that moment.
-
-    For what is exchanged in one piece. TensorFlow runs what is ready in any order: with one thread, it might run what
-    blocks this one before it takes the time.
-    """
-    moment = mark(tensors)
-    if moment is None:
-        return list(tensors)
-    with tf.control_dependencies([moment]):
-        return [tf.identity(each) for each in tensors]
+def held(mark: Callable[[Needed], tf.Tensor | None], tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Mark them by `ready` or `came`, for what is exchanged in one piece. → the tensors, `not_before` that moment."""
+    marked_at = mark(tensors)
+    return list(tensors) if marked_at is None else not_before(marked_at, tensors)
 
 
 def marked(body: Callable[[Batch], tf.Tensor]) -> Marked:
@@ -64,13 +56,26 @@ def marked(body: Callable[[Batch], tf.Tensor]) -> Marked:
             loss = body(batch)
         if not found:
             return (loss,)
-        moments = [moment for each in found for moment in each]
         graph = tf.compat.v1.get_default_graph()
         # What was marked inside a condition is not known outside of it.
-        known = len(moments) == 2 * len(found) and all(moment.graph is graph for moment in moments)
-        return loss, tf.stack(found) if known else tf.fill([1, 2], tf.constant(math.nan, tf.float64))
+        known = all(len(each) == 2 and {mark.graph for mark in each} == {graph} for each in found)
+        return loss, tf.stack([found]) if known else tf.fill([1, 1, 2], tf.constant(math.nan, tf.float64))
 
     return run
+
+
+def split_of(seconds: float, marked_at: np.ndarray) -> Split | None:
+    """Of a step that took so long, by the moments that `marked` gives. None if they are not known."""
+    communicating = waiting = 0.0
+    exchanges = list(zip(*marked_at.tolist(), strict=True))
+    for replicas in exchanges:
+        begins, ends = zip(*replicas, strict=True)
+        communicating += max(max(ends) - max(begins), 0.0)
+        # In this process, for its slowest replica.
+        waiting += max(begins) - sum(begins) / len(begins)
+    if not math.isfinite(communicating):
+        return None
+    return Split(seconds - communicating - waiting, communicating, waiting, max(begin for begin, _ in exchanges[0]))
 
 
 @contextmanager
@@ -82,12 +87,12 @@ def _tracing() -> Iterator[list[list[tf.Tensor]]]:
         del _traced.found
 
 
-def _moment(tensors: Sequence[tf.Tensor | tf.Operation]) -> tf.Tensor | None:
-    """When these are there."""
+def _mark(tensors: Needed, keep: Callable[[tf.Tensor], None]) -> tf.Tensor | None:
     if not hasattr(_traced, "found") or not on_cpus():
         return None
-    with tf.control_dependencies([each.values if isinstance(each, tf.IndexedSlices) else each for each in tensors]):
-        return tf.timestamp()
+    found = moment(tensors)
+    keep(found)
+    return found
 
 
 def on_cpus() -> bool:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from ..trainer import Batch, Mean, Memory, Split, StepResult, Trainer, Workload, examples_of
 from .accumulation import Steps
 from .lookups import Lookups, each_row_once
-from .marks import Marked, marked, on_cpus
+from .marks import Marked, marked, on_cpus, split_of
 from .own_step import OwnStep, mean_of
 
 if TYPE_CHECKING:
@@ -193,31 +193,12 @@ class KerasTrainer(Trainer):
             self._learning_rate = learning_rate
         self._steps += 1
         body = self._add if self._add and self._steps % self._workload.accumulate else self._update
-        result, *moments = body(batch)
+        result, *marked_at = body(batch)
         loss, examples = self._read(result), examples_of(batch)
-        split = self._split_of(time.perf_counter() - begin, *moments)
+        seconds = time.perf_counter() - begin
+        alone = None if self._hidden else Split(seconds)
+        split = split_of(seconds, marked_at[0].numpy()) if marked_at else alone
         return StepResult(loss if examples else None, examples, split=split)
-
-    def _split_of(self, seconds: float, moments: tf.Tensor | None = None) -> Split | None:
-        """Of a step that took so long."""
-        if moments is None:
-            return None if self._hidden else Split(seconds)
-        exchanges = moments.numpy().tolist()
-        if isinstance(exchanges[0][0], float):
-            exchanges = [[each] for each in exchanges]
-        else:
-            exchanges = list(zip(*exchanges, strict=True))
-        communicating = waiting = 0.0
-        first = max(ready for ready, _ in exchanges[0])
-        for replicas in exchanges:
-            ready, came = zip(*replicas, strict=True)
-            last = max(ready)
-            communicating += max(max(came) - last, 0.0)
-            # In this process, for its slowest replica.
-            waiting += last - sum(ready) / len(ready)
-        if not math.isfinite(communicating):
-            return None
-        return Split(seconds - communicating - waiting, communicating, waiting, first)
 
     def _read(self, result: tf.Tensor) -> float:
         """The loss of a step. Notes what else the model's own step returned."""

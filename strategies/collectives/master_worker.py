@@ -96,21 +96,18 @@ class MasterWorker(Collective):
                 return loss, [*sums, count]
 
             def apply(sums: Sequence[tf.Tensor]) -> None:
-                row = flat(sums)[tf.newaxis]
-                (row,) = marks.held(marks.ready, [row])
+                (row,) = marks.held(marks.ready, [flat(sums)[tf.newaxis]])
                 to_master = tf.one_hot(0, hvd.size(), dtype=tf.int32)
                 rows, _ = hvd.alltoall(row, to_master, name="gradients", ignore_name_scope=True)
                 if master:
                     (rows,) = marks.held(marks.came, [rows])
                     total = tf.reduce_sum(rows, axis=0)
                     optimizer.apply(parts(total[:-1] / total[-1], weights), trained)
-                    mine = flat(weights)
+                    (mine,) = marks.held(marks.ready, [flat(weights)])
                 else:
                     # No row arrived, and only the shape matters. But TensorFlow removes a gather that nothing depends
                     # on.
                     mine = tf.reduce_sum(rows, axis=0)[:-1]
-                if master:
-                    (mine,) = marks.held(marks.ready, [mine])
                 updated = hvd.broadcast(mine, 0, name="weights", ignore_name_scope=True)
                 (updated,) = marks.held(marks.came, [updated])
                 # On the master too, where it changes nothing: else TensorFlow removes its part of the broadcast.

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from ...errors import UsageError
+from .._shared.devices import gpus
 from .._shared.graph_model import keep_constants, placeholders, rules_of
 from .._shared.held import tell
 from .._shared.replica import release, size_bytes
@@ -91,6 +92,7 @@ class CutTrainer(Trainer):
             for variable, _ in fed:
                 release(variable)
         self._steps, self._busy, self._whole = 0, 0.0, 0.0
+        self._on_cpus = not gpus()
 
     def _copies(self, batch: Batch) -> list[Copy]:
         layout, parts = self._layout, self._layout.parts
@@ -154,7 +156,7 @@ class CutTrainer(Trainer):
         if self._steps > WARMUP * self._workload.accumulate:
             self._busy += computing
             self._whole += passes
-        split = Split(computing, waiting_seconds=passes - computing)
+        split = Split(computing, waiting_seconds=passes - computing) if self._on_cpus else None
         return StepResult(float(loss), examples_of(batch), split=split)
 
     def figures(self) -> dict[str, float]:

@@ -17,6 +17,7 @@ from .._shared.clip import Clip
 from .._shared.graph_model import explained, keep_constants, placeholders, rules_of
 from .._shared.keras_rule import KerasRule
 from .._shared.lookups import Lookups, Read
+from .._shared.moments import moment, not_before
 from .._shared.replica import loss_with, size_bytes
 from .._shared.update_rules import Gradient, Update, update_of
 from ..trainer import Mean, Memory, Workload
@@ -232,14 +233,9 @@ class Came:
         self._moments: list[tf.Tensor] = []
 
     def held(self, needed: Sequence[tf.Tensor], tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """The tensors, which nothing can use before all that is needed has come.
-
-        With one thread, TensorFlow might else compute before it takes the time.
-        """
-        with tf.control_dependencies(needed):
-            self._moments.append(tf.timestamp())
-        with tf.control_dependencies([self._moments[-1]]):
-            return [tf.identity(each) for each in tensors]
+        """The tensors, `not_before` all that is needed has come."""
+        self._moments.append(moment(needed))
+        return not_before(self._moments[-1], tensors)
 
     def rows(self, read: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
         """The same reader, whose rows count as needed."""
@@ -252,9 +248,7 @@ class Came:
 
     def until(self, ends: Sequence[Gradient]) -> tf.Tensor:
         """See `Pass.moments`."""
-        with tf.control_dependencies([each.values if isinstance(each, tf.IndexedSlices) else each for each in ends]):
-            computed = tf.timestamp()
-        return tf.stack([tf.reduce_max(tf.stack(self._moments)), computed])
+        return tf.stack([tf.reduce_max(tf.stack(self._moments)), moment(ends)])
 
 
 def memory_of(server: int, weights: Sequence[tf.Variable]) -> Memory:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import tensorflow as tf
 
+from .._shared.devices import gpus
 from .._shared.replica import size_bytes
 from .._shared.rows import row_bytes
 from ..trainer import Batch, Memory, Split, StepResult, Trainer, Update, Workload, examples_of
@@ -70,6 +71,7 @@ class PsTrainer(Trainer):
         self._done, self._total = workload.first_step, workload.total_steps
         self.finished = self._done >= self._total
         self._connected, self._failed = False, 0.0
+        self._on_cpus = not gpus()
         self._shared = shared
         self._sets_rate = sets_rate
         self._learning_rate: float | None = None
@@ -142,7 +144,7 @@ class PsTrainer(Trainer):
             self._through(lambda: self.session.run(self._end))
         elif self._checkpoints:
             self._through(self._save)
-        return StepResult(loss, examples_of(batch), update, split)
+        return StepResult(loss, examples_of(batch), update, split if self._on_cpus else None)
 
     def _step_once(self, batch: Batch, learning_rate: float) -> Advance:
         if self._sets_rate and learning_rate != self._learning_rate:

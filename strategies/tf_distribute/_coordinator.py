@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from .._shared.devices import gpus
 from .._shared.held import tell, told
+from .._shared.moments import moment
 from .._shared.replica import loss_with, set_threads, size_bytes, use_gpu
 from .._shared.sleeping import asleep, register
 from ..base import Task
@@ -96,6 +98,7 @@ class CoordinatorTrainer(Trainer):
         ]
         self._update = self._function(self._apply_means) if sync else None
         self._rate: float | None = None
+        self._on_cpus = not gpus()
         self.memory = Memory(0, 0)
         # What the workers of other strategies send goes between tasks that serve here.
         self.traffic_bytes = float(workload.global_batch * sum(map(_row_bytes, tf.nest.flatten(workload.empty_batch))))
@@ -113,8 +116,7 @@ class CoordinatorTrainer(Trainer):
             [tf.convert_to_tensor(variable.value) for variable in variables]
             for variables in (model.trainable_variables, model.non_trainable_variables)
         )
-        with tf.control_dependencies(trained + fixed):
-            taken = tf.timestamp()
+        taken = moment(trained + fixed)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(trained)
             loss, moved = loss_with(self._workload, model, trained, fixed, batch)
@@ -122,8 +124,7 @@ class CoordinatorTrainer(Trainer):
         if delays is not None:
             with tf.control_dependencies(gradients), tf.control_dependencies([asleep(delays)]):
                 gradients = [tf.identity(each) for each in gradients]
-        with tf.control_dependencies(gradients):
-            computed = tf.timestamp()
+        computed = moment(gradients)
         if not index or not self._sync:
             for variable, value in zip(model.non_trainable_variables, moved, strict=True):
                 variable.assign(value)
@@ -162,7 +163,8 @@ class CoordinatorTrainer(Trainer):
         computing = (sum(computed) - sum(taken)) / len(done) + slept
         waiting = max(computed) - sum(computed) / len(done)
         communicating = max(time.perf_counter() - begin - computing - waiting, 0.0)
-        return StepResult(sum(losses) / len(losses), examples, split=Split(computing, communicating, waiting))
+        split = Split(computing, communicating, waiting)
+        return StepResult(sum(losses) / len(losses), examples, split=split if self._on_cpus else None)
 
     def _delays(self) -> tuple[tf.Tensor, ...]:
         """For a function, seconds by which each remote worker is to be slow; it takes its own."""

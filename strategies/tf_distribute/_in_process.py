@@ -48,7 +48,7 @@ def trainer_of(
         def run(batch: Batch) -> tuple[tf.Tensor, ...]:
             losses, *moments = strategy.run(step, (batch,))
             loss = strategy.reduce(tf.distribute.ReduceOp.MEAN, losses, axis=None)
-            return loss, *[tf.stack(strategy.experimental_local_results(each)) for each in moments]
+            return loss, *[tf.concat(strategy.experimental_local_results(each), 0) for each in moments]
 
         return run
 
