@@ -13,6 +13,9 @@ from typing import Any
 
 import psutil
 import pytest
+from command_line import call
+from stratbench.harness.cli import commands as cli
+from stratbench.harness.cli import session
 from stratbench.harness.launch.launcher import Launch, Outcome
 from stratbench.harness.launch.ports import Ports
 from stratbench.harness.launch.run import prepare, tasks_of
@@ -147,3 +150,40 @@ def write(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         return f"{name}:make"
 
     return module
+
+
+@pytest.fixture
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And in no job of a launcher."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[RunSpec]:
+    """The runs that a command would make, in place of making them."""
+    specs: list[RunSpec] = []
+
+    def record(wanted: list[RunSpec], output: Path, starter: Any, why_not: Any) -> tuple[list[Any], int]:
+        specs.extend(wanted)
+        return [], 0
+
+    monkeypatch.setattr(session, "run_specs", record)
+    monkeypatch.setattr(cli, "_print_folder", lambda *_: None)
+    return specs
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Calls a command that must be refused, with one line on standard error, and gives that line."""
+
+    def refuse(*arguments: str) -> str:
+        code = call(*arguments)
+        out, error = capsys.readouterr()
+        assert (code, out) == (2, ""), error
+        assert error.startswith("stratbench: ") and error.endswith("\n")
+        assert len(error.splitlines()) == 1, error
+        return error
+
+    return refuse

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import call
 from conftest import STARTER
 from stratbench.errors import ResultsError, RunError
 from stratbench.harness.launch.reducing import reduce_one
@@ -24,7 +25,6 @@ from stratbench.results.reductions.measure import figures, line
 from stratbench.results.reductions.tables import NAME, ReductionStore, load
 from stratbench.results.reductions.words import seconds_words, size_words
 from stratbench.strategies.transport import Transport
-from test_cli import call
 
 
 def spec(strategy: str = "allreduce", sizes: tuple[int, ...] = (1024, 65536), **changes: Any) -> ReductionSpec:

@@ -10,6 +10,7 @@ import click
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import call
 from conftest import make_spec
 from result_rows import run
 from stratbench.harness.cli import repeating
@@ -17,7 +18,6 @@ from stratbench.harness.cli.values import Repeats, Until
 from stratbench.harness.plan.spec import RunSpec
 from stratbench.results.analysis import intervals
 from stratbench.results.analysis.intervals import LEAST_RUNS
-from test_cli import call
 
 SPECS = [
     make_spec(name, replicas).model_copy(update={"repeat": repeat})

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from command_line import call
 from conftest import make_spec
 from stratbench.errors import RunError
 from stratbench.harness.worker.workload import SpecWorkload
 from stratbench.strategies import registry
 from stratbench.strategies.base import FAMILIES, Task
 from stratbench.strategies.tf_distribute import tpu
-from test_cli import call
 
 
 @pytest.fixture(autouse=True)

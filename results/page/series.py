@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import schema
 from ..analysis import split
 from ..analysis.bases import Row
+from ..column import json_cell
 from ..showing import words
 from ..tables.reading import Tables
 
@@ -145,7 +145,7 @@ def _who(row: Row) -> dict[str, Any]:
 
 def plain(records: Records) -> Records:
     """The records for JSON: numbers with six digits, null for what is missing."""
-    return [{name: _rounded(schema.plain(value)) for name, value in record.items()} for record in records]
+    return [{name: _rounded(json_cell(value)) for name, value in record.items()} for record in records]
 
 
 def _rounded(value: Any) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, Strict, TypeAdapter, ValidationError
 
 from .. import schema
-from ..schema import Column, Columns
+from ..column import MOST_TEXT_BYTES, Column, Columns
 
 MOST_NAME_BYTES = 255
 """Of names in tables of many rows. A text column is as wide as its longest value."""
@@ -23,7 +23,7 @@ _NAMES = ("run_id", "role", "split", "metric")
 _KINDS: dict[str, TypeAdapter[Any]] = {
     "text": TypeAdapter(list[Annotated[str, Strict()] | None]),
     "int": TypeAdapter(list[Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]]),
-    # Infinities are text in JSON: see schema.plain.
+    # Infinities are text in JSON: see column.json_cell.
     "float": TypeAdapter(list[Annotated[float, Strict()] | Literal["inf", "-inf"] | None]),
     "bool": TypeAdapter(list[Annotated[bool, Strict()]]),
 }
@@ -33,7 +33,7 @@ _COUNTED = ("epochs", "steps", "examples", "replicas", "bytes", "updates")
 
 
 def array(column: Column, values: Any) -> np.ndarray:
-    """A column's values from JSON, as its array. None and infinities are as ``schema.plain`` writes them."""
+    """A column's values from JSON, as its array. None and infinities are as ``column.json_cell`` writes them."""
     try:
         checked = _KINDS[column.kind].validate_python(values)
     except ValidationError as error:
@@ -59,7 +59,7 @@ def _check_texts(column: Column, texts: Sequence[str | None]) -> None:
             size = len(str(text).encode())
         except UnicodeEncodeError:
             raise ValueError(f"{column.name} must be text that UTF-8 can hold, not {short(text)}") from None
-        most = MOST_NAME_BYTES if column.name in _NAMES else schema.MOST_TEXT_BYTES
+        most = MOST_NAME_BYTES if column.name in _NAMES else MOST_TEXT_BYTES
         if size > most:
             raise ValueError(f"{column.name} must be at most {most} bytes long, not {size}")
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ...errors import NewerResultsError, ResultsError
 from .. import schema
+from ..column import Columns, json_cell
 from . import checked, exchange, faults, machine, measure, quality, split
 from .files import Staging, open_regular, shown, why
 from .journal import TaskLog
@@ -42,15 +43,15 @@ class Record:
     metrics: list[dict[str, Any]]
     tasks: list[dict[str, Any]]
     staleness: list[dict[str, Any]]
-    steps: schema.Columns
-    updates: schema.Columns
+    steps: Columns
+    updates: Columns
 
     @property
     def run_id(self) -> str:
         """The name of the run."""
         return self.run["run_id"]
 
-    def columns(self, table: str) -> schema.Columns:
+    def columns(self, table: str) -> Columns:
         """The record's part of ``table``, in columns."""
         if table in _ARRAYS:
             return getattr(self, table)
@@ -156,7 +157,7 @@ def _plain(value: Any) -> Any:
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    return schema.plain(value)
+    return json_cell(value)
 
 
 def canonical(value: Any) -> str:
@@ -294,9 +295,7 @@ def _staleness(run_id: str, logs: Sequence[TaskLog]) -> list[dict[str, Any]]:
     ]
 
 
-def _arrays(
-    table: str, run_id: str, logs: Sequence[TaskLog], more: Sequence[Mapping[str, np.ndarray]]
-) -> schema.Columns:
+def _arrays(table: str, run_id: str, logs: Sequence[TaskLog], more: Sequence[Mapping[str, np.ndarray]]) -> Columns:
     """From the journals' arrays of that name, and ``more`` columns of each log, which take their place."""
     arrays = [getattr(log, table) for log in logs]
     counts = [len(array) for array in arrays]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..schema import ENVIRONMENT, Column, markdown
+from ..column import Column
+from ..schema import ENVIRONMENT, markdown
 
 VECTOR = "vector"
 """In the column ``tensors``, instead of a model's name: one tensor of one dimension."""

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ...errors import ResultsError
+from ..column import Column
 from ..raw.files import Staging, file_kind, open_regular, shown, why
-from ..schema import Column
 from ..tables.lock import FolderLock
 from .columns import TABLES
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from .. import schema
 from ..analysis.comparison import columns
+from ..column import json_cell
 from . import remarks, verdict
 from .workloads import workloads
 
@@ -52,4 +52,4 @@ def dump(value: Any) -> str:
 
 def cells(row: Mapping[Any, Any]) -> dict[str, Any]:
     """A row's cells as JSON has them."""
-    return {str(name): schema.plain(value) for name, value in row.items()}
+    return {str(name): json_cell(value) for name, value in row.items()}

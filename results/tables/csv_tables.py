@@ -11,8 +11,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..column import Column, Columns
 from ..raw.files import open_regular
-from ..schema import TABLES, Column, Columns
+from ..schema import TABLES
 
 _READ_BYTES = 1 << 20
 _WRITE_ROWS = 16_384

@@ -15,8 +15,9 @@ import h5py
 import numpy as np
 
 from ... import __version__
+from ..column import Column, Columns
 from ..raw import checked
-from ..schema import SCHEMA_VERSION, TABLES, Column, Columns
+from ..schema import SCHEMA_VERSION, TABLES
 from .opening import USER_BLOCK_BYTES, guard, reading, seal
 
 __all__ = ["blocks", "csv_digests", "finish", "guard", "merge", "read", "reading", "rows", "unknown"]

@@ -13,6 +13,7 @@ import pandas as pd
 
 from ...errors import ResultsError
 from .. import schema
+from ..column import Columns
 from ..raw.files import file_kind, shown, why
 from . import hdf5
 from .store import HDF5_NAME
@@ -64,7 +65,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
         yield file
 
 
-def _frame(table: str, columns: schema.Columns) -> pd.DataFrame:
+def _frame(table: str, columns: Columns) -> pd.DataFrame:
     frame = pd.DataFrame(columns)
     texts = [column.name for column in schema.TABLES[table] if column.kind == "text"]
     # Without this, an empty text column would have the type object.

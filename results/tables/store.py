@@ -11,11 +11,12 @@ from types import TracebackType
 import h5py
 
 from ...errors import NewerResultsError, ResultsError
+from ..column import Columns
 from ..raw import run_folder
 from ..raw.files import TEMPORARY, Staging, file_kind, shown, why
 from ..raw.record import NAME as RECORD_NAME
 from ..raw.record import Record
-from ..schema import TABLES, Columns
+from ..schema import TABLES
 from . import csv_tables, hdf5
 from .lock import FolderLock
 
