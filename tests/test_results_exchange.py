@@ -4,12 +4,12 @@ import sys
 
 import pytest
 import stratbench.results
+from stored_results import assert_csv_follows, edited
 from stratbench.results import schema
 from stratbench.results.raw import journal, record
 from stratbench.results.showing import terminal
 from stratbench.results.tables import store
 from test_results_record import STARTED, array, assert_equal, make_log, make_record, make_spec
-from test_results_store import assert_csv_follows, edited
 
 # (step, update, fetched, staleness, clock, slowest_clock, blocked_seconds, applied)
 FIRST = [(0, 0, 0, 0, 0, 0, 0.0, True), (1, 2, 1, 1, 1, 0, 0.25, True), (2, 4, 3, 1, 2, 1, 0.5, True)]
