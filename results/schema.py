@@ -112,7 +112,7 @@ _SPEC = (
     Column("replicas", "int", "replicas", "Copies of the model that compute gradients"),
     Column("model", "text", "", "The model, as the user gave it"),
     Column("model_digest", "text", "", "Digits of its source files, for a model of the user's; empty in older files"),
-    Column("model_commit", "text", "", "Last commit of git that changed its folder, + if files were changed since"),
+    Column("model_commit", "text", "", "Last commit of git that changed its source, + if it was changed since"),
     Column("dataset", "text", "", "The data set, as the user gave it"),
     Column("data_digest", "text", "", "Digits of its file, for a file of the user's; empty in older files"),
     Column("input", "text", "", "Type of the examples as stored, and the factor by which they are scaled"),

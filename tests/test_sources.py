@@ -56,7 +56,7 @@ def test_others_have_no_digest(reference: str) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
-def test_a_commit_is_the_last_one_of_its_folder(here: Path) -> None:
+def test_a_commit_is_the_last_one_of_its_source(here: Path) -> None:
     def git(*arguments: str) -> str:
         author = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
         return subprocess.run(["git", *author, *arguments], check=True, capture_output=True, text=True).stdout.strip()
@@ -71,6 +71,8 @@ def test_a_commit_is_the_last_one_of_its_folder(here: Path) -> None:
     git("add", "own.py")
     git("commit", "-qm", "first")
     first = git("rev-parse", "HEAD")
+    (here / "results").mkdir()
+    (here / "results" / "other.py").write_text("not the model's")
     assert commit() == first
     (here / "own.py").write_text("def make(): return 1")
     assert commit() == first + "+"

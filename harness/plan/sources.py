@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from .models import own
@@ -39,28 +40,25 @@ def digest(reference: str) -> str:
 
 
 def commit(reference: str) -> str:
-    """The last commit of git that changed the folder of the model's source, with ``+`` if files were changed since.
+    """The last commit of git that changed the model's source, with ``+`` if it was changed since.
 
     Empty for what has no `digest`, where no repository holds it, and without git.
     """
-    if own(reference) is not None:
-        return ""
-    file = next(_files(reference.partition(":")[0]), None)
-    if file is None:
+    files = [] if own(reference) is not None else list(islice(_files(reference.partition(":")[0]), _MOST_FILES))
+    if not files:
         return ""
 
     def git(*arguments: str) -> str | None:
         # Nothing that a repository's settings name is run.
-        settings = ["-C", str(file.parent), "-c", "core.fsmonitor=false", "--no-optional-locks"]
+        settings = ["-C", str(files[0].parent), "-c", "core.fsmonitor=false", "--no-optional-locks"]
+        command = ["git", *settings, *arguments, "--", *map(str, files)]
         try:
-            return subprocess.run(
-                ["git", *settings, *arguments], capture_output=True, text=True, timeout=_GIT_SECONDS, check=True
-            ).stdout
+            return subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True).stdout
         except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
             return None
 
-    head = git("log", "-1", "--format=%H", "--", ".")
-    changed = git("status", "--porcelain", "--", ".")
+    head = git("log", "-1", "--format=%H")
+    changed = git("status", "--porcelain")
     return head.strip() + ("+" if changed else "") if head else ""
 
 
