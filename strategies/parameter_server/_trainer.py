@@ -39,11 +39,13 @@ def split_of(begin: float, moments: np.ndarray, waited: float = 0.0) -> Split:
     Args:
         begin: Unix seconds.
         moments: see `Pass.moments`.
-        waited: seconds after them in which the worker waited for others.
+        waited: seconds in which the worker waited for others, with its gradients pushed.
     """
     fetched, computed = moments.tolist()
-    communicating = fetched - begin + time.time() - computed - waited
-    return Split(computed - fetched, max(communicating, 0.0), waited)
+    fetching, rest = fetched - begin, time.time() - fetched - waited
+    # Nothing that is pushed needs the second moment: it may be taken while the worker waits already.
+    computing = min(computed - fetched, rest)
+    return Split(computing, fetching + rest - computing, waited)
 
 
 class PsTrainer(Trainer):
