@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import DataError, UsageError
 from ._arrays.ahead import ahead
+from ._arrays.order import Order
 from .base import Dataset, Sharding
 from .structure import leaves, map_structure, named
 
@@ -21,6 +22,9 @@ Last = Literal["drop", "keep"]
 
 Batch = tuple[Any, ...]
 """``(x, y)`` or ``(x, y, sample_weight)``: structures of arrays."""
+
+_Read = tuple[np.ndarray, Batch]
+"""Which rows of the data set a batch has, and the batch."""
 
 _PARTS = ("examples", "targets", "sample weights")
 # Bytes of decoded x. The order of examples in larger data sets depends on it: it must be equal on all machines.
@@ -44,8 +48,13 @@ class Batches:
     in a permuted order, and each is shuffled. An incomplete global batch is dropped, or divided with ``last="keep"``:
     the shards' parts of it differ by at most one example, and may be empty.
 
+    Attributes:
+        order: which rows were read of the newest epoch, in which step.
+
     Raises UsageError if the global batch is larger than ``rows`` or isn't a multiple of ``shards``.
     """
+
+    order: Order
 
     def __init__(
         self,
@@ -68,6 +77,7 @@ class Batches:
             )
         self._steps = steps_per_epoch(len(rows), global_batch, last)
         self._large = _example_bytes(dataset) * global_batch // shards * count >= _LARGE_BATCH_BYTES
+        self._rows = dataset.info().examples
         mine = range(shard, shard + count)
         if sharding == "static":
             dealt = len(rows) if last == "keep" else len(rows) // shards * shards
@@ -99,11 +109,14 @@ class Batches:
         """Yield a batch for each of ``steps_per_epoch`` steps, ``global_batch // shards * count`` examples each.
 
         It is what the data set's ``read`` returns: new arrays as stored. Raises DataError for a label out of range, a
-        number that isn't finite, and a negative sample weight.
+        number that isn't finite, and a negative sample weight. `order` tells what was read by the last iteration.
         """
         sources = [stream.epoch(number, self._steps) for stream in self._streams]
         batches = sources[0] if len(sources) == 1 else map(_joined, zip(*sources, strict=True))
-        yield from ahead(batches) if self._large else batches
+        self.order = Order(number, self._rows)
+        for rows, batch in ahead(batches) if self._large else batches:
+            self.order.note(rows)
+            yield batch
 
 
 class _Stream:
@@ -136,38 +149,38 @@ class _Stream:
         if self._kept is None and self.fits:
             self._kept = _load(self._dataset, self._rows)
 
-    def epoch(self, number: int, steps: int) -> Iterator[Batch]:
+    def epoch(self, number: int, steps: int) -> Iterator[_Read]:
         self.load()
         random = np.random.default_rng([self._seed, number, *self._own])
         windows = [self._windows[index] for index in random.permutation(len(self._windows))]
         left = steps
-        for batch in self._kept_batches(random) if self._kept is not None else self._read_batches(windows, random):
-            yield batch
+        for read in self._kept_batches(random) if self._kept is not None else self._read_batches(windows, random):
+            yield read
             left -= 1
         if left:
             # The last step of a static part that is one example shorter than the others.
-            yield self._nothing()
+            yield self._rows[:0], self._nothing()
 
-    def _kept_batches(self, random: np.random.Generator) -> Iterator[Batch]:
+    def _kept_batches(self, random: np.random.Generator) -> Iterator[_Read]:
         order = random.permutation(len(self._rows))
         # Copies, also if a slice would be enough: a view in the caller would keep all examples in memory.
         for part in self._parts(len(order)):
-            yield map_structure(lambda array, rows=order[part]: array.take(rows, axis=0), self._kept)
+            places = order[part]
+            yield self._rows[places], map_structure(lambda array, rows=places: array.take(rows, axis=0), self._kept)
 
-    def _read_batches(self, windows: list[np.ndarray], random: np.random.Generator) -> Iterator[Batch]:
-        for loaded, sizes in ahead(self._read(window, random) for window in windows):
+    def _read_batches(self, windows: list[np.ndarray], random: np.random.Generator) -> Iterator[_Read]:
+        for rows, loaded, sizes in ahead(self._read(window, random) for window in windows):
             end = 0
             for size in sizes:
                 start, end = end, end + size
-                yield _copy(loaded, start, end)
+                yield rows[start:end], _copy(loaded, start, end)
 
-    def _read(self, window: np.ndarray, random: np.random.Generator) -> tuple[Batch, list[int]]:
-        """This process's examples of one window, in the order of its batches, and the batches' sizes."""
+    def _read(self, window: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, Batch, list[int]]:
+        """This process's examples of one window, in the order of its batches: rows, examples, the batches' sizes."""
         order = random.permutation(len(window))
         parts = [order[part] for part in self._parts(len(order))]
-        mine = np.concatenate([order[:0], *parts])
-        loaded = _load(self._dataset, window[mine]) if len(mine) else self._nothing()
-        return loaded, list(map(len, parts))
+        rows = window[np.concatenate([order[:0], *parts])]
+        return rows, _load(self._dataset, rows) if len(rows) else self._nothing(), list(map(len, parts))
 
     def _parts(self, count: int) -> Iterator[slice]:
         """The slices of this process's shards of each batch, among ``count`` examples in order."""
@@ -226,8 +239,9 @@ def _example_bytes(dataset: Dataset) -> int:
     return sum(math.prod(each.shape) * np.dtype(each.dtype).itemsize for each in leaves(dataset.info().x))
 
 
-def _joined(parts: tuple[Batch, ...]) -> Batch:
-    return map_structure(lambda *arrays: np.concatenate(arrays), *parts)
+def _joined(parts: tuple[_Read, ...]) -> _Read:
+    rows, batches = zip(*parts, strict=True)
+    return np.concatenate(rows), map_structure(lambda *arrays: np.concatenate(arrays), *batches)
 
 
 def _load(dataset: Dataset, rows: np.ndarray) -> Batch:

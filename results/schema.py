@@ -94,6 +94,17 @@ _FAULTS = (
     Column("down_seconds", "float", "s", "From a death until the task that replaced the dead one was ready"),
 )
 
+_EQUAL_WORK = (
+    Column("initial_weights", "text", "", "Digits of all weights before the first step; others if one bit differs"),
+    Column("final_weights", "text", "", "The same after the last step"),
+    Column("data_order", "text", "", "Digits of which examples were in which step, over all replicas"),
+    Column("examples_planned", "float", "examples", "That all replicas together were to read for training"),
+    Column("examples_read", "float", "examples", "That they read; fewer where one died, or others had done its work"),
+    Column("first_epoch_examples", "float", "examples", "The same in the first epoch"),
+    Column("first_epoch_distinct", "float", "examples", "How many different ones these were"),
+)
+"""By which it can be checked that runs did the same work."""
+
 _SPLIT = (
     Column("computing_seconds", "float", "s", "The part in which the task computed; missing if not known"),
     Column("communicating_seconds", "float", "s", "The part in which it could not, as tensors were on the way"),
@@ -196,6 +207,7 @@ _MEASURES = (
     Column("work_seconds", "float", "s", "W: all operations of a step of a cut model, one after the other"),
     Column("depth_seconds", "float", "s", "D: its longest chain of operations that wait for one another"),
     Column("unused", "text", "", "What the model sets, as with compile(), and the run did not use"),
+    *_EQUAL_WORK,
     Column("oversubscribed", "bool", "", "Whether the replicas got fewer cores than the spec says"),
     Column("load_before", "float", "programs", "Load average over the minute before the launch, earlier runs included"),
     Column("other_cpu_share", "float", "1", "Share of its cores' time that other programs used during training"),

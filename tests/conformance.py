@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ import h5py
 import numpy as np
 import pytest
 from conftest import launch, make_spec
+from stratbench.harness.plan.spec import RunSpec
 from stratbench.harness.worker.main import KEEP_VARIABLE
-from stratbench.results.raw import journal
+from stratbench.harness.worker.workload import SpecWorkload
+from stratbench.results.raw import equal_work, journal, measure
 from stratbench.strategies.registry import available
+from stratbench.strategies.trainer import examples_of
 
 STEPS = 20
 DECAYED = "adamw:weight_decay=0.1"
@@ -106,6 +110,7 @@ def weights(strategy: str, replicas: int, model: str, optimizer: str, folder: Pa
     outcome = launch(spec, folder)
     assert outcome.status == "ok", outcome.reason
     assert_split(strategy, folder)
+    assert_order(spec, folder)
     with np.load(folder / "epoch-0.npz") as saved:
         return [saved[name] for name in saved.files]
 
@@ -122,6 +127,17 @@ def assert_split(strategy: str, folder: Path) -> None:
         assert (parts[1] > 0).all()
         # Moments are of another clock than the step's duration.
         assert (sum(parts) <= steps["step_seconds"] + 1e-3).all()
+
+
+def assert_order(spec: RunSpec, folder: Path) -> None:
+    """All workers together read the examples that one process reads in each step, and each of them once."""
+    logs = [journal.read(path) for path in folder.glob("worker-*.jsonl")]
+    found = equal_work.run(logs, measure.rank_zero(logs))
+    parts = spec.replicas if spec.sharding == "static" else 1
+    batches = SpecWorkload(spec).batches(parts, 0, parts)
+    read = sum(map(examples_of, islice(batches.epoch(0), STEPS)))
+    assert found["data_order"] == batches.order.told(seen=False)["digest"]
+    assert found["examples_planned"] == found["examples_read"] == found["first_epoch_distinct"] == read
 
 
 def assert_same(found: list[np.ndarray], expected: list[np.ndarray], tolerance: float) -> None:

@@ -39,9 +39,10 @@ def throw_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(THROW_AWAY), os.environ.get("PYTHONPATH", "")]).rstrip(":"))
     monkeypatch.setenv(KEEP_VARIABLE, "1")
     from driven import Driven
+    from repeats import Repeats
     from two_part import TwoPart
 
-    for cls in (Driven, TwoPart):
+    for cls in (Driven, Repeats, TwoPart):
         monkeypatch.setitem(registry.available(), cls.name, cls)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stratbench.datasets._arrays.order import Order
 from stratbench.errors import RunError
 from stratbench.harness.plan.learning_rate import Schedule
 from stratbench.harness.worker.train import WARMUP_STEPS, train
@@ -33,8 +34,10 @@ class FakeBatches:
         self._clock = clock
 
     def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for _ in range(self.steps_per_epoch):
+        self.order = Order(number, 8 * self.steps_per_epoch)
+        for step in range(self.steps_per_epoch):
             self._clock.now += INPUT_SECONDS
+            self.order.note(np.arange(8 * step, 8 * step + 8))
             yield np.zeros((8, 2)), np.zeros(8, "int32")
 
 

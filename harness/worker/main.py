@@ -196,6 +196,8 @@ def train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal
             parameters=workload.parameters,
             unused=workload.unused_with(trainer.sparse),
             total_steps=workload.total_steps,
+            total_examples=workload.total_examples,
+            initial_weights=workload.initial_weights,
             versions=_versions() | {"tensorflow_build": backend.build()},
             memory=trainer.memory and dataclasses.asdict(trainer.memory),
             activation_bytes=workload.activation_bytes,

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,15 @@ from ...errors import RunError
 POLL_SECONDS = 0.05
 LOAD_SECONDS = 60.0
 """How long the evaluation waits for what other tasks save: all have finished their last step by then."""
+_DIGEST_BYTES = 6
+
+
+def digest(weights: Sequence[np.ndarray]) -> str:
+    """Hexadecimal digits that are other ones for weights that differ in any bit."""
+    found = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for weight in weights:
+        found.update(np.ascontiguousarray(weight).tobytes())
+    return found.hexdigest()
 
 
 def save(folder: Path, epoch: int, rank: int, weights: Sequence[np.ndarray | None], reports: bool, again: bool) -> None:

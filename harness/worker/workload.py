@@ -22,7 +22,7 @@ from ..plan import class_weights, learning_rate, optimizers
 from ..plan.models import own
 from ..plan.spec import RunSpec
 from ..plan.task import LOST_SUFFIX, SCRATCH
-from . import backend, compiled, normalisers, numerics, own_schedule, own_steps
+from . import backend, compiled, normalisers, numerics, own_schedule, own_steps, snapshots
 from .building import build, policy
 from .objective import Objective, compute_loss
 from .wording import one_line
@@ -53,6 +53,8 @@ class SpecWorkload:
         own_optimizers: those of the model that take the place of the run's, in words; empty if there are none.
         unused: what the model was compiled with and this run does not use, in words.
         parameters, trained_bytes, activation_bytes: of the model that was built last.
+        initial_weights: digits of the weights that it had then.
+        total_examples: that all replicas read in `total_steps`.
     """
 
     def __init__(self, spec: RunSpec, folder: Path | None = None, first_step: int = 0):
@@ -75,7 +77,9 @@ class SpecWorkload:
         self.steps_per_epoch = steps_per_epoch(len(self.rows["train"]), spec.global_batch, spec.last_batch)
         self.whole_batches = spec.global_batch == len(self.rows["train"])
         self.total_steps = spec.steps or (spec.epochs or 0) * self.steps_per_epoch
+        self.total_examples = self._examples(self.total_steps)
         self.parameters = 0
+        self.initial_weights = ""
         self.trained_bytes = 0
         self.activation_bytes: int | None = None
         self.unused = ""
@@ -104,6 +108,7 @@ class SpecWorkload:
         self._own_optimizers = self._of_own_step(model) if self.own_step else {}
         self.own_optimizers = own_steps.words(self._own_optimizers)
         self.parameters = sum(math.prod(variable.shape) for variable in model.weights)
+        self.initial_weights = snapshots.digest(model.get_weights())
         self.trained_bytes = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in model.trainable_variables)
         self.activation_bytes = _activation_bytes(model, self.spec.per_replica_batch)
         own_schedule.make_describable(model)
@@ -122,6 +127,13 @@ class SpecWorkload:
         self._tables = compiled.tables(model)
         self._own_schedule = own_schedule.of(compiled.own_optimizer(model)) if self._scheduled else None
         return model
+
+    def _examples(self, steps: int) -> int:
+        if self.spec.last_batch == "drop":
+            return steps * self.global_batch
+        epochs, rest = divmod(steps, self.steps_per_epoch)
+        rows = len(self.rows["train"])
+        return epochs * rows + min(rest * self.global_batch, rows)
 
     def _of_own_step(self, model: keras.Model) -> own_steps.Used:
         """The optimizers of its ``train_step``, unless that is the one of ``compile``, in whose place is the run's."""

@@ -14,7 +14,7 @@ Row = dict[str, Any]
 MACHINE = ("cpu_model", "cores_available", "cpu_limit_cores", "gpus")
 """Columns that tell machines apart. Runs of unlike machines are neither put together nor divided by one another."""
 
-_SAME_WORK = (
+SAME_WORK = (
     "inject",
     "model",
     "model_digest",
@@ -56,7 +56,7 @@ def find(row: Row, rows: Sequence[Row], alike: Sequence[str], across_faults: boo
     Args:
         alike: columns; of several possible bases, the one where most of them are equal is taken.
     """
-    work = {name: "" if name == "inject" and across_faults else row[name] for name in _SAME_WORK}
+    work = {name: "" if name == "inject" and across_faults else row[name] for name in (*SAME_WORK, "apart")}
     comparable = [
         other
         for other in rows

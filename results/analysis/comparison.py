@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import bases, intervals, split
+from . import bases, equal_work, intervals, split
 from .bases import Row
 
 SPEC = (
@@ -44,6 +44,9 @@ SPEC = (
     *bases.MACHINE,
 )
 """Columns that are equal in all runs of a row."""
+
+_DECLARED = (*bases.SAME_WORK, "global_batch", "epochs", "steps", "seed")
+"""Columns that are equal in rows whose steps are to have the same examples."""
 
 _POSITIVE = ("examples_per_second", "tokens_per_second", "step_seconds_median", "train_seconds")
 """Figures with intervals, by their logarithms."""
@@ -112,6 +115,11 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
         - ``status`` and ``reason``: of the first run that isn't ok, else ``ok`` and ""; ``fault``: of the first run;
         - ``unused``: what the model was compiled with and the runs did not use; ``metric``: the name of their main one;
           ``cut``: where the model was cut, with each way once; ``straggler``: of the first ok run that has one;
+        - ``initial_weights``, ``final_weights``, ``data_order``: of the ok runs, digits that differ separated by
+          spaces, ``data_order`` of those that read all that was planned; ``examples_repeated``: read again within the
+          first epoch;
+        - ``apart``: how its work was another one than that of the rows that were to do the same: "" if it was not. Rows
+          that are apart are no base of others;
         - ``oversubscribed``: whether any run was oversubscribed; ``compiled``: whether XLA compiled any;
         - rates, times of steps and of training: geometric means over the ok runs, NaN without any; losses, metrics and
           shares of a step: means. Each has ``<name>_low`` and ``<name>_high``, the ends of its 95 % interval over runs,
@@ -131,14 +139,16 @@ def compare(runs: pd.DataFrame, across_faults: bool = False) -> pd.DataFrame:
 def compared(runs: pd.DataFrame, across_faults: bool = False) -> list[Row]:
     """The rows of `compare`, with what `summaries` adds."""
     rows = summaries(runs)
+    for row, apart in zip(rows, equal_work.apart(rows, _DECLARED), strict=True):
+        row["apart"] = apart
     return [row | bases.against(row, bases.find(row, rows, SPEC, across_faults)) for row in rows]
 
 
 def summaries(runs: pd.DataFrame) -> list[Row]:
     """The rows of `compare` without their bases.
 
-    Beside the columns, a row has ``rates`` and ``begins``, as `bases.against` takes them, and ``all_runs`` and
-    ``ok_runs``: its rows of the runs table, and those that its figures rest on.
+    Beside the columns, without ``apart``, a row has ``rates`` and ``begins``, as `bases.against` takes them, and
+    ``all_runs`` and ``ok_runs``: its rows of the runs table, and those that its figures rest on.
     """
     specs: dict[tuple[Any, ...], list[Row]] = {}
     for run in map(_named, runs.to_dict("records")):
@@ -188,7 +198,9 @@ def columns() -> list[str]:
             "compiled",
             "disturbed_runs",
             "disturbed",
+            "apart",
         ),
+        *equal_work.COLUMNS,
         *figures,
         *_MEDIANS,
         *bases.COLUMNS,
@@ -220,6 +232,7 @@ def _summary(repeats: Sequence[Row]) -> Row:
         "oversubscribed": any(run["oversubscribed"] for run in repeats),
         "disturbed_runs": len(disturbed),
         "disturbed": disturbed[0] if disturbed else "",
+        **equal_work.columns(ok),
         "all_runs": list(repeats),
         "ok_runs": ok,
         "rates": rates,

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pandas as pd
 
-from . import bases, intervals, split
+from . import bases, equal_work, intervals, split
 from .bases import Row
 from .comparison import SPEC, summaries
 from .intervals import UNKNOWN, Estimate
@@ -111,6 +111,7 @@ def _changes(ones: list[Row], others: list[Row], same: Sequence[str], share: flo
 
 def _unlike(one: Row, other: Row) -> list[str]:
     said = [words for name, words in _FILES.items() if one[name] != other[name]]
+    said += equal_work.differences(other, one) or equal_work.differences(one, other)
     machines = [bases.machine_name(row) for row in (one, other)]
     if machines[0] != machines[1]:
         said.append(f"the machines differ: {'; '.join(machines)}")

@@ -7,16 +7,18 @@ start       pid, created (Unix seconds), start_method (forked, or fresh with the
             cores (list of int), replicas, attempt
 ready       parameters, unused (text), versions (dict), memory (dict or null), activation_bytes (or null),
             tokens_per_example (or null), compiled (bool: by XLA), traffic_bytes: expected of all workers in a
-            step; notes: {column of runs: value} of the strategy's own; written just before the first step
+            step; notes: {column of runs: value} of the strategy's own; total_examples: that all are to read;
+            initial_weights (digits); written just before the first step
 serving     memory (dict or null); instead of ready, from a task that only serves
 steps       rows, each in the order of ``STEP_FIELDS``
 updates     rows, each in the order of ``UPDATE_FIELDS``
 epoch       epoch, seconds, sent_bytes, received_bytes (null if unknown); logs: {name: mean value} of a model's own
-            train_step; figures: {column of epochs: value} of the strategy's own; after its last step
+            train_step; figures: {column of epochs: value} of the strategy's own; read: examples, digest, and in
+            the first epoch seen, as ``datasets._arrays.order.Order.told`` gives them; after its last step
 trained     involuntary_switches: how often the kernel took a core from it since ready; updates_skipped, or null;
             figures: as notes, of what was measured; after its last step
 evaluation  epoch, validation: {name: value} of the loss and all metrics; test and train, on the last, the same
-work        flops_per_example, or null
+work        flops_per_example, or null; final_weights (digits)
 failed      error (one line), step (int or null)
 end         peak_rss_bytes, cpu_seconds; sent_bytes and received_bytes of the whole task, or null;
             injected_seconds: how much longer --inject made its steps, or null; gpu_peak_bytes, or null

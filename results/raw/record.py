@@ -16,7 +16,7 @@ import numpy as np
 from ...errors import NewerResultsError, ResultsError
 from .. import schema
 from ..column import Columns, json_cell
-from . import checked, exchange, faults, machine, measure, quality, split
+from . import checked, equal_work, exchange, faults, machine, measure, quality, split
 from .files import Staging, open_regular, shown, why
 from .journal import TaskLog
 
@@ -238,6 +238,7 @@ def build(
             "tasks": len(tasks),
             **measure.run(logs, started),
             **split.run(parts),
+            **equal_work.run(logs, measure.rank_zero(logs)),
             **faults.run(spec.get("inject", ()), status, logs, losses),
             "oversubscribed": measure.oversubscribed(logs, spec["cores_per_replica"]),
             **machine.run(beside, logs),

@@ -25,7 +25,27 @@ def captions(rows: Sequence[Row]) -> list[str]:
         lines.append(f"{whose}speed-up and efficiency against {base}" + (f" ({kinds})" if kinds else ""))
     if table.metric(rows) == "metric":
         lines.append(f"metric: {', '.join(dict.fromkeys(row['metric'] for row in rows if row['metric']))}")
-    return lines + _split(rows) + _work(rows) + _compiled(rows) + _unused(rows) + doubts.captions(rows)
+    return (
+        lines + _equal_work(rows) + _split(rows) + _work(rows) + _compiled(rows) + _unused(rows) + doubts.captions(rows)
+    )
+
+
+def _equal_work(rows: Sequence[Row]) -> list[str]:
+    """That the rows did the same work, where the runs have shown it."""
+    ran = [row for row in rows if row["ok"]]
+    known = [row for row in ran if _is_known(row)]
+    if len(known) < 2:
+        return []
+    unknown = ", ".join(words.name(row) for row in ran if not _is_known(row))
+    batches = len({row["global_batch"] for row in known})
+    return [
+        f"checked: all{f' but {unknown}' if unknown else ''} began with the same weights and had the same examples in "
+        f"each step{' of the same global batch' if batches > 1 else ''}"
+    ]
+
+
+def _is_known(row: Row) -> bool:
+    return bool(row["initial_weights"] and row["data_order"])
 
 
 def _split(rows: Sequence[Row]) -> list[str]:

@@ -22,15 +22,16 @@ class Workload:
 def workloads(runs: pd.DataFrame, across_faults: bool = False) -> list[Workload]:
     """The comparison of ``runs`` (the runs table), by workload.
 
-    Runs with injected faults are workloads of their own, unless they are compared ``across_faults``. A title names
-    what tells it from the others: the model's or the data set's file where it was changed between runs, and the machine
-    where there are several.
+    Runs with injected faults are workloads of their own, unless they are compared ``across_faults``; so are those that
+    did another work than they were to do. A title names what tells it from the others: the model's or the data set's
+    file where it was changed between runs, and the machine where there are several.
     """
     found: dict[tuple[str, tuple[str, str], str], list[Row]] = {}
     for row in compared(runs, across_faults):
         faults = f" · with {row['inject']}" if row["inject"] and not across_faults else ""
         files = (row["model_digest"], row["data_digest"])
-        found.setdefault((words.title(row) + faults, files, machine_name(row)), []).append(row)
+        apart = f" · apart, as it had {row['apart']}" if row["apart"] else ""
+        found.setdefault((words.title(row) + faults + apart, files, machine_name(row)), []).append(row)
     machines = {machine for *_, machine in found}
     made = []
     for (title, files, machine), rows in found.items():

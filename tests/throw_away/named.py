@@ -34,6 +34,10 @@ class NamedBatches:
         self._inner = inner
         self.steps_per_epoch = inner.steps_per_epoch
 
+    @property
+    def order(self) -> Any:
+        return self._inner.order
+
     def load(self) -> None:
         self._inner.load()
 

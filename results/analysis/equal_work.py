@@ -1,0 +1,79 @@
+"""Whether rows that were to do the same work did it: from the same weights, with the same examples in each step.
+
+What is compared is what the runs kept of it: digits of the weights, and of which example was in which step. Rows where
+they differ are kept apart: neither is the other's base.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+COLUMNS = ("initial_weights", "final_weights", "data_order", "examples_repeated")
+
+_KINDS = {"initial_weights": "other weights at the start", "data_order": "other examples in its steps"}
+
+
+def columns(ok: Sequence[Mapping[str, Any]]) -> Row:
+    """`COLUMNS` of a row, from its ok runs: digits that differ are separated by spaces.
+
+    The order is left out of runs that read fewer examples than were planned, as where a worker died.
+    """
+    whole = [run for run in ok if run["examples_read"] == run["examples_planned"]]
+    repeated = [run["first_epoch_examples"] - run["first_epoch_distinct"] for run in whole]
+    return {
+        "initial_weights": _digits(ok, "initial_weights"),
+        "final_weights": _digits(ok, "final_weights"),
+        "data_order": _digits(whole, "data_order"),
+        "examples_repeated": max(filter(math.isfinite, repeated), default=math.nan),
+    }
+
+
+def differences(row: Row, other: Row) -> list[str]:
+    """In words, how the work of ``row`` was another one than that of ``other``, which was to be the same."""
+    # Devices of different kinds may round the initial values in different ways.
+    kinds = [kind for kind in _KINDS if kind != "initial_weights" or not row["gpus"]]
+    found = [_KINDS[kind] for kind in kinds if row[kind] and other[kind] and row[kind] != other[kind]]
+    if row["examples_repeated"] > 0 and not other["examples_repeated"] > 0:
+        found.append(f"{row['examples_repeated']:,.0f} examples read again within an epoch")
+    return found
+
+
+def apart(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """Of each row, how it differs from what the others did; empty where it does not.
+
+    Args:
+        names: columns that are equal in rows that were to do the same work.
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_key(row, names), []).append(row)
+    references = {key: _reference(group) for key, group in groups.items()}
+    return [", ".join(differences(row, references[_key(row, names)])) for row in rows]
+
+
+def _key(row: Row, names: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(None if row[name] != row[name] else row[name] for name in names)
+
+
+def _reference(group: Sequence[Row]) -> Row:
+    """``single``, or else a row that did what most did. One that repeats examples only if all do."""
+    whole = [row for row in group if not row["examples_repeated"] > 0] or group
+    counts = Counter(_work(row) for row in whole)
+
+    def merit(row: Row) -> tuple[bool, bool, int]:
+        return all(_work(row)), row["strategy"] == "single" and row["replicas"] == 1, counts[_work(row)]
+
+    return max(whole, key=merit)
+
+
+def _work(row: Row) -> tuple[str, ...]:
+    return tuple(row[kind] for kind in _KINDS)
+
+
+def _digits(runs: Sequence[Mapping[str, Any]], name: str) -> str:
+    return " ".join(sorted({run[name] for run in runs if run[name]}))
