@@ -13,6 +13,7 @@ from ...errors import StratbenchError
 from ..plan.task import current_job
 from .diffing import diff
 from .ending import drop_output, fail, fail_unforeseen, prepare_streams
+from .exporting import export_command
 from .options import spec_options
 from .reducing import allreduce
 from .reporting import report
@@ -144,6 +145,7 @@ def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats:
 
 cli.add_command(allreduce)
 cli.add_command(diff)
+cli.add_command(export_command)
 cli.add_command(report)
 
 

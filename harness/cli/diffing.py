@@ -41,7 +41,8 @@ def diff(a: Path, b: Path | None, strategy: tuple[str, ...], fail_if_slower: flo
     """What changed from A to B beyond noise: two output folders, or two strategies of one.
 
     Rows of the same spec are compared by their runs' rates. A 95 % interval that leaves out 1 is a difference; else
-    it is told how many repeats would show one. Rows of other model code, data, work or machines are named, not compared.
+    it is told how many repeats would show one. Rows of other model code, data, work or machines are named, not
+    compared.
 
     \b
     Examples:

@@ -197,6 +197,7 @@ def train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal
             unused=workload.unused_with(trainer.sparse),
             total_steps=workload.total_steps,
             total_examples=workload.total_examples,
+            set_examples={part: len(rows) for part, rows in workload.rows.items()},
             initial_weights=workload.initial_weights,
             versions=_versions() | {"tensorflow_build": backend.build()},
             memory=trainer.memory and dataclasses.asdict(trainer.memory),

@@ -26,6 +26,7 @@ def run(logs: Sequence[TaskLog], first: TaskLog | None) -> dict[str, Any]:
     return {
         "initial_weights": ready.get("initial_weights", ""),
         "final_weights": ((first and first.work) or {}).get("final_weights", ""),
+        **{f"{part}_examples": count for part, count in ready.get("set_examples", {}).items()},
         "examples_planned": ready.get("total_examples"),
         **_read(_epochs(logs)),
     }
