@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from ...results.exporting import FORMATS, export
-from .progress import working
 from .reading import read_tables
 from .values import Folder
 
@@ -40,6 +38,11 @@ def export_command(path: Path, name: str, output: Path | None) -> None:
       tensorboard --logdir stratbench-results/export-tensorboard
       stratbench export stratbench-results --format parquet -o tables
     """
+    # The bar loads much that --help does not need.
+    from rich.console import Console
+
+    from .progress import working
+
     tables = read_tables(path)
     folder = output or (path if path.is_dir() else path.parent) / f"export-{name}"
     with working(Console(stderr=True), "export") as show:
