@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import make_spec, processes_of
+from stratbench import results
 from stratbench.harness.launch.run import run_one
 from stratbench.harness.launch.starter import Starter
 from stratbench.results.raw import run_folder
@@ -95,3 +96,45 @@ def test_two_hundred_runs_of_one_command_make_the_fork_server_no_larger(tmp_path
     print(sizes[9], sizes[-1])
     assert sizes[-1][0] == sizes[9][0] and sizes[-1][2] <= sizes[9][2]
     assert sizes[-1][1] < sizes[9][1] * 1.01
+
+
+def test_fifty_kills_of_a_group_during_one_comparison_lose_no_row(tmp_path: Path) -> None:
+    """After each the tables can be read, and hold what they held; the same command then completes the grid."""
+    random.seed(6)
+    work = ["--model", "mlp", "--dataset", "synthetic", "--global-batch", "32", "--steps", "60", "--repeats", "12"]
+    grid = ["-s", "single", "-s", "ps", "-s", "mirrored", "-s", "multiworker", "-n", "1,2"]
+    command = [sys.executable, "-P", "-m", "stratbench.harness.cli", "compare", *grid, *work, "--output", str(tmp_path)]
+    ended: set[str] = set()
+    for number in range(50):
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        deadline = time.monotonic() + random.uniform(0.5, 12)
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.05)
+        everyone = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(60)
+        _, left = psutil.wait_procs(everyone, 15)
+        assert not left and not processes_of(tmp_path)
+        recorded = {folder.name for folder in run_folder.recorded(tmp_path) if _is_ok(folder)}
+        found = _ok_in_tables(tmp_path)
+        print(number, process.returncode, len(recorded), len(found))
+        # A record may have been saved and not yet added: the next command does that.
+        assert found >= ended and len(recorded - found) <= 1
+        ended = found
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(_ok_in_tables(tmp_path)) == 12 * 7 and _ok_in_tables(tmp_path) >= ended
+
+
+def _is_ok(folder: Path) -> bool:
+    return run_folder.load(folder).run["status"] == "ok"
+
+
+def _ok_in_tables(output: Path) -> set[str]:
+    if not (output / "results.h5").exists():
+        return set()
+    runs = results.load(output).runs
+    return set(runs[runs["status"] == "ok"]["run_id"])
