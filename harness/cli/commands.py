@@ -125,6 +125,13 @@ def run(strategy: str, replicas: int | None, as_json: bool, **flags: Any) -> int
     show_default=True,
     help="Independent trainings of every spec; 3%: until every rate is known to ±3 % (95 % interval), auto: the same.",
 )
+@click.option(
+    "--sweep",
+    multiple=True,
+    metavar="FLAG=VALUE,…",
+    help="The whole grid for each value of a flag of numbers or choices: global-batch=64,128,256. Repeat for each "
+    "combination with another flag: lr-scaling=none,linear,sqrt.",
+)
 @spec_options
 def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats: int | Until, **flags: Any) -> int:
     """Train the same model by several strategies at several sizes and print the table.
@@ -135,6 +142,7 @@ def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats:
     \b
     Example:
       stratbench compare -s single -s mirrored -s ps -s ps:sync=true -n 1,2,4 --repeats 3 --global-batch 256
+      stratbench compare -s single -s mirrored -n 1,2 --sweep lr-scaling=none,linear --sweep global-batch=64,128
     """
     from .comparing import run_grid
 

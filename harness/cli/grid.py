@@ -18,13 +18,14 @@ from ..launch import trying
 from ..launch.preparing import Preparing
 from ..launch.starter import Starter
 from ..plan import optimizers
-from ..plan.experiment import Experiment
+from ..plan.experiment import Experiment, expand
 from ..plan.learning_rate import CONSTANT
 from ..plan.pairs import parse_options
 from ..plan.spec import RunSpec
 from ..plan.task import Job
 from .options import work
 from .progress import working
+from .sweeping import points
 
 
 def _check_folder(folder: Path) -> None:
@@ -67,13 +68,18 @@ class Grid:
             _check_folder(flags["save_model"])
         if (flags["optimizer"] or "").startswith(optimizers.OWN):
             raise UsageError(f"--optimizer must name one of Keras's optimizers. Received: '{flags['optimizer']}'.")
+        self._points = points(flags.get("sweep", ()))
         self._data_file = ""
         # Before the user's function is called, which may take a while.
-        self._experiment({})
+        self._experiments({})
         with working(Console(stderr=True), flags["dataset"]) as show:
             preparing = Preparing(flags["output"], starter, flags["timeout"], self._tell, show)
             self._data_file = preparing.file(flags["dataset"], flags["model"], flags["precision"] or "")
-        self.specs = self._experiment({}).expand()
+        self.specs = expand(self._experiments({}))
+
+    def _experiments(self, changes: dict[str, Any]) -> list[Experiment]:
+        """One for each point of a sweep; ``changes`` of the flags come before it."""
+        return [self._experiment(changes | point) for point in self._points]
 
     def _experiment(self, changes: dict[str, Any]) -> Experiment:
         chosen = work(self._flags) | {"data_file": self._data_file} | changes
@@ -181,19 +187,24 @@ class Grid:
     def _take_own_of_step(self, tried: trying.Tried) -> str:
         """Train with the optimizers of the model's own ``train_step``, and say which they are."""
         given = ("optimizer", "learning_rate", "clip_norm", "accumulate")
-        if flags := [f"--{name.replace('_', '-')}" for name in given if self._flags[name] is not None]:
+        if flags := [f"--{name.replace('_', '-')}" for name in given if self._is_given(name)]:
             raise UsageError(
                 f"model {self.specs[0].model} is trained by the optimizers of its own train_step, "
                 f"{tried.own_optimizers}: {' and '.join(flags)} can't change them; leave that out."
             )
-        self.specs = self._experiment({"optimizer": optimizers.OWN + tried.own_optimizers}).expand()
+        self.specs = expand(self._experiments({"optimizer": optimizers.OWN + tried.own_optimizers}))
         spec = self.specs[0]
-        if tried.own_schedule and (spec.lr_scaling, spec.warmup_epochs, spec.lr_schedule) != ("none", 0.0, CONSTANT):
+        rules = {(each.lr_scaling, each.warmup_epochs, each.lr_schedule) for each in self.specs}
+        if tried.own_schedule and rules != {("none", 0.0, CONSTANT)}:
             raise UsageError(
                 f"--lr-scaling, --warmup-epochs and --lr-schedule can't change the schedule that model {spec.model} "
                 f"gives to {tried.own_schedule}; leave them out."
             )
         return f"model {spec.model} is trained by the optimizers of its own train_step, {tried.own_optimizers}"
+
+    def _is_given(self, name: str) -> bool:
+        """Whether the flag has a value, or is swept."""
+        return self._flags[name] is not None or name in self._points[0]
 
     def _take_own(self, tried: trying.Tried) -> list[str]:
         """Train with the model's own optimizer, and say which it is, unless it is the default one anyway."""
@@ -201,14 +212,15 @@ class Grid:
             raise UsageError(f"{tried.problem} Choose another one by --optimizer.")
         rate = self._flags["learning_rate"] or tried.learning_rate
         before = self._by_flags
-        scheduled = bool(tried.schedule) and self._flags["learning_rate"] is None and before.lr_schedule == CONSTANT
-        if tried.schedule and not scheduled and self._flags["learning_rate"] is None:
+        rated = self._is_given("learning_rate")
+        scheduled = bool(tried.schedule) and not rated and before.lr_schedule == CONSTANT
+        if tried.schedule and not scheduled and not rated:
             raise UsageError(
                 f"--lr-schedule replaces the schedule of model {before.model}, {tried.schedule}. "
                 "Give --learning-rate, too."
             )
         own = {"compiled_schedule": COMPILED_SCHEDULE + tried.schedule} if scheduled else {}
-        self.specs = self._experiment({"optimizer": tried.optimizer, "learning_rate": rate} | own).expand()
+        self.specs = expand(self._experiments({"optimizer": tried.optimizer, "learning_rate": rate} | own))
         if (before.optimizer, before.learning_rate, scheduled) == (tried.optimizer, rate, False):
             return []
         given = tried.schedule if scheduled else f"{rate:g}"

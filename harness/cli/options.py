@@ -14,6 +14,13 @@ from .values import Folder
 
 DEFAULT_OUTPUT = "stratbench-results"
 
+WORK = (
+    *("model", "dataset", "split", "sharding", "global_batch", "per_replica_batch", "last_batch", "epochs", "steps"),
+    *("optimizer", "clip_norm", "accumulate", "learning_rate", "lr_scaling", "reference_batch", "warmup_epochs"),
+    *("lr_schedule", "precision", "jit", "class_weight", "seed", "cores_per_replica", "inject", "timeout"),
+)
+"""Parameters that describe the work, as `Experiment` names them."""
+
 Command = Callable[..., Any]
 
 
@@ -92,7 +99,11 @@ def spec_options(command: Command) -> Command:
             show_default=True,
             help="How the learning rate grows with global batch / reference batch.",
         ),
-        click.option("--reference-batch", type=int, help="Batch that --learning-rate is for. [default: 1 replica's]"),
+        click.option(
+            "--reference-batch",
+            type=int,
+            help="Batch that --learning-rate is for. [default: that of this command; of a sweep, the smallest]",
+        ),
         click.option(
             "--warmup-epochs",
             type=float,
@@ -189,12 +200,7 @@ def work(flags: dict[str, Any]) -> dict[str, Any]:
 
     If two flags exclude each other, the one on the command line replaces the one of the spec file.
     """
-    names = (
-        "model dataset split sharding global_batch per_replica_batch last_batch epochs steps optimizer clip_norm "
-        "accumulate learning_rate lr_scaling reference_batch warmup_epochs lr_schedule precision jit class_weight "
-        "seed cores_per_replica inject timeout"
-    )
-    chosen = {name: flags[name] for name in names.split()}
+    chosen = {name: flags[name] for name in WORK}
     source = click.get_current_context().get_parameter_source
     for pair in (("global_batch", "per_replica_batch"), ("epochs", "steps")):
         for here, there in (pair, pair[::-1]):

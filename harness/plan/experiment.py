@@ -80,10 +80,11 @@ class Experiment(BaseModel):
         return self
 
     def expand(self) -> list[RunSpec]:
-        """Every run of the grid, round by round: see `rounds`.
+        """Every run of the grid: see `expand`."""
+        return expand([self])
 
-        A strategy that can't scale, such as ``single``, runs at one size only.
-        """
+    def grid(self) -> list[RunSpec]:
+        """Every spec, without repeats. A strategy that can't scale, such as ``single``, runs at one size only."""
         variants = self._variants()
         for key in self.options:
             if not any(key in option_names(name) for name, _ in variants):
@@ -98,12 +99,7 @@ class Experiment(BaseModel):
             for replicas in counts
         ]
         self._check_faults(grid)
-        grid = list({spec.run_id: spec for spec in grid}.values())
-        return [
-            grid[number].model_copy(update={"repeat": repeat})
-            for repeat, order in enumerate(rounds.orders(len(grid), self.repeats, self.seed))
-            for number in order
-        ]
+        return grid
 
     def _check_faults(self, grid: Sequence[RunSpec]) -> None:
         if not self.inject:
@@ -202,6 +198,18 @@ class Experiment(BaseModel):
             cores_per_replica=per_replica,
             **{**common, **_optimizer_of(strategy, common["optimizer"])},
         )
+
+
+def expand(experiments: Sequence[Experiment]) -> list[RunSpec]:
+    """Every run of these grids, round by round: see `rounds`. Repeats and the order are those of the first."""
+    grid = list({spec.run_id: spec for each in experiments for spec in each.grid()}.values())
+    repeats, seed = experiments[0].repeats, experiments[0].seed
+    bounds.check_runs(len(grid) * repeats)
+    return [
+        grid[number].model_copy(update={"repeat": repeat})
+        for repeat, order in enumerate(rounds.orders(len(grid), repeats, seed))
+        for number in order
+    ]
 
 
 def _optimizer_of(strategy: Strategy, optimizer: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ..analysis.bases import Row
 from ..showing import words
 from ..tables.reading import Tables
 from . import series
+from .studies import Study
 
 MOST_ROWS = 40
 """Of one picture: more would be too small to read."""
@@ -86,6 +87,35 @@ def pictures(rows: Sequence[Row], tables: Tables) -> Pictures:
         for name, (words, records, make) in found.items()
         if records
     }
+
+
+def by_batch(study: Study) -> Pictures:
+    """The test metric by global batch; nothing if it is not known of two of them."""
+    metric, records = study.metric, series.by_batch(study.rows)
+    text = f"Test {metric} by global batch and learning rate, with 95 % intervals over the runs"
+    if len({record["global_batch"] for record in records}) < 2:
+        return {}
+    base = alt.Chart(alt.Data(values=series.plain(records))).encode(
+        x=alt.X("global_batch:O", title="global batch, examples", axis=alt.Axis(labelAngle=0)),
+        color=alt.Color(
+            "rule:N",
+            scale=alt.Scale(range=_COLORS),
+            legend=alt.Legend(title="learning rate", orient="bottom", columns=2, labelLimit=300),
+        ),
+        detail=["strategy:N", "replicas:O"],
+    )
+    height = alt.Y("value:Q", title=metric, scale=alt.Scale(zero=False))
+    tooltips = _tooltips(
+        alt.Tooltip("value:Q", format=".4f", title=metric),
+        alt.Tooltip("interval:N", title="95 % interval"),
+        alt.Tooltip("rule:N", title="learning rate"),
+        alt.Tooltip("global_batch:O", title="global batch"),
+    )
+    chart = alt.layer(
+        base.mark_rule().encode(y=alt.Y("low:Q", title=metric), y2="high:Q"),
+        base.mark_line(point=True).encode(y=height, tooltip=tooltips),
+    ).properties(width="container", height=_HEIGHT)
+    return {"by-batch": (text, chart.properties(description=text))}
 
 
 def _color(rows: Sequence[Row]) -> alt.Color:

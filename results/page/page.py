@@ -20,6 +20,7 @@ from ..showing import doubts, remarks, verdict, words
 from ..showing.workloads import Workload, workloads
 from ..tables.reading import Tables
 from . import charts
+from .studies import Study, studies
 
 _HERE = Path(__file__).parent
 _MOST_PICTURE_BYTES = 3_000_000
@@ -38,11 +39,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Section:
-    """A workload on the page.
+    """A workload on the page, or a picture of several.
 
     Attributes:
         sentences: what the rows answer.
-        table: for each row its cells, and its runs.
+        table: for each row its cells, and its runs; none for a picture.
         notes: what the figures rest on, and what there is to say of single rows.
         pictures: name → what it shows, and its Vega-Lite specification.
         left_out: which pictures there are not, and why.
@@ -62,9 +63,10 @@ def build(tables: Tables, name: str) -> str:
     Args:
         name: of the results, such as their folder.
     """
-    sections: list[Section] = []
+    found = workloads(tables.runs)
+    sections = [_study(each) for each in studies(found)]
     room = _MOST_PICTURE_BYTES
-    for workload in workloads(tables.runs):
+    for workload in found:
         section, taken = _section(workload, tables, room if len(sections) < _MOST_PICTURED else 0)
         room -= taken
         sections.append(section)
@@ -88,6 +90,11 @@ def build(tables: Tables, name: str) -> str:
 def _vega() -> str:
     """Vega, Vega-Lite and Vega-Embed as JavaScript, which comes with vl-convert."""
     return str(vl_convert.javascript_bundle())  # type: ignore[call-arg]
+
+
+def _study(study: Study) -> Section:
+    made = {name: (text, chart.to_dict()) for name, (text, chart) in charts.by_batch(study).items()}
+    return Section(f"By global batch: {study.title}", [], [], [], made, "")
 
 
 def _section(workload: Workload, tables: Tables, room: int) -> tuple[Section, int]:

@@ -44,6 +44,18 @@ def _interval(row: Row, name: str, form: str) -> str:
     return words.interval(row[f"{name}_low"], row[f"{name}_high"], form) or "none"
 
 
+def by_batch(rows: Sequence[Row]) -> Records:
+    """The test metric of each row that has one, by its global batch and the rule of its learning rate."""
+    return [
+        _who(row)
+        | {"global_batch": row["global_batch"], "rule": words.rule(row), "value": row["test_metric"]}
+        | {"low": row["test_metric_low"], "high": row["test_metric_high"]}
+        | {"interval": _interval(row, "test_metric", ".4g")}
+        for row in rows
+        if math.isfinite(row["test_metric"])
+    ]
+
+
 def parts(rows: Sequence[Row]) -> Records:
     """The share of each row's steps that each part takes: means over its runs."""
     return [

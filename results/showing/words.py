@@ -64,8 +64,16 @@ def strategy(row: Row) -> str:
 
 
 def name(row: Row) -> str:
-    """The row's name: its strategy, options and number of replicas."""
-    return f"{strategy(row)} ×{row['replicas']}"
+    """The row's name: its strategy, options and number of replicas, and its batch where several have that name."""
+    batch = f" at batch {row['global_batch']}" if row.get("named_by_batch") else ""
+    return f"{strategy(row)} ×{row['replicas']}{batch}"
+
+
+def rule(row: Row) -> str:
+    """How its learning rate depends on the global batch."""
+    warmup = f", warm-up of {count(row['warmup_epochs'], 'epoch')}" if row["warmup_epochs"] > 0 else ""
+    scaled = "" if row["lr_scaling"] == "none" else f", {row['lr_scaling']} from batch {row['reference_batch']:g}"
+    return f"{row['learning_rate']:g}{scaled}{warmup}"
 
 
 def interval(low: float, high: float, form: str) -> str:

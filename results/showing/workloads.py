@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import pandas as pd
@@ -41,5 +42,8 @@ def workloads(runs: pd.DataFrame, across_faults: bool = False) -> list[Workload]
             title += "".join(f" · {kind} file {digest[:6]}" for kind, digest in named if digest)
         if len(machines) > 1:
             title += f" · on {machine}"
+        names = Counter(map(words.name, rows))
+        for row in rows:
+            row["named_by_batch"] = names[words.name(row)] > 1
         made.append(Workload(title, rows))
     return made
