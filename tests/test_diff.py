@@ -6,7 +6,6 @@ import io
 import json
 import math
 import random
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -187,8 +186,8 @@ class TestCommand:
         }
         empty = pd.DataFrame(rows()).iloc[:0]
         monkeypatch.setattr(
-            "stratbench.harness.cli.diffing.read_tables",
-            lambda path: SimpleNamespace(runs=pd.DataFrame(known[path.name]) if known[path.name] else empty),
+            "stratbench.harness.cli.diffing.read_runs",
+            lambda path: pd.DataFrame(known[path.name]) if known[path.name] else empty,
         )
 
     @pytest.mark.parametrize(

@@ -212,20 +212,21 @@ def show(path: Path, across_faults: bool, target: str | None, as_json: bool) -> 
     alone, for each run.
     """
     from ...results.showing.plain import to_json
-    from .reading import read_tables
+    from .reading import read_runs, read_tables
     from .reducing import show_reductions
     from .targets import print_times
 
     # A folder may have the tables of allreduce only.
     if not as_json and show_reductions(path) and not (path / "results.h5").exists():
         return
-    tables = read_tables(path)
-    if not as_json:
-        _print_tables(tables.runs, across_faults)
+    if not (target and as_json):
+        runs = read_runs(path)
+        if as_json:
+            click.echo(to_json(runs))
+        else:
+            _print_tables(runs, across_faults)
     if target:
-        print_times(tables, target, as_json)
-    elif as_json:
-        click.echo(to_json(tables.runs))
+        print_times(read_tables(path), target, as_json)
 
 
 def _print_run(record: Record, as_json: bool) -> None:
@@ -241,9 +242,9 @@ def _print_run(record: Record, as_json: bool) -> None:
 
 
 def _print_folder(folder: Path, run_ids: set[str]) -> None:
-    from ...results import load
+    from ...results.tables.reading import load_runs
 
-    runs = load(folder).runs
+    runs = load_runs(folder)
     _print_tables(runs[runs["run_id"].isin(run_ids)])
     click.echo(
         f"\nHDF5: {folder / 'results.h5'}\nCSV:  {', '.join(str(path) for path in sorted(folder.glob('*.csv')))}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...errors import UsageError
-from .reading import read_tables
+from .reading import read_runs
 from .values import Percent
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def diff(a: Path, b: Path | None, strategy: tuple[str, ...], fail_if_slower: flo
 def _compared(a: Path, b: Path | None, chosen: tuple[str, ...], share: float) -> tuple[list[Change], tuple[str, str]]:
     from ...results.analysis import difference
 
-    runs = read_tables(a).runs
+    runs = read_runs(a)
     if b is None:
         if len(chosen) != 2:
             raise UsageError(
@@ -78,7 +78,7 @@ def _compared(a: Path, b: Path | None, chosen: tuple[str, ...], share: float) ->
             )
         before, after = (_variant(reference, runs, a) for reference in chosen)
         return difference.between_strategies(runs, before, after, share), (chosen[0], chosen[1])
-    later = read_tables(b).runs
+    later = read_runs(b)
     if chosen:
         runs, later = (_only(chosen, each, path) for each, path in ((runs, a), (later, b)))
     return difference.between_folders(runs, later, share), (str(a), str(b))

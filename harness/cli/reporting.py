@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ...errors import RunError
-from .reading import read_tables
+from .reading import read_runs, read_tables
 from .values import Folder
 
 
@@ -32,12 +32,12 @@ def report(path: Path, output: Path | None, figures: Path | None, as_json: bool)
       stratbench report stratbench-results
       stratbench report stratbench-results -o monday.html --figures pictures
     """
-    tables = read_tables(path)
     if as_json:
         from ...results.showing.plain import answers_to_json
 
-        click.echo(answers_to_json(tables.runs))
+        click.echo(answers_to_json(read_runs(path)))
         return
+    tables = read_tables(path)
     # Altair takes a second to import: what can't be read is told before.
     from ...results.page.figures import save
     from ...results.page.page import build
