@@ -264,6 +264,7 @@ class TestCommand:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "out").mkdir()
         monkeypatch.setattr("stratbench.results.load", lambda path: tables(grid(repeats=1)))
+        monkeypatch.setattr("stratbench.results.tables.reading.load_runs", lambda path: tables(grid(repeats=1)).runs)
 
     def test_writes_a_page_beside_the_tables(self) -> None:
         result = CliRunner().invoke(cli, ["report", "out", "--figures", "pictures"], standalone_mode=False)
