@@ -125,6 +125,7 @@ class TestCommand:
     def results(self, monkeypatch: pytest.MonkeyPatch) -> None:
         known = tables({("single", 1): [[0.5, 0.9]], ("mirrored", 2): [[0.5, 0.6]]})
         monkeypatch.setattr("stratbench.results.load", lambda path: known)
+        monkeypatch.setattr("stratbench.results.tables.reading.load_runs", lambda path: known.runs)
 
     def test_prints_the_times_below_the_table(self) -> None:
         result = CliRunner().invoke(cli, ["show", "out", "--target", "accuracy=0.9"], standalone_mode=False)

@@ -219,14 +219,14 @@ def show(path: Path, across_faults: bool, target: str | None, as_json: bool) -> 
     # A folder may have the tables of allreduce only.
     if not as_json and show_reductions(path) and not (path / "results.h5").exists():
         return
-    if not (target and as_json):
-        runs = read_runs(path)
-        if as_json:
-            click.echo(to_json(runs))
-        else:
-            _print_tables(runs, across_faults)
-    if target:
-        print_times(read_tables(path), target, as_json)
+    tables = read_tables(path) if target else None
+    runs = tables.runs if tables else read_runs(path)
+    if not as_json:
+        _print_tables(runs, across_faults)
+    if target and tables:
+        print_times(tables, target, as_json)
+    elif as_json:
+        click.echo(to_json(runs))
 
 
 def _print_run(record: Record, as_json: bool) -> None:
