@@ -21,12 +21,12 @@ THROW_AWAY = Path(__file__).parent / "throw_away"
 ROWS = np.random.default_rng(0).permutation(100)[:80]
 
 
-def told(shards=1, shard=0, count=1, number=3, steps=None, seed=5, **settings):
+def told(shards=1, shard=0, count=1, number=0, steps=None, seed=5, **settings):
     work = {"global_batch": 12, "seed": seed, "shards": shards, "shard": shard, "count": count}
     batches = Batches(Table(), ROWS, **work | settings)
     for _ in islice(batches.epoch(number), steps):
         pass
-    return batches.order.told(seen=True)
+    return batches.order.told()
 
 
 def of_run(reads, counted=None, epoch=0):
@@ -67,14 +67,14 @@ class TestOrder:
         other = type(second.order)(0, 100)
         for each in reversed(rows):
             other.note(each.astype(np.int64))
-        assert first.order.told(False)["digest"] != other.told(False)["digest"]
+        assert first.order.told()["digest"] != other.told()["digest"]
 
     def test_an_epoch_that_is_read_anew_counts_once(self):
         batches = Batches(Table(), ROWS, global_batch=12, seed=5)
         for steps in (1, 3):
-            for _ in islice(batches.epoch(3), steps):
+            for _ in islice(batches.epoch(0), steps):
                 pass
-        assert batches.order.told(True) == told(steps=3)
+        assert batches.order.told() == told(steps=3)
 
     def test_many_rows_are_put_together_meanwhile(self, monkeypatch):
         monkeypatch.setattr("stratbench.datasets._arrays.order._PENDING_ROWS", 30)

@@ -21,7 +21,7 @@ class Order:
     Lea, Flood: Fast splittable pseudorandom number generators, 2014 (SplitMix64).
 
     Args:
-        epoch: its number.
+        epoch: its number. Which rows were read is kept of the first one, 0.
         rows: of the whole data.
     """
 
@@ -30,7 +30,7 @@ class Order:
         self._steps = self._examples = self._digest = 0
         self._pending: list[tuple[int, np.ndarray]] = []
         self._pending_rows = 0
-        self._seen = np.zeros(rows, bool) if rows <= _MOST_ROWS else None
+        self._seen = np.zeros(rows, bool) if epoch == 0 and rows <= _MOST_ROWS else None
 
     def note(self, rows: np.ndarray) -> None:
         """The next step has these rows. Next to nothing is computed until many have come: steps are timed."""
@@ -40,19 +40,16 @@ class Order:
         if self._pending_rows >= _PENDING_ROWS:
             self._fold()
 
-    def told(self, seen: bool) -> dict[str, Any]:
+    def told(self) -> dict[str, Any]:
         """What is journalled.
 
-        Args:
-            seen: whether to tell which rows were read, if that is kept.
-
         Returns:
-            ``examples``: how many were read; ``digest``: 16 hexadecimal digits; ``seen``: the bits of all rows, packed
-            by NumPy, compressed by zlib, in base64.
+            ``examples``: how many were read; ``digest``: 16 hexadecimal digits; ``seen``, if it is kept: the bits of
+            all rows, packed by NumPy, compressed by zlib, in base64.
         """
         self._fold()
         found = {"examples": self._examples, "digest": f"{self._digest:016x}"}
-        if seen and self._seen is not None:
+        if self._seen is not None:
             found["seen"] = base64.b64encode(zlib.compress(np.packbits(self._seen).tobytes(), 1)).decode()
         return found
 

@@ -30,7 +30,7 @@ from .values import Folder
 def export_command(path: Path, name: str, output: Path | None) -> None:
     """Write the runs of PATH, an output folder or a results.h5, in the format of another tool.
 
-    What an earlier export wrote there is replaced.
+    Files that an earlier export wrote there are replaced.
 
     \b
     Examples:

@@ -25,6 +25,24 @@ def points(texts: Sequence[str]) -> list[dict[str, Any]]:
     Call it in the command's click context. Raises UsageError, or click's error for a value.
     """
     context = click.get_current_context()
+    swept = _swept(texts, context)
+    bounds.check_runs(math.prod(map(len, swept.values())))
+    found: list[dict[str, Any]] = [
+        dict(zip(swept, values, strict=True)) for values in itertools.product(*swept.values())
+    ]
+    batches = swept.get("global_batch") or swept.get("per_replica_batch")
+    if not batches or "reference_batch" in swept or context.params.get("reference_batch") is not None:
+        return found
+    # One learning rate for all: else each batch would be its own reference, and no rule would change anything.
+    unscaled = context.params.get("lr_scaling")
+    return [
+        point | {"reference_batch": min(batches)} if point.get("lr_scaling", unscaled) != "none" else point
+        for point in found
+    ]
+
+
+def _swept(texts: Sequence[str], context: click.Context) -> dict[str, list[Any]]:
+    """Name of the flag's parameter → its values, each once."""
     flags = {
         str(flag.name): flag
         for flag in context.command.params
@@ -46,19 +64,7 @@ def points(texts: Sequence[str]) -> list[dict[str, Any]]:
             raise UsageError(f"give --{_dashed(name)}, or sweep it, not both.")
         flag = flags[name]
         swept[name] = list(dict.fromkeys(flag.type.convert(each, flag, context) for each in values.split(",")))
-    bounds.check_runs(math.prod(map(len, swept.values())))
-    found: list[dict[str, Any]] = [
-        dict(zip(swept, values, strict=True)) for values in itertools.product(*swept.values())
-    ]
-    batches = swept.get("global_batch") or swept.get("per_replica_batch")
-    if not batches or "reference_batch" in swept or context.params.get("reference_batch") is not None:
-        return found
-    # One learning rate for all: else each batch would be its own reference, and no rule would change anything.
-    unscaled = context.params.get("lr_scaling")
-    return [
-        point | {"reference_batch": min(batches)} if point.get("lr_scaling", unscaled) != "none" else point
-        for point in found
-    ]
+    return swept
 
 
 def _dashed(name: str) -> str:

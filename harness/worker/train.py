@@ -83,7 +83,7 @@ def train(
                 steps=steps.done - first,
                 sent_bytes=sent,
                 received_bytes=received,
-                read=batches.order.told(seen=epoch == 0),
+                read=batches.order.told(),
                 logs=dict(trainer.logs()),
                 figures=dict(trainer.epoch_figures()),
             )

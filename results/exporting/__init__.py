@@ -22,7 +22,7 @@ NEEDS = {"parquet": ("fastparquet", "pyarrow"), "tensorboard": ("tensorboard",)}
 
 
 def export(tables: Tables, name: str, folder: Path, tell: Callable[[str], None] = lambda words: None) -> list[Path]:
-    """Write the tables in a format of `FORMATS`, in place of what an earlier export left in the folder.
+    """Write the tables in a format of `FORMATS`. Files of an earlier export are replaced.
 
     Args:
         tell: told how far it is, often.

@@ -52,6 +52,9 @@ Write = Callable[[float, int, Summary], None]
 
 def write(tables: Tables, folder: Path, tell: Callable[[str], None]) -> list[Path]:
     """``RUN_ID/`` and ``RUN_ID/TASK/`` with a file of events each, and one beside them that names the HParams."""
+    # TensorBoard would show runs of an earlier export, too.
+    for former in list(folder.rglob(_FILE)):
+        former.unlink()
     with _events(folder / _FILE) as put:
         metrics = [summary_v2.Metric(f"runs/{name}", display_name=name) for name in _FIGURES]
         # The page shows the first ones: those that are equal in all runs would hide the others.
