@@ -133,7 +133,8 @@ def assert_order(spec: RunSpec, folder: Path) -> None:
     """All workers together read the examples that one process reads in each step, and each of them once."""
     logs = [journal.read(path) for path in folder.glob("worker-*.jsonl")]
     found = equal_work.run(logs, measure.rank_zero(logs))
-    parts = spec.replicas if spec.sharding == "static" else 1
+    parts = spec.options["parts"] if spec.strategy == "single" and spec.options else spec.replicas
+    parts = parts if spec.sharding == "static" else 1
     batches = SpecWorkload(spec).batches(parts, 0, parts)
     read = sum(map(examples_of, islice(batches.epoch(0), STEPS)))
     assert found["data_order"] == batches.order.told()["digest"]

@@ -116,7 +116,10 @@ def grid_of(found: Tried, data: Path, **changes: Any) -> Grid:
     grid._flags = dict.fromkeys(("optimizer", "learning_rate", "clip_norm", "accumulate")) | changes
     known = work("gan", data) | {name: value for name, value in changes.items() if name != "clip_norm"}
     grid.specs = [make_spec(**known)]
-    grid._experiment = lambda given: SimpleNamespace(expand=lambda: [make_spec(**known | given)])
+    grid._points = [{}]
+    grid._experiments = lambda given: [
+        SimpleNamespace(grid=lambda: [make_spec(**known | given)], repeats=1, seed=1),
+    ]
     return grid
 
 

@@ -17,7 +17,7 @@ from ...strategies import registry as strategies
 from ..launch import trying
 from ..launch.preparing import Preparing
 from ..launch.starter import Starter
-from ..plan import optimizers
+from ..plan import bounds, optimizers
 from ..plan.experiment import Experiment, expand
 from ..plan.learning_rate import CONSTANT
 from ..plan.pairs import parse_options
@@ -69,6 +69,8 @@ class Grid:
         if (flags["optimizer"] or "").startswith(optimizers.OWN):
             raise UsageError(f"--optimizer must name one of Keras's optimizers. Received: '{flags['optimizer']}'.")
         self._points = points(flags.get("sweep", ()))
+        # At least: sizes are not known yet, and a grid of many points takes a while to write out.
+        bounds.check_runs(len(set(strategies)) * len(self._points) * repeats)
         self._data_file = ""
         # Before the user's function is called, which may take a while.
         self._experiments({})

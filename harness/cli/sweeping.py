@@ -24,6 +24,8 @@ def points(texts: Sequence[str]) -> list[dict[str, Any]]:
 
     Call it in the command's click context. Raises UsageError, or click's error for a value.
     """
+    if not texts:
+        return [{}]
     context = click.get_current_context()
     swept = _swept(texts, context)
     bounds.check_runs(math.prod(map(len, swept.values())))
