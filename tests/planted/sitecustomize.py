@@ -1,6 +1,6 @@
 """Runs first in every Python process that has this folder in PYTHONPATH: makes each step longer, by sleeping.
 
-The environment says where, and by how many seconds: ``STRATBENCH_TEST_PLANT=input:0.002`` or ``communicating:0.002``.
+The environment says where, and by how many seconds: ``TEST_PLANT=input:0.002`` or ``communicating:0.002``.
 The second is for the strategy ``allreduce``.
 """
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-VARIABLE = "STRATBENCH_TEST_PLANT"
+VARIABLE = "TEST_PLANT"
 
 
 def _plant_input(seconds: float) -> None:
