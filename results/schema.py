@@ -102,7 +102,7 @@ _EQUAL_WORK = (
     Column("validation_examples", "float", "examples", "In the validation set"),
     Column("test_examples", "float", "examples", "In the test set"),
     Column("examples_planned", "float", "examples", "That all replicas together were to read for training"),
-    Column("examples_read", "float", "examples", "That they read; fewer where one died, or others had done its work"),
+    Column("examples_read", "float", "examples", "That they read in the epochs that each ended; fewer where one died"),
     Column("first_epoch_examples", "float", "examples", "The same in the first epoch"),
     Column("first_epoch_distinct", "float", "examples", "How many different ones these were"),
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..analysis.comparison import compare
@@ -18,7 +20,18 @@ def rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
-def frames(tables: Tables) -> dict[str, pd.DataFrame]:
-    """Name → table. ``comparison`` has a row for each row of ``show``, with intervals: see `comparison.compare`."""
-    found = {field.name: getattr(tables, field.name) for field in dataclasses.fields(tables)}
-    return found | {"comparison": compare(tables.runs)}
+def write_each(
+    tables: Tables,
+    folder: Path,
+    suffix: str,
+    tell: Callable[[str], None],
+    save: Callable[[pd.DataFrame, Path], None],
+) -> list[Path]:
+    """A file for each table, and for the comparison: a row for each row of ``show``, as `comparison.compare` has it."""
+    frames = {field.name: getattr(tables, field.name) for field in dataclasses.fields(tables)}
+    made = []
+    for name, frame in (frames | {"comparison": compare(tables.runs)}).items():
+        tell(f"table {name}")
+        made.append(folder / f"{name}{suffix}")
+        save(frame, made[-1])
+    return made

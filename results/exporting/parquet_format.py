@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._frames import frames
+from ._frames import write_each
 
 if TYPE_CHECKING:
     from ..tables.reading import Tables
@@ -14,9 +14,4 @@ if TYPE_CHECKING:
 
 def write(tables: Tables, folder: Path, tell: Callable[[str], None]) -> list[Path]:
     """A file for each table."""
-    made = []
-    for name, frame in frames(tables).items():
-        tell(f"table {name}")
-        made.append(folder / f"{name}.parquet")
-        frame.to_parquet(made[-1], index=False)
-    return made
+    return write_each(tables, folder, ".parquet", tell, lambda frame, path: frame.to_parquet(path, index=False))

@@ -64,7 +64,7 @@ def build(tables: Tables, name: str) -> str:
         name: of the results, such as their folder.
     """
     found = workloads(tables.runs)
-    sections = [_study(each) for each in studies(found)]
+    sections = [section for each in studies(found) if (section := _study(each)).pictures]
     room = _MOST_PICTURE_BYTES
     for workload in found:
         section, taken = _section(workload, tables, room if len(sections) < _MOST_PICTURED else 0)
