@@ -70,7 +70,7 @@ class Grid:
             raise UsageError(f"--optimizer must name one of Keras's optimizers. Received: '{flags['optimizer']}'.")
         self._points = points(flags.get("sweep", ()))
         # At least: sizes are not known yet, and a grid of many points takes a while to write out.
-        bounds.check_runs(len(set(strategies)) * len(self._points) * repeats)
+        bounds.check_runs(len(set(strategies)) * len(self._points))
         self._data_file = ""
         # Before the user's function is called, which may take a while.
         self._experiments({})
