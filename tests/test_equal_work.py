@@ -158,6 +158,13 @@ class TestApart:
             "mirrored": False,
         }
 
+    def test_one_that_repeats_examples_is_apart_also_where_no_row_was_to_do_the_same(self):
+        """Its base would be that of weak scaling."""
+        rows = [work("single", 1, batch=32), work("mirrored", 2, batch=64, distinct=30.0)]
+        single, mirrored = compare(*rows)
+        assert (single["apart"], mirrored["apart"]) == ("", "30 examples read again within an epoch")
+        assert mirrored["base"] == "mirrored×2"
+
     def test_one_that_repeats_examples_does_not_tell(self):
         rows = [work("single", 1, "aa", distinct=30.0), work("ps", 2, "bb"), work("mirrored", 2, "bb")]
         assert [row["apart"] != "" for row in compare(*rows)] == [True, False, False]

@@ -62,7 +62,9 @@ class TestGrid:
         flags = ["--lr-scaling", "linear", "--reference-batch", "32", "--sweep", "global-batch=64,128"]
         assert {spec.reference_batch for spec in compared(planned, *flags)} == {32}
 
-    def test_a_swept_learning_rate_comes_before_the_models_own(self, planned: list[RunSpec], tmp_path: Path) -> None:
+    def test_a_swept_learning_rate_comes_before_the_models_own(
+        self, planned: list[RunSpec], capsys: pytest.CaptureFixture[str]
+    ) -> None:
         Path("own.py").write_text(
             "import keras\n"
             "def model():\n"
@@ -75,6 +77,7 @@ class TestGrid:
         specs = compared(planned, *flags)
         assert {spec.learning_rate for spec in specs} == {0.1, 0.2}
         assert {spec.optimizer.partition(":")[0] for spec in specs} == {"sgd"}
+        assert "by its own optimizer, sgd, learning rate 0.1, 0.2" in capsys.readouterr().err
 
     def test_a_spec_file_may_have_it(self, planned: list[RunSpec]) -> None:
         Path("plan.toml").write_text('sweep = ["global-batch=64,128", "seed=1,2"]\n')

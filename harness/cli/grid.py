@@ -225,5 +225,7 @@ class Grid:
         self.specs = expand(self._experiments({"optimizer": tried.optimizer, "learning_rate": rate} | own))
         if (before.optimizer, before.learning_rate, scheduled) == (tried.optimizer, rate, False):
             return []
-        given = tried.schedule if scheduled else f"{rate:g}"
+        ours = [each for each in self.specs if not each.optimizer.startswith(optimizers.OWN)]
+        rates = ", ".join(dict.fromkeys(f"{each.learning_rate:g}" for each in ours))
+        given = tried.schedule if scheduled else rates
         return [f"model {before.model} is trained by its own optimizer, {tried.optimizer}, learning rate {given}"]

@@ -146,6 +146,11 @@ def _same_global(row: Row, base: Row) -> bool:
     return row["global_batch"] == base["global_batch"]
 
 
+def key(row: Row, names: Sequence[str]) -> tuple[Any, ...]:
+    """Equal for rows in which each of these columns is equal, or missing."""
+    return tuple(None if row[name] != row[name] else row[name] for name in names)
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether two cells are equal, or both missing."""
     return one == other or (one != one and other != other)

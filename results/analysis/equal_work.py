@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Row = dict[str, Any]
+from .bases import Row, key
 
 COLUMNS = ("initial_weights", "final_weights", "data_order", "examples_repeated")
 
@@ -38,26 +38,28 @@ def differences(row: Row, other: Row) -> list[str]:
     # Devices of different kinds may round the initial values in different ways.
     kinds = [kind for kind in _KINDS if kind != "initial_weights" or not row["gpus"]]
     found = [_KINDS[kind] for kind in kinds if row[kind] and other[kind] and row[kind] != other[kind]]
-    if row["examples_repeated"] > 0 and not other["examples_repeated"] > 0:
-        found.append(f"{row['examples_repeated']:,.0f} examples read again within an epoch")
-    return found
+    return found + ([] if other["examples_repeated"] > 0 else _repeated(row))
+
+
+def _repeated(row: Row) -> list[str]:
+    if not row["examples_repeated"] > 0:
+        return []
+    return [f"{row['examples_repeated']:,.0f} examples read again within an epoch"]
 
 
 def apart(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
-    """Of each row, how it differs from what the others did; empty where it does not.
+    """Of each row, how it differs from what the others did; empty where it does not. No row is to repeat examples.
 
     Args:
         names: columns that are equal in rows that were to do the same work.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(_key(row, names), []).append(row)
-    references = {key: _reference(group) for key, group in groups.items()}
-    return [", ".join(differences(row, references[_key(row, names)])) for row in rows]
-
-
-def _key(row: Row, names: Sequence[str]) -> tuple[Any, ...]:
-    return tuple(None if row[name] != row[name] else row[name] for name in names)
+        groups.setdefault(key(row, names), []).append(row)
+    references = {work: _reference(group) for work, group in groups.items()}
+    found = [(row, differences(row, references[key(row, names)])) for row in rows]
+    # Also where there is nothing to compare it with.
+    return [", ".join(dict.fromkeys([*words, *_repeated(row)])) for row, words in found]
 
 
 def _reference(group: Sequence[Row]) -> Row:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,13 @@ if TYPE_CHECKING:
 def rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Each row by the columns' names."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def ends(epochs: Sequence[Mapping[str, Any]], begin: float) -> list[float]:
+    """When each epoch ended on the clock of training, which shows ``begin`` at its start, in seconds."""
+    # Rank 0's time for an epoch is missing where a death interrupted it.
+    seconds = [0.0 if math.isnan(row["seconds"]) else row["seconds"] for row in epochs]
+    return list(itertools.accumulate(seconds, initial=begin))[1:]
 
 
 def write_each(

@@ -14,7 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._frames import rows as _rows
+from ..column import json_cell
+from ._frames import ends, rows
 
 if TYPE_CHECKING:
     from ..tables.reading import Tables
@@ -28,11 +29,11 @@ def write(tables: Tables, folder: Path, tell: Callable[[str], None]) -> list[Pat
     """``RUN_ID.log`` for each run."""
     made = []
     epochs = dict(list(tables.epochs.groupby("run_id")))
-    for run in _rows(tables.runs):
+    for run in rows(tables.runs):
         if math.isnan(run["startup_seconds"]):
             continue
         tell(f"run {run['run_id']}")
-        own = _rows(epochs[run["run_id"]]) if run["run_id"] in epochs else []
+        own = rows(epochs[run["run_id"]]) if run["run_id"] in epochs else []
         made.append(folder / f"{run['run_id']}.log")
         made[-1].write_text("".join(_lines(run, own)), encoding="utf-8")
     return made
@@ -65,8 +66,8 @@ def _start(run: dict[str, Any]) -> Iterator[_Line]:
         "train_samples": _count(run["train_examples"]),
         "eval_samples": _count(run["validation_examples"]),
         "opt_name": run["optimizer"],
-        "opt_base_learning_rate": _plain(run["learning_rate"]),
-        "opt_learning_rate_warmup_epochs": _plain(run["warmup_epochs"]),
+        "opt_base_learning_rate": json_cell(run["learning_rate"]),
+        "opt_learning_rate_warmup_epochs": json_cell(run["warmup_epochs"]),
     }
     how = {name: run[name] for name in ("model", "dataset", "strategy", "options", "replicas")}
     yield 0.0, _START, "init_start", None, how
@@ -78,11 +79,10 @@ def _start(run: dict[str, Any]) -> Iterator[_Line]:
 def _training(run: dict[str, Any], epochs: list[dict[str, Any]]) -> Iterator[_Line]:
     now = run["startup_seconds"]
     yield now, _START, "run_start", None, {}
-    for row in epochs:
+    for row, end in zip(epochs, ends(epochs, now), strict=True):
         number = {"epoch_num": row["epoch"] + 1}
         yield now, _START, "epoch_start", None, number
-        # Rank 0's time for an epoch is missing where a death interrupted it.
-        now += 0.0 if math.isnan(row["seconds"]) else row["seconds"]
+        now = end
         yield now, _END, "epoch_stop", None, number
         if math.isfinite(row["validation_metric"]):
             yield now, _START, "eval_start", None, number
@@ -93,7 +93,3 @@ def _training(run: dict[str, Any], epochs: list[dict[str, Any]]) -> Iterator[_Li
 
 def _count(value: float) -> int | None:
     return None if math.isnan(value) else int(value)
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -21,7 +21,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from ._frames import rows
+from ._frames import ends, rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,14 +96,13 @@ def _put_run(put: Write, run: Mapping[str, Any], epochs: pd.DataFrame, metrics: 
     end = begin + run["total_seconds"]
     hparams = {name: run[name] for name in _HPARAMS}
     put(begin, 0, summary_v2.hparams_pb(hparams, trial_id=str(run["run_id"]), start_time_secs=begin))
-    ends, now = dict[int, float](), _ready(run)
-    for row in rows(epochs):
-        now += 0.0 if math.isnan(row["seconds"]) else row["seconds"]
-        ends[row["epoch"]] = now
-        put(now, row["epoch"], _scalars({f"epochs/{name}": row[name] for name in _EPOCHS}))
+    each = rows(epochs)
+    ended = {row["epoch"]: now for row, now in zip(each, ends(each, _ready(run)), strict=True)}
+    for row in each:
+        put(ended[row["epoch"]], row["epoch"], _scalars({f"epochs/{name}": row[name] for name in _EPOCHS}))
     for row in rows(metrics):
         tag = f"metrics/{row['split']}/{row['metric']}"
-        put(ends.get(row["epoch"], now), row["epoch"], _scalars({tag: row["value"]}))
+        put(ended.get(row["epoch"], end), row["epoch"], _scalars({tag: row["value"]}))
     put(end, 0, _scalars({f"runs/{name}": run[name] for name in _FIGURES}))
     status = api_pb2.STATUS_SUCCESS if run["status"] == "ok" else api_pb2.STATUS_FAILURE
     info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=end)

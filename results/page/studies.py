@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..analysis.bases import Row
+from ..analysis.bases import Row, key
 from ..analysis.comparison import SPEC
 from ..showing.workloads import Workload
 
@@ -29,8 +29,7 @@ def studies(workloads: Sequence[Workload]) -> list[Study]:
     names = [name for name in SPEC if name not in _VARIED]
     found: dict[tuple[object, ...], list[Row]] = {}
     for row in (row for workload in workloads for row in workload.rows if row["ok"] and not row["apart"]):
-        key = tuple("" if row[name] != row[name] else row[name] for name in names)
-        found.setdefault((*key, row["metric"]), []).append(row)
+        found.setdefault(key(row, (*names, "metric")), []).append(row)
     return [
         Study(f"{rows[0]['metric']} of {rows[0]['model']} on {rows[0]['dataset']}", rows[0]["metric"], rows)
         for rows in found.values()
