@@ -160,6 +160,7 @@ _SPEC = (
     Column("cores_per_replica", "int", "cores", "CPU cores given to each replica"),
     Column("options", "text", "JSON", "The strategy's options"),
     Column("inject", "text", "", "Faults injected on purpose, in the form of --inject, separated by spaces"),
+    Column("profile", "int", "steps", "Steps that TensorFlow's profiler recorded, as --profile; rates leave them out"),
     Column("repeat", "int", "", "Number of this repeat of the same spec"),
     Column("spec", "text", "JSON", "The whole spec"),
 )
@@ -211,6 +212,7 @@ _MEASURES = (
     Column("depth_seconds", "float", "s", "D: its longest chain of operations that wait for one another"),
     Column("unused", "text", "", "What the model sets, as with compile(), and the run did not use"),
     *_EQUAL_WORK,
+    Column("profiles", "text", "", "Folder of what was recorded, in the output folder; empty without --profile"),
     Column("oversubscribed", "bool", "", "Whether the replicas got fewer cores than the spec says"),
     Column("load_before", "float", "programs", "Load average over the minute before the launch, earlier runs included"),
     Column("other_cpu_share", "float", "1", "Share of its cores' time that other programs used during training"),

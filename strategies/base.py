@@ -37,8 +37,8 @@ from contextlib import AbstractContextManager
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from .trainer import Server, Trainer, Workload
-from .transport import Group, Transport
+from .trainer import Recorder, Server, Trainer, Workload
+from .transport import Exchange, Group, Transport
 
 if TYPE_CHECKING:
     import keras
@@ -209,6 +209,10 @@ class Strategy(ABC):
         """
         return 0.0
 
+    def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
+        """What a step exchanges, for ``stratbench predict``; None if no formula of this kind tells it."""
+        return None
+
     def skip_optimizer(self, settings: Mapping[str, Any], accumulate: int) -> str | None:
         """Why a run with this optimizer would not be what it is elsewhere, in one sentence that names the fix.
 
@@ -267,6 +271,10 @@ class Strategy(ABC):
     @abstractmethod
     def trainer(self, task: Task, workload: Workload) -> AbstractContextManager[Trainer | Server]:
         """In the task's process: connect and place variables. A `Server` for a task that `serves`."""
+
+    def recorders(self) -> Sequence[Recorder]:
+        """In the task's process, before `trainer`: what records the strategy's own library in a run with a profile."""
+        return ()
 
     def rounds(self, replicas: int) -> int | None:
         """Messages of one all-reduce of which each waits for the one before, by the algorithm; None if not known."""

@@ -104,6 +104,16 @@ class Workload(Protocol):
         """
 
 
+class Recorder(Protocol):
+    """Records what a library does, for ``--profile``."""
+
+    def start(self, folder: Path) -> None:
+        """Record from now on, into files of this folder."""
+
+    def stop(self) -> None:
+        """Complete the files."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Update:
     """What happened to an update that a worker pushed to shared weights, as counted where the weights are.

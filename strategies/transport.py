@@ -1,13 +1,50 @@
-"""What ``stratbench allreduce`` measures of a strategy: its all-reduce, without a model around it."""
+"""What a strategy exchanges: in messages and bytes, and as ``stratbench allreduce`` measures it without a model."""
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """What one step exchanges, as the α–β model counts it: seconds = α · ``messages`` + β · bytes.
+
+    Source: Hockney, *The communication challenge for MPP*, 1994; Thakur, Rabenseifner & Gropp, *Optimization of
+    Collective Communication Operations in MPICH*, 2005.
+
+    Attributes:
+        messages: of which each waits for the one before.
+        weights: what passes through the busiest link, one after the other, divided by the bytes of the weights.
+        waits: whether a step is over for all when it is over for the slowest worker.
+        hides: whether it may go on beside computing.
+        local: whether it is within one process, so that no network decides how long it takes.
+    """
+
+    messages: float
+    weights: float
+    waits: bool = True
+    hides: bool = False
+    local: bool = False
+
+    def scaled(self, share: float) -> Exchange:
+        """Of a step, if only that share of the steps exchanges."""
+        return dataclasses.replace(self, messages=self.messages * share, weights=self.weights * share)
+
+
+def ring_exchange(replicas: int, hides: bool = False) -> Exchange:
+    """Of one ring all-reduce: 2(N−1) messages, of 1/N each."""
+    return Exchange(2.0 * (replicas - 1), 2.0 * (replicas - 1) / replicas, hides=hides)
+
+
+def copies(replicas: int) -> Exchange:
+    """Within a process, to one device and back: each other replica's gradients, then their sum or new weights."""
+    return Exchange(2.0 * (replicas > 1), 2.0 * (replicas - 1), local=True)
 
 
 class Group(Protocol):

@@ -20,7 +20,19 @@ from stratbench.results import schema
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
-COMMANDS = ["allreduce", "compare", "diff", "doctor", "export", "install-horovod", "list", "report", "run", "show"]
+COMMANDS = [
+    "allreduce",
+    "compare",
+    "diff",
+    "doctor",
+    "export",
+    "install-horovod",
+    "list",
+    "predict",
+    "report",
+    "run",
+    "show",
+]
 
 
 class TestHelp:

@@ -20,12 +20,12 @@ import pytest
 from conftest import STARTER, make_spec, processes_of
 from stratbench.errors import UsageError
 from stratbench.harness.launch.run import run_one
+from stratbench.harness.plan.bounds import WARMUP_STEPS
 from stratbench.harness.plan.experiment import Experiment
 from stratbench.harness.plan.faults import parse
 from stratbench.harness.plan.task import SCRATCH
 from stratbench.harness.worker import inject, stopper
 from stratbench.harness.worker.inject import CALIBRATION_STEPS, Injector, Slowness
-from stratbench.harness.worker.train import WARMUP_STEPS
 from stratbench.results.raw import journal
 from stratbench.results.raw.record import Record
 from stratbench.results.tables.store import Store

@@ -44,6 +44,7 @@ def test_a_failed_attempt_is_replaced(spec, folder):
     for name in ("epoch-3.npz", "epoch-4.worker-1.npz", "epoch-4.worker-0.new"):
         (folder / name).touch()
     (folder / "scratch").mkdir()
+    (folder / "profile" / "worker-0").mkdir(parents=True)
     assert prepare(spec, folder) == ""
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert [path.name for path in folder.iterdir()] == ["spec.json"]

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from stratbench.datasets._arrays.order import Order
 from stratbench.errors import RunError
+from stratbench.harness.plan.bounds import WARMUP_STEPS
 from stratbench.harness.plan.learning_rate import Schedule
-from stratbench.harness.worker.train import WARMUP_STEPS, train
+from stratbench.harness.worker.train import train
 from stratbench.results.raw import journal
 from stratbench.strategies.trainer import Batch, OwnLoop, StepResult, Trainer, examples_of
 

@@ -15,6 +15,7 @@ from .diffing import diff
 from .ending import drop_output, fail, fail_unforeseen, prepare_streams
 from .exporting import export_command
 from .options import spec_options
+from .predicting import predict
 from .reducing import allreduce
 from .reporting import report
 from .values import Counts, Folder, Repeats, Until, check_texts
@@ -154,6 +155,7 @@ def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats:
 cli.add_command(allreduce)
 cli.add_command(diff)
 cli.add_command(export_command)
+cli.add_command(predict)
 cli.add_command(report)
 
 
@@ -245,10 +247,13 @@ def _print_folder(folder: Path, run_ids: set[str]) -> None:
     from ...results.tables.reading import load_runs
 
     runs = load_runs(folder)
-    _print_tables(runs[runs["run_id"].isin(run_ids)])
+    chosen = runs[runs["run_id"].isin(run_ids)]
+    _print_tables(chosen)
     click.echo(
         f"\nHDF5: {folder / 'results.h5'}\nCSV:  {', '.join(str(path) for path in sorted(folder.glob('*.csv')))}"
     )
+    if (chosen["profiles"] != "").any():
+        click.echo(f"Profiles: tensorboard --logdir {folder / 'runs'}, with pip install tensorboard-plugin-profile")
 
 
 def _print_tables(runs: Any, across_faults: bool = False) -> None:

@@ -17,7 +17,8 @@ DEFAULT_OUTPUT = "stratbench-results"
 WORK = (
     *("model", "dataset", "split", "sharding", "global_batch", "per_replica_batch", "last_batch", "epochs", "steps"),
     *("optimizer", "clip_norm", "accumulate", "learning_rate", "lr_scaling", "reference_batch", "warmup_epochs"),
-    *("lr_schedule", "precision", "jit", "class_weight", "seed", "cores_per_replica", "inject", "timeout"),
+    *("lr_schedule", "precision", "jit", "class_weight", "seed", "cores_per_replica", "inject", "profile"),
+    "timeout",
 )
 """Parameters that describe the work, as `Experiment` names them."""
 
@@ -161,6 +162,13 @@ def spec_options(command: Command) -> Command:
             help="Slow down, kill or pause a task: slow:worker=1,factor=3; "
             "slow:worker=1,seconds=0.05,probability=0.1; kill:worker=1,step=50; kill:ps=0,step=50; "
             "pause:worker=1,step=50,seconds=10. Repeat for more.",
+        ),
+        click.option(
+            "--profile",
+            type=int,
+            metavar="STEPS",
+            help="Record so many steps of each worker with TensorFlow's profiler, and Horovod's timeline, in the "
+            "run's folder: tensorboard --logdir opens it. Rates leave these steps out.",
         ),
         click.option(
             "--output",

@@ -21,6 +21,11 @@ MOST_TEXT = 4096
 LEAST_RATE, MOST_RATE = 1e-30, 1e30
 """Of learning rates: in TensorFlow they are 32-bit floats, also after scaling."""
 
+WARMUP_STEPS = 2
+"""Updates at the start of a run that trace, compile and fill caches: kept in the table, left out of rates."""
+MOST_PROFILED = 1000
+"""Steps that may be recorded: each has thousands of events, all of them in memory."""
+
 _POSITIVE: dict[str, float] = {
     "global_batch": MOST_COUNT,
     "per_replica_batch": MOST_COUNT,
@@ -32,6 +37,7 @@ _POSITIVE: dict[str, float] = {
     "reference_batch": MOST_COUNT,
     "repeats": MOST_RUNS,
     "cores_per_replica": MOST_CORES,
+    "profile": MOST_PROFILED,
     "timeout": MOST_COUNT,
 }
 """Values that must be greater than 0, and their maximum: enough for any use, and small enough to be stored."""
@@ -72,6 +78,16 @@ def check_runs(runs: int) -> None:
     """Raise UsageError for more than `MOST_RUNS`."""
     if runs > MOST_RUNS:
         raise UsageError(f"one command makes at most {MOST_RUNS} runs: strategies × sizes × repeats. Received: {runs}.")
+
+
+def check_profile(steps: int, total: int, accumulate: int) -> None:
+    """Raise UsageError if a run of ``total`` steps has none left to measure."""
+    others = WARMUP_STEPS * accumulate + 1
+    if steps and total <= steps + others:
+        raise UsageError(
+            f"--profile must leave steps to measure, beside those and {others} for warm-up and writing. "
+            f"Received: {steps} of {total} steps; use more --steps or --epochs."
+        )
 
 
 def _flag(name: str) -> str:

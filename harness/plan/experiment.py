@@ -61,6 +61,7 @@ class Experiment(BaseModel):
     seed: int = 1
     cores_per_replica: int | None = None
     inject: Sequence[str] = ()
+    profile: int | None = None
     data_file: str = ""
     save_model: str = ""
     timeout: float = DEFAULT_TIMEOUT_SECONDS
@@ -160,6 +161,7 @@ class Experiment(BaseModel):
             "class_weight": class_weights.said(weights),
             "seed": self.seed,
             "inject": tuple(sorted(str(parse(text)) for text in self.inject)),
+            "profile": self.profile or 0,
             "timeout": self.timeout,
         }
 
@@ -170,6 +172,10 @@ class Experiment(BaseModel):
                 f"the global batch must not exceed the {examples} training examples of {self.dataset}. "
                 f"Received: {batch}."
             )
+
+    def _total_steps(self, batch: int) -> int:
+        epoch = -(-self._examples // batch) if self.last_batch == "keep" else self._examples // batch
+        return self.steps or (self.epochs or DEFAULT_EPOCHS) * epoch
 
     def _spec(
         self,
@@ -189,6 +195,8 @@ class Experiment(BaseModel):
         asked = self.global_batch or (self.per_replica_batch or 0) * replicas
         strategy = strategies.create(name, options)
         batch = strategy.global_batch(asked, self._examples)
+        accumulate = optimizers.parse(common["optimizer"]).accumulate
+        bounds.check_profile(common["profile"], self._total_steps(batch), accumulate)
         return RunSpec(
             strategy=name,
             options=options,

@@ -62,6 +62,7 @@ class RunSpec(BaseModel):
     data_digest: str = ""
     cores_per_replica: int
     inject: tuple[str, ...] = ()
+    profile: int = 0
     repeat: int = 0
     data_file: str = ""
     save_model: str = ""

@@ -27,9 +27,9 @@ from ...results.raw.journal import Journal
 from ...strategies.base import Task
 from ...strategies.trainer import Batch, StepResult, Trainer
 from ..launch.processes import find
+from ..plan.bounds import WARMUP_STEPS
 from ..plan.faults import Fault
 from . import stopper
-from .train import WARMUP_STEPS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ...errors import StratbenchError
 from ...results.raw import journal as journals
-from ...results.raw.journal import Journal
+from ...results.raw.journal import PROFILES, Journal
 from ...strategies.base import TASK_VARIABLE
 from ...strategies.trainer import Server
 from ..launch.processes import created
@@ -172,6 +172,7 @@ def train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal
     from . import backend, operations, snapshots
     from .evaluate import evaluate
     from .inject import Injector
+    from .profiling import Profiler, TensorFlowRecorder
     from .serve import serve
     from .train import train
     from .workload import SpecWorkload
@@ -181,6 +182,10 @@ def train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal
     strategy = run.create_strategy()
     workload.delay = None if strategy.delays_parts else injector.delay
     workload.delays = injector.delays
+    profiler = None
+    if run.profile and not first_step:
+        recorders = [TensorFlowRecorder(), *strategy.recorders()]
+        profiler = Profiler(run.profile, folder / PROFILES / task.label, recorders)
     # An error is told before the trainer leaves the others, whose errors come from that.
     with strategy.trainer(task, workload) as trainer, told(journal, run):
         if isinstance(trainer, Server):
@@ -206,6 +211,7 @@ def train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal
             compiled=workload.jit,
             traffic_bytes=expected if trainer.traffic_bytes is None else trainer.traffic_bytes,
             notes=dict(trainer.notes),
+            profiled=profiler is not None,
         )
         switches = usage.involuntary_switches()
         injected = injector.around(trainer, first_step)
@@ -222,7 +228,10 @@ def train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal
             accumulate=workload.accumulate,
             scales_loss=workload.scales_loss,
             reports=reports,
+            profiler=profiler,
         )
+        if profiler:
+            profiler.stop()
         journal.event(
             "trained",
             involuntary_switches=usage.involuntary_switches() - switches,

@@ -13,11 +13,10 @@ from ...datasets.batches import Batches
 from ...errors import RunError
 from ...results.raw.journal import UNKNOWN, Journal
 from ...strategies.trainer import Batch, OwnLoop, Split, StepResult, Trainer, Update
+from ..plan.bounds import WARMUP_STEPS
+from .profiling import Profiler
 from .snapshots import save
 from .usage import tcp_bytes
-
-WARMUP_STEPS = 2
-"""Updates at the start of a run that trace, compile and fill caches: kept in the table, left out of rates."""
 
 MOST_NOT_FINITE = 100
 """Steps in a row. Each halves the scale of the loss, so after these nothing is left of it."""
@@ -35,6 +34,7 @@ def train(
     accumulate: int = 1,
     scales_loss: bool = False,
     reports: Callable[[], bool] = lambda: True,
+    profiler: Profiler | None = None,
 ) -> None:
     """Train from ``first_step`` up to ``total_steps`` updates and journal each.
 
@@ -45,11 +45,12 @@ def train(
         accumulate: steps of an update.
         scales_loss: whether the optimizer scales the loss, and leaves out updates that are not finite.
         reports: whether this process saves the weights that all processes hold.
+        profiler: records the steps after the warm-up, which rates then leave out as well.
 
     Raises:
         RunError: the loss of a step is NaN or infinite.
     """
-    steps = _Steps(trainer, journal, first_step, WARMUP_STEPS * accumulate, scales_loss)
+    steps = _Steps(trainer, journal, first_step, WARMUP_STEPS * accumulate, scales_loss, profiler)
     for epoch, skipped, stop in _epochs(first_step, total_steps, batches.steps_per_epoch):
         # A former process of this worker may have died after the last step of an epoch and before its copy was saved.
         source = _Part(batches, epoch, skipped, stop)
@@ -114,16 +115,20 @@ class _Steps:
         first: number of the first step.
         warmup: how many steps from there on are warm-up.
         scales_loss: whether the optimizer does.
+        profiler: see `train`.
 
     Attributes:
         done: number of the next step.
         whole: False since a death that the trainer recovered from.
     """
 
-    def __init__(self, trainer: Trainer, journal: Journal, first: int, warmup: int, scales_loss: bool):
-        self._trainer, self._journal = trainer, journal
+    def __init__(
+        self, trainer: Trainer, journal: Journal, first: int, warmup: int, scales_loss: bool, profiler: Profiler | None
+    ):
+        self._trainer, self._journal, self._profiler = trainer, journal, profiler
         self._scales_loss, self._not_finite = scales_loss, 0
-        self._measured, self.done, self.whole = first + warmup, first, True
+        self._warm, self.done, self.whole = first + warmup, first, True
+        self._measured = self._warm + (profiler.left_out if profiler else 0)
 
     def note(self, epoch: int, result: StepResult, seconds: float, waited: float, now: float) -> None:
         """A step is over. Raises RunError if its loss is NaN or infinite, unless that may be left out."""
@@ -136,6 +141,8 @@ class _Steps:
         if result.loss is not None:
             self._check(result.loss)
         self.done += 1
+        if self._profiler:
+            self._profiler.between(self.done, self._warm)
 
     def _check(self, loss: float) -> None:
         """Raise RunError for a loss that is not finite. If the loss is scaled, such a step may only be left out."""

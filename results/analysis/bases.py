@@ -16,6 +16,7 @@ MACHINE = ("cpu_model", "cores_available", "cpu_limit_cores", "gpus")
 
 SAME_WORK = (
     "inject",
+    "profile",
     "model",
     "model_digest",
     "dataset",

@@ -41,6 +41,7 @@ SPEC = (
     "seed",
     "cores_per_replica",
     "inject",
+    "profile",
     *bases.MACHINE,
 )
 """Columns that are equal in all runs of a row."""

@@ -8,8 +8,8 @@ start       pid, created (Unix seconds), start_method (forked, or fresh with the
 ready       parameters, unused (text), versions (dict), memory (dict or null), activation_bytes (or null),
             tokens_per_example (or null), compiled (bool: by XLA), traffic_bytes: expected of all workers in a
             step; notes: {column of runs: value} of the strategy's own; total_examples: that all are to read;
-            set_examples: {train, validation, test: how many there are}; initial_weights (digits); written just
-            before the first step
+            set_examples: {train, validation, test: how many there are}; initial_weights (digits); profiled (bool);
+            written just before the first step
 serving     memory (dict or null); instead of ready, from a task that only serves
 steps       rows, each in the order of ``STEP_FIELDS``
 updates     rows, each in the order of ``UPDATE_FIELDS``
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 FLUSH_SECONDS = 0.25
+
+PROFILES = "profile"
+"""The folder beside the journals with what was recorded with ``--profile``."""
 
 STEP_FIELDS = {
     "epoch": "i8",

@@ -18,7 +18,7 @@ from .. import schema
 from ..column import Columns, json_cell
 from . import checked, equal_work, exchange, faults, machine, measure, quality, split
 from .files import Staging, open_regular, shown, why
-from .journal import TaskLog
+from .journal import PROFILES, TaskLog
 
 NAME = "record.json"
 
@@ -169,7 +169,7 @@ _NO_WORK = ("repeat", "timeout", "data_file", "save_model")
 """Fields that don't change what is measured."""
 _NEWER = {
     **{"lr_schedule": "constant", "model_digest": "", "data_digest": ""},
-    **{"precision": "", "jit": "", "class_weight": ""},
+    **{"precision": "", "jit": "", "class_weight": "", "profile": 0},
 }
 """Fields that earlier specs don't have, with the value that they had by default."""
 
@@ -239,6 +239,7 @@ def build(
             **measure.run(logs, started),
             **split.run(parts),
             **equal_work.run(logs, measure.rank_zero(logs)),
+            "profiles": f"runs/{run_id}/{PROFILES}" if any((log.ready or {}).get("profiled") for log in logs) else "",
             **faults.run(spec.get("inject", ()), status, logs, losses),
             "oversubscribed": measure.oversubscribed(logs, spec["cores_per_replica"]),
             **machine.run(beside, logs),

@@ -11,6 +11,7 @@ from pathlib import Path
 from ...errors import ResultsError
 from . import checked
 from .files import ASIDE, file_kind, put_aside, shown, why
+from .journal import PROFILES
 from .record import NAME, Record
 
 UNREADABLE = "unreadable"
@@ -20,7 +21,7 @@ UNREADABLE = "unreadable"
 _OURS = re.compile(
     r"spec\.json|record\.json(\.tmp)?|epoch-\d+(\.worker-\d+)?\.(npz|new)|[a-z]+-\d+\.(log|jsonl|lost)|(horovod|mpi)run\.log"
 )
-_SCRATCH = "scratch"
+_FOLDERS = ("scratch", PROFILES)
 
 
 def load(folder: Path) -> Record:
@@ -102,7 +103,7 @@ def _reason_to_keep(folder: Path) -> str:
 def _is_ours(entry: os.DirEntry[str]) -> bool:
     mode = entry.stat(follow_symlinks=False).st_mode
     if stat.S_ISDIR(mode):
-        return entry.name == _SCRATCH
+        return entry.name in _FOLDERS
     return stat.S_ISREG(mode) and _OURS.fullmatch(entry.name) is not None
 
 

@@ -47,6 +47,7 @@ def title(row: Row) -> str:
         f"seed {row['seed']}",
         f"{count(row['cores_per_replica'], 'core')} per replica",
         *(("last batch kept",) if row["last_batch"] == "keep" else ()),
+        *((f"{count(row['profile'], 'step')} profiled",) if row["profile"] else ()),
     )
     return " · ".join(parts)
 

@@ -24,7 +24,7 @@ from annotated_types import Gt
 from ...errors import RunError
 from .._shared.devices import skip_for_gpus
 from ..base import Place, Strategy, Task, option
-from ..trainer import Batch, Mean, Workload
+from ..trainer import Batch, Mean, Recorder, Workload
 from ..transport import Group
 from ._build import status
 from ._ranks import meeting, variables
@@ -132,11 +132,35 @@ class Collective(Strategy):
             finally:
                 hvd.shutdown()
 
+    def recorders(self) -> Sequence[Recorder]:
+        """Horovod's timeline. It has to know in ``hvd.init`` that there may be one."""
+        os.environ["HOROVOD_TIMELINE"] = "DYNAMIC"
+        return [Timeline()]
+
     def _controller(self) -> str:
         """The one to use. With Gloo, horovodrun reports more about a job's end, and does so on every machine."""
         if self.controller != "auto":
             return self.controller
         return "gloo" if "gloo" in status().controllers else "mpi"
+
+
+class Timeline:
+    """Horovod's timeline, for ``chrome://tracing`` or Perfetto. Rank 0 writes that of all ranks.
+
+    Source: ``horovod.tensorflow.start_timeline``.
+    """
+
+    def start(self, folder: Path) -> None:
+        """Record from now on."""
+        import horovod.tensorflow as hvd
+
+        hvd.start_timeline(str(folder / "horovod-timeline.json"))
+
+    def stop(self) -> None:
+        """Complete the file."""
+        import horovod.tensorflow as hvd
+
+        hvd.stop_timeline()
 
 
 def replicate(hvd: ModuleType, workload: Workload) -> tuple[keras.Model, keras.optimizers.Optimizer]:

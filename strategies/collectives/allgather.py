@@ -25,6 +25,7 @@ from annotated_types import Ge
 from ...errors import UsageError
 from ..base import Task, Traits, option
 from ..trainer import Batch, Trainer, Workload
+from ..transport import Exchange
 from ._collective import Collective, bucket_option, like_weighted, replicate, weighted_gradients
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ class AllGather(Collective):
     def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """Each worker's gradient reaches N−1 others; a ring passes it on, which adds up to the same."""
         return 2.0 * replicas * (replicas - 1) * weights_bytes / accumulate
+
+    def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
+        """Everyone receives the gradient of each other."""
+        return Exchange(replicas - 1.0, replicas - 1.0, hides=True).scaled(1 / accumulate)
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:

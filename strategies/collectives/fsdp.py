@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from .._shared.whole_weights import skip_constraints, skip_optimizers
 from ..base import Task, Traits, option
 from ..trainer import Batch, Trainer, Workload
+from ..transport import Exchange
 from ._collective import Collective
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ class Fsdp(Collective):
         The trainer knows what need not be gathered again.
         """
         return 6.0 * (replicas - 1) * weights_bytes
+
+    def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
+        """Weights are gathered for both passes, and gradients reduced, each in N−1 messages."""
+        gathers = 2 if self.reshard_after_forward else 1
+        return Exchange(1.0, 1 / replicas).scaled((gathers + 1) * (replicas - 1))
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:

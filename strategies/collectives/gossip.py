@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..base import Task, Traits, option
 from ..trainer import Batch, Trainer, Workload
+from ..transport import Exchange
 from ._collective import Collective, barrier, replicate
 from ._pairs import actives
 
@@ -81,6 +82,14 @@ class Gossip(Collective):
         if self.graph == "random":
             return 4.0 * weights_bytes * (len(actives(replicas)) if replicas > 1 else 0)
         return 2.0 * replicas * weights_bytes * len(peers(self.graph, 0, replicas)[0])
+
+    def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
+        """To each peer at once, however many processes there are."""
+        if replicas == 1:
+            return Exchange(0.0, 0.0)
+        if self.graph == "random":
+            return Exchange(2.0, 2.0, waits=False, hides=True)
+        return Exchange(1.0, float(len(peers(self.graph, 0, replicas)[0])))
 
     def skip_optimizer(self, settings: Mapping[str, Any], accumulate: int) -> str | None:
         """Weights are exchanged in each step."""

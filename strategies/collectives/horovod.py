@@ -32,7 +32,7 @@ from ...errors import RunError
 from .._shared.devices import gpus
 from ..base import Reaction, Task, Traits, option, ring_bytes
 from ..trainer import Batch, Trainer, Workload
-from ..transport import Group, Transport
+from ..transport import Exchange, Group, Transport, ring_exchange
 from ._build import HorovodStatus, status
 from ._collective import Collective, bucket_option, mean_over_ranks, replicate
 from ._elastic_hosts import MOST, elastic_hosts
@@ -99,6 +99,13 @@ class Horovod(Collective):
         """One ring all-reduce an update, of half as many bytes with fp16. Adasum's tree moves as many."""
         size = 0.5 if self.compression == "fp16" else 1.0
         return ring_bytes(weights_bytes, replicas) * size / accumulate
+
+    def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
+        """As many messages as one ring has. Adasum has other ones."""
+        size = 0.5 if self.compression == "fp16" else 1.0
+        whole = ring_exchange(replicas, hides=self.bucket_mib != "all")
+        exchange = dataclasses.replace(whole, weights=whole.weights * size).scaled(1 / accumulate)
+        return exchange if self.op == "average" else None
 
     def skip_transport(self) -> str | None:
         """What is no sum of all."""

@@ -23,6 +23,7 @@ from annotated_types import Ge
 
 from ..base import Task, Traits, option, ring_bytes
 from ..trainer import Batch, StepResult, Trainer, Workload
+from ..transport import Exchange, ring_exchange
 from ._collective import Collective, replicate, weights_with
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ class LocalSgd(Collective):
     def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """One ring all-reduce every τ steps. A trainer knows how many that are in a run, and what else is averaged."""
         return 0.0 if self.period == "end" else ring_bytes(weights_bytes, replicas) / self.period
+
+    def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
+        """One ring all-reduce of the weights every so many steps."""
+        return Exchange(0.0, 0.0) if self.period == "end" else ring_exchange(replicas).scaled(1 / self.period)
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:

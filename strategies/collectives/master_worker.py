@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from ...errors import UsageError
 from ..base import Task, Traits, option
 from ..trainer import Batch, Trainer, Workload
+from ..transport import Exchange
 from ._collective import Collective, broadcast, like_weighted, weighted_gradients
 
 if TYPE_CHECKING:
@@ -65,6 +66,10 @@ class MasterWorker(Collective):
     def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """N−1 gradients sent to the master and received by it, and N−1 copies of the weights on their way back."""
         return 4.0 * (replicas - 1) * weights_bytes / accumulate
+
+    def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
+        """Rank 0 receives a gradient of each other, then sends each the weights."""
+        return Exchange(2.0 * (replicas - 1), 2.0 * (replicas - 1)).scaled(1 / accumulate)
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:

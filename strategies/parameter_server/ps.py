@@ -36,7 +36,7 @@ from ...errors import UsageError
 from .._shared.devices import skip_for_gpus
 from ..base import Place, Reaction, Strategy, Task, Traits, option
 from ..trainer import Server, Trainer, Workload
-from ..transport import Group, Transport
+from ..transport import Exchange, Group, Transport
 from ._tasks import ps_tasks
 
 _ONLY = {
@@ -109,6 +109,12 @@ class ParameterServer(Strategy):
     def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """Each worker fetches the weights and pushes a gradient, or a sum of some."""
         return replicas * weights_bytes * (1 / self.fetch + 1 / self.push / accumulate)
+
+    def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
+        """Each ps task sends its part of the weights to each worker, and receives as much."""
+        share = 1 / self.fetch + 1 / self.push / accumulate
+        waits = self._rule in ("sync", "ssp")
+        return Exchange(1.0, replicas / self.ps, waits=waits, hides=self.overlap).scaled(share)
 
     def skip_optimizer(self, settings: Mapping[str, Any], accumulate: int) -> str | None:
         """Accumulation needs weights that stay the same between two updates."""

@@ -209,5 +209,14 @@ EXPECTED: Mapping[str, Callable[[int], tuple[float, int]]] = {
 }
 """N → what all processes send, as a multiple of S, and the rounds: messages of which each waits for the one before."""
 
+LONGEST: Mapping[str, Callable[[int], float]] = {
+    "ring": lambda n: 2 * (n - 1) / n,
+    "tree": lambda n: 2 * (n - 1).bit_length(),
+    "butterfly": lambda n: n.bit_length() - 1 + 2 * (n != power_of_two(n)),
+    "rabenseifner": lambda n: 2 * (power_of_two(n) - 1) / power_of_two(n) + 2 * (n != power_of_two(n)),
+    "central": lambda n: 2 * (n - 1),
+}
+"""N → what passes through the busiest process one after the other, as a multiple of S."""
+
 BESIDE = {"ring": 0.5, "tree": 1.0, "butterfly": 1.0, "rabenseifner": 0.5, "central": 1.0, "shared-memory": 2.0}
 """What a process holds beside its vector, at most, as a multiple of S."""

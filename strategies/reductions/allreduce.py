@@ -32,8 +32,8 @@ from .._shared.devices import skip_for_gpus
 from .._shared.messages import PEERS_VARIABLE, connected
 from ..base import Place, Strategy, Task, Traits, option
 from ..trainer import Batch, Trainer, Workload
-from ..transport import Group, Transport
-from ._algorithms import BESIDE, EXPECTED, broadcast
+from ..transport import Exchange, Group, Transport
+from ._algorithms import BESIDE, EXPECTED, LONGEST, broadcast
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -75,6 +75,13 @@ class AllReduce(Strategy):
         multiple, rounds = EXPECTED[self.algorithm](replicas)
         sent = replicas * rounds if self.algorithm == "shared-memory" else multiple * weights_bytes
         return 2.0 * sent / accumulate
+
+    def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
+        """By the algorithm; through shared memory, no bytes pass a link."""
+        if self.algorithm == "shared-memory":
+            return None
+        rounds = EXPECTED[self.algorithm](replicas)[1]
+        return Exchange(rounds, LONGEST[self.algorithm](replicas)).scaled(1 / accumulate)
 
     def rounds(self, replicas: int) -> int | None:
         """By the algorithm."""

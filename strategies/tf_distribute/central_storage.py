@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from .._shared.devices import replica_devices, skip_for_gpus
 from ..base import Place, Strategy, Task, Traits
 from ..trainer import Batch, Mean, Trainer, Workload
+from ..transport import Exchange, copies
 
 if TYPE_CHECKING:
     import keras
@@ -50,6 +51,10 @@ class CentralStorage(Strategy):
             if accumulate > 1
             else None
         )
+
+    def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
+        """Each replica's gradients are copied to one device, and the sum, or the weights, back."""
+        return copies(replicas).scaled(1 / accumulate)
 
     def tasks(self, replicas: int, place: Place) -> list[Task]:
         """One worker that computes all replicas."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from .._shared.devices import gpus, replica_devices, skip_for_gpus
 from ..base import Place, Strategy, Task, Traits, option
 from ..trainer import Trainer, Workload
+from ..transport import Exchange, copies
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -47,6 +48,10 @@ class Mirrored(Strategy):
     def skip_loss_scaling(self) -> str | None:
         """Keras's optimizer does it."""
         return None
+
+    def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
+        """Each replica's gradients are copied to one device, and the sum, or the weights, back."""
+        return copies(replicas).scaled(1 / accumulate)
 
     def tasks(self, replicas: int, place: Place) -> list[Task]:
         """One worker that computes all replicas."""

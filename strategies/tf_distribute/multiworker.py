@@ -19,7 +19,7 @@ from annotated_types import Ge, Le
 from .._shared.devices import gpus, skip_for_gpus
 from ..base import Place, Strategy, Task, Traits, option, ring_bytes
 from ..trainer import Batch, Trainer, Workload
-from ..transport import Group, Transport
+from ..transport import Exchange, Group, Transport, ring_exchange
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -54,6 +54,10 @@ class MultiWorker(Strategy):
     def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """One ring all-reduce an update."""
         return ring_bytes(weights_bytes, replicas) / accumulate
+
+    def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
+        """One ring all-reduce an update."""
+        return ring_exchange(replicas, hides=self.pack_mib > 0).scaled(1 / accumulate)
 
     def skip_loss_scaling(self) -> str | None:
         """Keras's optimizer does it."""

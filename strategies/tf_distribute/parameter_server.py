@@ -31,6 +31,7 @@ from .._shared.devices import skip_for_gpus
 from .._shared.remote import REMOTE, others_do_its_work
 from ..base import Place, Reaction, Strategy, Task, Traits, option
 from ..trainer import Server, Trainer, Workload
+from ..transport import Exchange
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,10 @@ class TfParameterServer(Strategy):
     def skip(self, replicas: int) -> str | None:
         """Replicas need a GPU each where there are any."""
         return skip_for_gpus(replicas)
+
+    def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
+        """Each ps task sends its part of the weights to each worker, and receives as much."""
+        return Exchange(2.0, 2.0 * replicas / self.ps)
 
     def skip_optimizer(self, settings: Mapping[str, Any], accumulate: int) -> str | None:
         """Each global batch ends with an update."""

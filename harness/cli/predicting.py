@@ -1,0 +1,149 @@
+"""The command ``stratbench predict``: a step with more replicas, and what it would cost."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...errors import UsageError
+from .reading import read_tables
+from .values import Counts
+
+if TYPE_CHECKING:
+    from ...results.analysis.cost_model import Network
+    from ...results.analysis.prediction import Algorithm
+
+_MOST_REPLICAS = 1_000_000
+_BITS = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9, "tbit": 10**12}
+_BYTES = {"b": 8, "kb": 8 * 10**3, "mb": 8 * 10**6, "gb": 8 * 10**9, "tb": 8 * 10**12}
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+class Amount(click.ParamType):
+    """A number with a unit, in the unit of which the others are multiples."""
+
+    def __init__(self, name: str, units: Mapping[str, float], example: str) -> None:
+        self.name, self._units, self._example = name, units, example
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """A finite number greater than 0."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([^\W\d]+)(/s)?", value.strip())
+        unit = self._units.get(found[2].lower()) if found else None
+        if not found or unit is None or not float(found[1]) or (found[3] and "s" in self._units):
+            units = ", ".join(self._units)
+            self.fail(f"give a number greater than 0 with a unit ({units}), as {self._example}. Received: '{value}'.")
+        return float(found[1]) * unit
+
+
+class Price(click.ParamType):
+    """``2.50/replica-hour``, or the number alone."""
+
+    name = "PRICE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """A number greater than 0."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(/replica-hour)?", value.strip(), re.ASCII)
+        if not found or not float(found[1]):
+            self.fail(f"give what a replica costs an hour, as 2.50/replica-hour. Received: '{value}'.", param, ctx)
+        return float(found[1])
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--replicas", "-n", type=Counts(), multiple=True, required=True, help="Numbers of replicas to predict: 4,8,64."
+)
+@click.option(
+    "--bandwidth",
+    type=Amount("BANDWIDTH", _BITS | _BYTES, "25Gbit"),
+    help="Of the network between replicas, in each direction: 25Gbit, 3GB. [default: that of the runs]",
+)
+@click.option(
+    "--latency",
+    type=Amount("TIME", _SECONDS, "5us"),
+    help="Of a message on it: 5us. Both are given, or neither.",
+)
+@click.option("--price", type=Price(), help="What a replica costs an hour, in any currency: 2.50/replica-hour.")
+@click.option("--json", "as_json", is_flag=True, help="Print the predictions as JSON.")
+def predict(
+    path: Path,
+    replicas: tuple[list[int], ...],
+    bandwidth: float | None,
+    latency: float | None,
+    price: float | None,
+    as_json: bool,
+) -> None:
+    """How long a step of PATH's strategies would take with other numbers of replicas.
+
+    PATH is an output folder, or a results.h5. Computing, communicating and waiting of its runs are fitted to the
+    formulas of each strategy (docs/method.md). It takes runs with two numbers of replicas of each, better three; with
+    --repeats 3 there are intervals.
+
+    \b
+    Examples:
+      stratbench predict stratbench-results --replicas 4,8,64
+      stratbench predict stratbench-results -n 64,128 --bandwidth 25Gbit --latency 5us --price 2.50/replica-hour
+    """
+    from ...results.analysis import prediction
+    from ...results.showing import predictions as showing
+    from ...results.showing.terminal import make_console
+    from ...results.showing.workloads import workloads
+
+    sizes = _sizes([count for counts in replicas for count in counts])
+    network = _network(bandwidth, latency)
+    tables = read_tables(path)
+    found = [
+        (each.title, prediction.predict(each.rows, tables.steps, sizes, _algorithm, network))
+        for each in workloads(tables.runs)
+    ]
+    every = [series for _, several in found for series in several]
+    if not any(series.predictions for series in every):
+        why = next((f"{series.row['strategy']}: {series.why_not}" for series in every), "no run is ok")
+        raise UsageError(f"PATH must have runs from which something can be predicted. Received: {path}: {why}.")
+    if as_json:
+        click.echo(showing.to_json(found, price))
+        return
+    console = make_console(sys.stdout)
+    for title, several in found:
+        if several:
+            showing.render(title, several, price, console)
+
+
+def _sizes(replicas: list[int]) -> list[int]:
+    for count in replicas:
+        if not 1 <= count <= _MOST_REPLICAS:
+            raise UsageError(f"--replicas must be from 1 to {_MOST_REPLICAS}. Received: {count}.")
+    return sorted(set(replicas))
+
+
+def _network(bandwidth: float | None, latency: float | None) -> Network | None:
+    from ...results.analysis.cost_model import Network
+
+    if bandwidth is None and latency is None:
+        return None
+    if bandwidth is None or latency is None:
+        missing = "--bandwidth" if bandwidth is None else "--latency"
+        raise UsageError(f"--bandwidth and --latency go together, as both decide about a network. Missing: {missing}.")
+    return Network(latency_seconds=latency, bytes_per_second=bandwidth / 8)
+
+
+def _algorithm(row: Mapping[str, Any]) -> tuple[Algorithm, int]:
+    """A row's strategy with its options, and how many steps make an update."""
+    import json
+
+    from ...results.schema import OWN_OPTIMIZERS
+    from ...strategies import registry
+    from ..plan import optimizers
+
+    own = row["optimizer"].startswith(OWN_OPTIMIZERS)
+    accumulate = 1 if own else optimizers.parse(row["optimizer"]).accumulate
+    return registry.create(row["strategy"], json.loads(row["options"] or "{}")), accumulate
