@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -19,9 +19,6 @@ from .predicting import predict
 from .reducing import allreduce
 from .reporting import report
 from .values import Counts, Folder, Repeats, Until, check_texts
-
-if TYPE_CHECKING:
-    from ...results.raw.record import Record
 
 
 def main() -> None:
@@ -90,15 +87,15 @@ def run(strategy: str, replicas: int | None, as_json: bool, **flags: Any) -> int
         grid = Grid([strategy], sizes, 1, flags, Starter(forks=False), job)
         grid.try_model()
         record = run_in_job(free_repeat(grid.specs[0], statuses(flags["output"])), job, flags["output"])
-        _print_run(record, as_json)
+        _print_run(record.run, as_json)
         return 0 if record.run["status"] == "ok" else 1
     with Starter() as starter:
         grid = Grid([strategy], sizes, 1, flags, starter)
         grid.try_model()
         spec = free_repeat(grid.specs[0], statuses(flags["output"]))
-        records, code = run_specs([spec], flags["output"], starter, grid.why_not)
-    for record in records:
-        _print_run(record, as_json)
+        rows, code = run_specs([spec], flags["output"], starter, grid.why_not)
+    for row in rows:
+        _print_run(row, as_json)
     return code
 
 
@@ -231,16 +228,16 @@ def show(path: Path, across_faults: bool, target: str | None, as_json: bool) -> 
         click.echo(to_json(runs))
 
 
-def _print_run(record: Record, as_json: bool) -> None:
+def _print_run(row: dict[str, Any], as_json: bool) -> None:
     """Print the row. If the run failed, a line on standard error already says so."""
     import pandas as pd
 
     from ...results.showing.plain import row_to_json
 
     if as_json:
-        click.echo(row_to_json(record.run))
-    elif record.run["status"] == "ok":
-        _print_tables(pd.DataFrame([record.run]))
+        click.echo(row_to_json(row))
+    elif row["status"] == "ok":
+        _print_tables(pd.DataFrame([row]))
 
 
 def _print_folder(folder: Path, run_ids: set[str]) -> None:

@@ -8,26 +8,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 
-from ...results.raw.record import Record
 from ..launch.run import WhyNot, open_store, run_all
 from ..launch.starter import Starter
 from ..plan.spec import RunSpec
 from .progress import RunProgress
 
+Row = dict[str, Any]
+
 INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 """Exit codes, as in shells."""
 
 
-def run_specs(specs: list[RunSpec], output: Path, starter: Starter, why_not: WhyNot) -> tuple[list[Record], int]:
-    """Records and exit code: 1 if any run failed or none could run, 130 or 143 after Ctrl-C or SIGTERM.
+def run_specs(specs: list[RunSpec], output: Path, starter: Starter, why_not: WhyNot) -> tuple[list[Row], int]:
+    """Their rows of the runs table, and the exit code.
+
+    The code is 1 if any run failed or none could run, 130 or 143 after Ctrl-C or SIGTERM.
 
     Args:
         why_not: a run is skipped, beside the reasons of its spec; empty if it is not.
     """
-    records: list[Record] = []
+    # A record also has each step: those of a whole grid would take too much memory.
+    rows: list[Row] = []
     console = Console(stderr=True)
 
     def warn(line: str) -> None:
@@ -41,12 +46,12 @@ def run_specs(specs: list[RunSpec], output: Path, starter: Starter, why_not: Why
         store.recover(warn)
         for spec, record in run_all(specs, store, stop.event, progress.begin, warn, starter, why_not):
             progress.end(spec, record)
-            records.append(record)
+            rows.append(record.run)
     if stop.signal is not None:
-        return records, INTERRUPTED[stop.signal]
-    counts = [record.run["status"] for record in records]
+        return rows, INTERRUPTED[stop.signal]
+    counts = [row["status"] for row in rows]
     bad = any(status in ("failed", "timeout") for status in counts) or (counts and "ok" not in counts)
-    return records, 1 if bad else 0
+    return rows, 1 if bad else 0
 
 
 class Stop:

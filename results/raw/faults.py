@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from . import measure
 from .journal import TaskLog
 
 Loss = Mapping[str, Any]
@@ -102,10 +103,9 @@ def _rate(workers: Sequence[TaskLog], losses: Sequence[Loss], injected: Mapping[
     """
     seconds, examples = [], 0
     for log in workers:
-        measured = log.steps[~log.steps["warmup"]]
-        examples += int(measured["examples"].sum())
+        examples += int(measure.measured(log, "examples").sum())
         away = [_down(loss, injected, workers) for loss in losses if loss["label"] == log.label]
-        seconds.append(float(measured["step_seconds"].sum()) + sum(filter(_known, away)))
+        seconds.append(float(measure.measured(log, "step_seconds").sum()) + sum(filter(_known, away)))
     return examples / max(seconds) if any(seconds) else math.nan
 
 

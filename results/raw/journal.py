@@ -216,19 +216,23 @@ class TaskLog:
 
 
 def read(path: str | os.PathLike[str]) -> TaskLog:
-    """Read a whole journal. A missing or incomplete file gives the events that are there."""
+    """Read a whole journal. A missing or incomplete file gives the events that are there.
+
+    Seconds and losses of steps and updates are rounded: see `digits`.
+    """
     # NumPy is needed only here, in the parent: other processes import this module without it.
     import numpy as np
 
     path = Path(path)
     kinds = {"steps": np.dtype(list(STEP_FIELDS.items())), "updates": np.dtype(list(UPDATE_FIELDS.items()))}
-    blocks = {name: [np.empty(0, kind)] for name, kind in kinds.items()}
-    log = TaskLog(path.stem, steps=blocks["steps"][0], updates=blocks["updates"][0])
+    # They grow in place: to put a million rows together in the end would take their memory twice.
+    rows = {name: bytearray() for name in kinds}
+    log = TaskLog(path.stem, steps=np.empty(0, kinds["steps"]), updates=np.empty(0, kinds["updates"]))
     for event in _events(path):
         log.last_time = event["time"]
         match event["event"]:
             case "steps" | "updates" as name:
-                blocks[name].append(np.array([tuple(row) for row in event["rows"]], kinds[name]))
+                rows[name] += np.array([tuple(row) for row in event["rows"]], kinds[name]).tobytes()
             case "epoch":
                 log.epochs.append(event)
             case "evaluation":
@@ -243,8 +247,20 @@ def read(path: str | os.PathLike[str]) -> TaskLog:
                     log.starts.append(event)
                 if name in ("ready", "serving"):
                     log.readies.append(event)
-    log.steps, log.updates = (np.concatenate(blocks[name]) for name in kinds)
+    log.steps, log.updates = (_rounded(np.frombuffer(rows[name], kind)) for name, kind in kinds.items())
     return log
+
+
+def _rounded(rows: np.ndarray) -> np.ndarray:
+    """The same array, rounded in place."""
+    from . import digits
+
+    for name in rows.dtype.names or ():
+        if name.endswith("_seconds"):
+            rows[name] = digits.of_seconds(rows[name])
+        elif name == "loss":
+            rows[name] = digits.of_losses(rows[name])
+    return rows
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:

@@ -49,8 +49,9 @@ _NOTES, _FIGURES = (
 _OF_END = ("peak_rss_bytes", "gpu_peak_bytes", "cpu_seconds", "sent_bytes", "received_bytes")
 
 
-def _measured(log: TaskLog) -> np.ndarray:
-    return log.steps[~log.steps["warmup"]]
+def measured(log: TaskLog, column: str) -> np.ndarray:
+    """A column of the steps that rates are of. By columns, as copies of whole rows would take much memory."""
+    return log.steps[column][~log.steps["warmup"]]
 
 
 def _ratio(numerator: float, denominator: float) -> float:
@@ -65,8 +66,7 @@ def rank_zero(logs: Sequence[TaskLog]) -> TaskLog | None:
 
 def task(log: TaskLog) -> dict[str, Any]:
     """The columns of the tasks table that come from a journal; units as in ``schema``."""
-    measured = _measured(log)
-    examples, seconds = int(measured["examples"].sum()), float(measured["step_seconds"].sum())
+    examples, seconds = int(measured(log, "examples").sum()), float(measured(log, "step_seconds").sum())
     start, ready, end = log.start or {}, log.ready or {}, log.end or {}
     memory = (log.ready or log.serving or {}).get("memory") or {}
     return {
@@ -99,16 +99,17 @@ def epochs(logs: Sequence[TaskLog]) -> list[dict[str, Any]]:
     """A row for each epoch in which any task did a step; columns of the epochs table."""
     numbers = np.unique(np.concatenate([np.empty(0, "i8"), *(log.steps["epoch"] for log in logs)]))
     rates, losses = np.zeros(len(numbers)), np.zeros(len(numbers))
-    weights, measured = np.zeros(len(numbers)), np.zeros(len(numbers), dtype=bool)
+    weights, known = np.zeros(len(numbers)), np.zeros(len(numbers), dtype=bool)
     for log in logs:
-        steps = log.steps[log.steps["examples"] > 0]
-        losses += _sums(numbers, steps, steps["loss"] * steps["examples"])
-        weights += _sums(numbers, steps, steps["examples"])
-        steps = _measured(log)
-        seconds = _sums(numbers, steps, steps["step_seconds"])
+        used = log.steps["examples"] > 0
+        counts, places = log.steps["examples"][used], log.steps["epoch"][used]
+        losses += _sums(numbers, places, log.steps["loss"][used] * counts)
+        weights += _sums(numbers, places, counts)
+        places = measured(log, "epoch")
+        seconds = _sums(numbers, places, measured(log, "step_seconds"))
         timed = seconds > 0
-        rates[timed] += _sums(numbers, steps, steps["examples"])[timed] / seconds[timed]
-        measured |= timed
+        rates[timed] += _sums(numbers, places, measured(log, "examples"))[timed] / seconds[timed]
+        known |= timed
     first = rank_zero(logs)
     times = {event["epoch"]: event["seconds"] for event in first.epochs} if first else {}
     figures = {event["epoch"]: event.get("figures", {}) for event in first.epochs} if first else {}
@@ -118,7 +119,7 @@ def epochs(logs: Sequence[TaskLog]) -> list[dict[str, Any]]:
         {
             "epoch": epoch,
             "seconds": times.get(epoch),
-            "examples_per_second": float(rates[i]) if measured[i] else math.nan,
+            "examples_per_second": float(rates[i]) if known[i] else math.nan,
             "train_loss": _ratio(float(losses[i]), float(weights[i])),
             **quality.columns(evaluations.get(epoch), "validation"),
             **{name: figures.get(epoch, {}).get(name) for name in _EPOCH_FIGURES},
@@ -128,15 +129,15 @@ def epochs(logs: Sequence[TaskLog]) -> list[dict[str, Any]]:
     ]
 
 
-def _sums(numbers: np.ndarray, steps: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Sums of ``values`` (one per step) over each of the epochs in ``numbers``."""
-    return np.bincount(np.searchsorted(numbers, steps["epoch"]), weights=values, minlength=len(numbers))
+def _sums(numbers: np.ndarray, epochs: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sums of ``values`` (one per step, in ``epochs``) over each of the epochs in ``numbers``."""
+    return np.bincount(np.searchsorted(numbers, epochs), weights=values, minlength=len(numbers))
 
 
 def run(logs: Sequence[TaskLog], started: float) -> dict[str, Any]:
     """The columns of the runs table that come from the journals; ``started``: time of the launch, Unix seconds."""
-    measured = np.concatenate([np.empty(0, "f8"), *(_measured(log)["step_seconds"] for log in logs)])
-    waits = np.concatenate([np.empty(0, "f8"), *(_measured(log)["input_seconds"] for log in logs)])
+    seconds = np.concatenate([np.empty(0, "f8"), *(measured(log, "step_seconds") for log in logs)])
+    waits = np.concatenate([np.empty(0, "f8"), *(measured(log, "input_seconds") for log in logs)])
     rates = [rate for log in logs if not math.isnan(rate := task(log)["examples_per_second"])]
     peaks = [log.end["peak_rss_bytes"] for log in logs if log.end]
     epoch_rows = epochs(logs)
@@ -150,8 +151,8 @@ def run(logs: Sequence[TaskLog], started: float) -> dict[str, Any]:
         "involuntary_switches_per_second": max(filter(math.isfinite, map(_switch_rate, logs)), default=math.nan),
         **exchange.run(logs),
     }
-    if len(measured):
-        values = np.quantile(measured, list(_QUANTILES.values())).tolist()
+    if len(seconds):
+        values = np.quantile(seconds, list(_QUANTILES.values())).tolist()
         columns |= {f"step_seconds_{name}": value for name, value in zip(_QUANTILES, values, strict=True)}
     first = rank_zero(logs)
     columns |= _reported(first, started) if first else {}

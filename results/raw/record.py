@@ -26,6 +26,8 @@ NAME = "record.json"
 _ARRAYS = ("steps", "updates")
 _ROWS = ("epochs", "metrics", "staleness", "tasks")
 
+_JSON_ROWS = 65_536
+
 # Tables that older records don't have.
 _LATER: dict[str, Any] = {"updates": {"run_id": []}, "staleness": [], "metrics": []}
 
@@ -78,10 +80,14 @@ class Record:
         for name in ("run", *_ROWS):
             file.write(f',\n"{name}": {_json(getattr(self, name))}'.encode())
         for table in _ARRAYS:
-            # Column by column: the text of a million steps at once would take too much memory.
             for i, (name, values) in enumerate(self.columns(table).items()):
                 file.write((f',\n"{table}": {{' if i == 0 else ",\n").encode())
-                file.write(f'"{name}": {_json(values.tolist())}'.encode())
+                file.write(f'"{name}": ['.encode())
+                # Part by part: the text of a million steps at once would take too much memory.
+                for start in range(0, len(values), _JSON_ROWS):
+                    part = _json(values[start : start + _JSON_ROWS].tolist())
+                    file.write((", " if start else "").encode() + part[1:-1].encode())
+                file.write(b"]")
             file.write(b"}")
         file.write(b"}\n")
 
@@ -303,15 +309,28 @@ def _arrays(table: str, run_id: str, logs: Sequence[TaskLog], more: Sequence[Map
     counts = [len(array) for array in arrays]
     roles, indices = zip(*(_split(log.label) for log in logs), strict=True) if logs else ((), ())
     return {
-        "run_id": np.full(sum(counts), run_id, dtype=object),
-        "role": np.repeat(np.array(roles, dtype=object), counts),
-        "task": np.repeat(np.array(indices, dtype=np.int64), counts),
+        "run_id": _repeated([run_id], [sum(counts)], object),
+        "role": _repeated(roles, counts, object),
+        "task": _repeated(indices, counts, np.int64),
         **{
-            column.name: np.concatenate([column.missing(0), *_parts(column.name, arrays, more)])
+            column.name: _joined([column.missing(0), *_parts(column.name, arrays, more)])
             for column in schema.TABLES[table]
             if column.name not in ("run_id", "role", "task")
         },
     }
+
+
+def _repeated(values: Sequence[Any], counts: Sequence[int], kind: Any) -> np.ndarray:
+    """Each value as often as its count says. A single one takes no memory for its copies."""
+    each = np.array(values, dtype=kind)
+    return np.broadcast_to(each, counts[0]) if len(counts) == 1 else np.repeat(each, counts)
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """One after the other; a single one that has rows is not copied."""
+    filled = [part for part in parts if len(part)]
+    alike = len(filled) == 1 and filled[0].dtype == parts[0].dtype
+    return filled[0] if alike else np.concatenate(parts)
 
 
 def _parts(name: str, arrays: Sequence[np.ndarray], more: Sequence[Mapping[str, np.ndarray]]) -> Iterator[np.ndarray]:
