@@ -33,7 +33,7 @@ def compare(
     given = {"model": _reference("model", model), "dataset": _reference("dataset", dataset)} | flags
     given |= {"strategy": strategies, "replicas": replicas}
     command = cli.commands["compare"]
-    known = {parameter.name for parameter in command.params}
+    known = {parameter.name for parameter in command.params if isinstance(parameter, click.Option)}
     if unknown := sorted(set(flags) - known | set(flags) & {"strategy"}):
         raise UsageError(f"compare takes the flags of the command line, such as global_batch. Received: {unknown[0]}.")
     arguments = [text for name, value in given.items() for text in _arguments(name, value)]

@@ -165,7 +165,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[RunSpec]:
     """The runs that a command would make, in place of making them."""
     specs: list[RunSpec] = []
 
-    def record(wanted: list[RunSpec], output: Path, starter: Any, why_not: Any) -> tuple[list[Any], int]:
+    def record(wanted: list[RunSpec], *others: Any) -> tuple[list[Any], int]:
         specs.extend(wanted)
         return [], 0
 

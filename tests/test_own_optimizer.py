@@ -35,7 +35,9 @@ class TestOwnOptimizer:
         self.answer |= {"same": True}
         reasons: list[str] = []
 
-        def record(wanted: list[RunSpec], output: Path, starter: Any, why_not: Any) -> tuple[list[Any], int]:
+        def record(
+            wanted: list[RunSpec], output: Path, starter: Any, why_not: Any, *others: Any
+        ) -> tuple[list[Any], int]:
             reasons.extend(map(why_not, wanted))
             return [], 0
 

@@ -11,6 +11,7 @@ import click
 
 from ...errors import StratbenchError
 from ..plan.task import current_job
+from . import spec_file
 from .diffing import diff
 from .ending import drop_output, fail, fail_unforeseen, prepare_streams
 from .exporting import export_command
@@ -130,9 +131,15 @@ def run(strategy: str, replicas: int | None, as_json: bool, **flags: Any) -> int
     help="The whole grid for each value of a flag of numbers or choices: global-batch=64,128,256. Repeat for each "
     "combination with another flag: lr-scaling=none,linear,sqrt.",
 )
+@click.argument("plan", required=False, type=click.Path(path_type=Path), is_eager=True, callback=spec_file.load)
 @spec_options
-def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats: int | Until, **flags: Any) -> int:
+def compare(
+    plan: Path | None, strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats: int | Until, **flags: Any
+) -> int:
     """Train the same model by several strategies at several sizes and print the table.
+
+    PLAN is a TOML file with the flags' names as keys, as --spec takes it: strategy = ["single", "mirrored"], and so on.
+    With it, a short run of each row tells before how long all will take.
 
     The same command again skips runs that are 'ok' already and runs the rest. If a strategy can't run here, its row
     says why.
@@ -141,11 +148,16 @@ def compare(strategy: tuple[str, ...], replicas: tuple[list[int], ...], repeats:
     Example:
       stratbench compare -s single -s mirrored -s ps -s ps:sync=true -n 1,2,4 --repeats 3 --global-batch 256
       stratbench compare -s single -s mirrored -n 1,2 --sweep lr-scaling=none,linear --sweep global-batch=64,128
+      stratbench compare plan.toml --repeats 5
     """
+    from ...results.tables.store import HDF5_NAME
     from .comparing import run_grid
+    from .session import INTERRUPTED
 
-    grid, code = run_grid(strategy, replicas, repeats, **flags)
-    _print_folder(flags["output"], {spec.run_id for spec in grid.specs})
+    grid, code = run_grid(strategy, replicas, repeats, plan, **flags)
+    # A command that was stopped while it estimated has no tables.
+    if code not in INTERRUPTED.values() or (flags["output"] / HDF5_NAME).exists():
+        _print_folder(flags["output"], {spec.run_id for spec in grid.specs})
     return code
 
 

@@ -21,12 +21,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from ...results.raw.journal import STEP_FIELDS
 from ...results.raw.quality import main_metric
 from ...results.raw.record import Record
 from ...results.reductions.words import size_words
 from ..launch.watch import Listener
 from ..plan.reduction import ReductionSpec
 from ..plan.spec import RunSpec
+from .time_left import TimeLeft, words
 
 _LINE_SECONDS = 60.0
 
@@ -112,11 +114,16 @@ class ReductionProgress:
 
 
 class RunProgress:
-    """Shows the current run. All output goes to ``console``, which should be standard error."""
+    """Shows the current run. All output goes to ``console``, which should be standard error.
 
-    def __init__(self, console: Console, total: int):
+    Args:
+        estimates: seconds of runs, as `TimeLeft` takes them.
+    """
+
+    def __init__(self, console: Console, specs: Sequence[RunSpec], estimates: Mapping[str, float]):
         self._console = console
-        self._total = total
+        self._total = len(specs)
+        self._left = TimeLeft(specs, estimates)
         self._done = 0
         self._progress = _bar(console)
         self._task: TaskID | None = None
@@ -149,8 +156,9 @@ class RunProgress:
             case "ready":
                 self._progress.update(task, total=event.get("total_steps"), note="training")
             case "steps":
-                _, step, *_, loss, _ = event["rows"][-1]
-                self._progress.update(task, completed=step + 1, note="training" if loss is None else f"loss {loss:.4f}")
+                last = dict(zip(STEP_FIELDS, event["rows"][-1], strict=True))
+                note = "training" if last["loss"] is None else f"loss {last['loss']:.4f}"
+                self._progress.update(task, completed=last["step"] + 1, note=note)
             case "evaluation":
                 if name := main_metric(event["validation"]):
                     self._progress.update(task, note=f"validation {name} {event['validation'][name]:.4g}")
@@ -173,4 +181,8 @@ class RunProgress:
             )
         else:
             text += f", {row['reason']}"
+        self._left.ended(spec, row["total_seconds"])
+        left = self._left.seconds()
+        if self._done < self._total and left is not None:
+            text += f"; about {words(left)} left"
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)

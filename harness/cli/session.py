@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from rich.console import Console
 
+from ..launch.estimating import estimate
 from ..launch.run import WhyNot, open_store, run_all
 from ..launch.starter import Starter
 from ..plan.spec import RunSpec
-from .progress import RunProgress
+from .progress import RunProgress, working
+from .time_left import without_repeat, words
 
 Row = dict[str, Any]
 
@@ -23,13 +26,16 @@ INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 """Exit codes, as in shells."""
 
 
-def run_specs(specs: list[RunSpec], output: Path, starter: Starter, why_not: WhyNot) -> tuple[list[Row], int]:
+def run_specs(
+    specs: list[RunSpec], output: Path, starter: Starter, why_not: WhyNot, estimated: bool = False
+) -> tuple[list[Row], int]:
     """Their rows of the runs table, and the exit code.
 
     The code is 1 if any run failed or none could run, 130 or 143 after Ctrl-C or SIGTERM.
 
     Args:
         why_not: a run is skipped, beside the reasons of its spec; empty if it is not.
+        estimated: tell before, by a short run of each, how long all will take.
     """
     # A record also has each step: those of a whole grid would take too much memory.
     rows: list[Row] = []
@@ -41,9 +47,11 @@ def run_specs(specs: list[RunSpec], output: Path, starter: Starter, why_not: Why
     with (
         open_store(output) as store,
         stopping() as stop,
-        RunProgress(console, len(specs)) as progress,
+        ExitStack() as stack,
     ):
         store.recover(warn)
+        estimates = _estimates(specs, starter, why_not, stop, console, warn) if estimated and specs else {}
+        progress = stack.enter_context(RunProgress(console, specs, estimates))
         for spec, record in run_all(specs, store, stop.event, progress.begin, warn, starter, why_not):
             progress.end(spec, record)
             rows.append(record.run)
@@ -52,6 +60,28 @@ def run_specs(specs: list[RunSpec], output: Path, starter: Starter, why_not: Why
     counts = [row["status"] for row in rows]
     bad = any(status in ("failed", "timeout") for status in counts) or (counts and "ok" not in counts)
     return rows, 1 if bad else 0
+
+
+def _estimates(
+    specs: list[RunSpec],
+    starter: Starter,
+    why_not: WhyNot,
+    stop: Stop,
+    console: Console,
+    warn: Callable[[str], None],
+) -> dict[str, float]:
+    """Seconds of each run, by its name without the repeat; told in a line."""
+    each = {without_repeat(spec.run_id): spec for spec in reversed(specs)}
+    with working(console, "estimating") as show:
+        found = estimate(list(each.values())[::-1], starter, why_not, stop.event, show)
+    estimates = {without_repeat(name): seconds for name, seconds in found.items()}
+    if stop.signal is None:
+        total = sum(estimates[without_repeat(spec.run_id)] for spec in specs)
+        until = datetime.now() + timedelta(seconds=total)
+        broken = sum(not seconds for seconds in found.values())
+        apart = f"; {broken} of {len(found)} rows can't run here, or fail" if broken else ""
+        warn(f"{len(specs)} run{'' if len(specs) == 1 else 's'}, about {words(total)}, until {until:%H:%M}{apart}")
+    return estimates
 
 
 class Stop:

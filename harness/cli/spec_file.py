@@ -22,6 +22,8 @@ MOST_INTEGER = 2**63
 def load(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
     """Make the file's values the flags' defaults: flags on the command line override them. Raises UsageError."""
     if path is not None:
+        if ctx.default_map:
+            raise UsageError(f"give one file with flags, PLAN or --spec. Received: {path} as well.")
         ctx.default_map = _flags(path, _parse(path), ctx.command)
     return path
 
@@ -52,7 +54,7 @@ def _content(path: Path) -> bytes:
 
 def _flags(path: Path, content: dict[str, Any], command: click.Command) -> dict[str, Any]:
     """Name of the flag's parameter → value."""
-    flags = {str(flag.name): flag for flag in command.params if flag.name not in ("spec", "as_json")}
+    flags = {str(flag.name): flag for flag in command.params if flag.name not in ("spec", "plan", "as_json")}
     values = {}
     for written, value in content.items():
         key = written.replace("-", "_")

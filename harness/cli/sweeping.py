@@ -16,7 +16,7 @@ from ..plan import bounds
 from .options import WORK
 
 _KINDS = (click.types.IntParamType, click.types.FloatParamType, click.Choice)
-_NOT_WORK = ("timeout",)
+_NOT_WORK = ("timeout", "profile")
 
 
 def points(texts: Sequence[str]) -> list[dict[str, Any]]:

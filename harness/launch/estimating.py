@@ -1,0 +1,70 @@
+"""How long runs will take, by a short one of each."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..plan import bounds, optimizers
+from ..plan.spec import RunSpec
+from .run import WhyNot, open_store, run_one
+from .starter import Starter
+
+_STEPS = 10
+"""After the warm-up."""
+
+
+def short(spec: RunSpec) -> RunSpec:
+    """The same work for a few steps, without faults and without what is kept of a run."""
+    parsed = optimizers.parse(spec.optimizer)
+    steps = bounds.WARMUP_STEPS * parsed.accumulate + _STEPS
+    changes: dict[str, Any] = {"epochs": None, "inject": (), "profile": 0, "save_model": "", "repeat": 0}
+    return spec.model_copy(update={"steps": min(steps, spec.steps or steps), **changes})
+
+
+def seconds(spec: RunSpec, row: Mapping[str, Any]) -> float:
+    """Of a whole run.
+
+    Args:
+        row: of the runs table, of the `short` one; 0 if it is not ok, as the whole one will end as soon.
+    """
+    if row["status"] != "ok":
+        return 0.0
+    exact = row["train_examples"] / spec.global_batch
+    epoch = max(math.ceil(exact) if spec.last_batch == "keep" else math.floor(exact), 1)
+    steps = spec.steps or (spec.epochs or 0) * epoch
+    sizes = {part: row[f"{part}_examples"] for part in ("train", "validation", "test")}
+    # The last evaluation is of all three, those after earlier epochs of the validation examples.
+    evaluations = 1 + (math.ceil(steps / epoch) - 1) * sizes["validation"] / sum(sizes.values())
+    around = row["total_seconds"] - row["train_seconds"] - row["evaluation_seconds"]
+    step = row["step_seconds_median"]
+    return float(around + row["first_step_seconds"] + steps * step + evaluations * row["evaluation_seconds"])
+
+
+def estimate(
+    specs: Sequence[RunSpec],
+    starter: Starter,
+    why_not: WhyNot,
+    stop: threading.Event,
+    show: Callable[[str], None],
+) -> dict[str, float]:
+    """Seconds of each spec, by its run's name; fewer if ``stop`` was set before all were tried.
+
+    Args:
+        specs: without repeats.
+        why_not: a run is skipped, beside the reasons of its spec; empty if it is not.
+        show: is told how far it is.
+    """
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="stratbench-") as folder, open_store(Path(folder)) as store:
+        for number, spec in enumerate(specs, start=1):
+            if stop.is_set():
+                break
+            show(f"{number}/{len(specs)} {spec.title}")
+            record = run_one(short(spec), store, stop, lambda label, event: None, starter=starter, why_not=why_not)
+            found[spec.run_id] = seconds(spec, record.run)
+    return found
