@@ -169,6 +169,7 @@ _MEASURES = (
     Column("started_at", "text", "ISO 8601, UTC", "When the run was launched"),
     Column("startup_seconds", "float", "s", "From launch until rank 0 was ready for its first step"),
     Column("first_step_seconds", "float", "s", "Rank 0's first step, with tracing and compilation"),
+    Column("tracing_seconds", "float", "s", "The same less a median measured step: tracing and compiling"),
     Column("train_seconds", "float", "s", "Sum of rank 0's epochs, without evaluation"),
     Column("evaluation_seconds", "float", "s", "From the end of rank 0's last epoch until its end"),
     Column("total_seconds", "float", "s", "From launch until every task had ended"),

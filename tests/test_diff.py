@@ -47,6 +47,12 @@ def test_a_faster_rate_is_a_change_but_not_slower() -> None:
     assert change.verdict == "faster" and not change.slower_by(0.001)
 
 
+def test_rows_of_one_strategy_at_several_batches_are_told_apart() -> None:
+    noisy = (80.0, 100.0, 120.0, 100.0)
+    output = shown(changed(*([*rows(rates=noisy, batch=64), *rows(rates=noisy, batch=128)] for _ in range(2))))
+    assert "ps ×2 at batch 64: too noisy" in output and "ps ×2 at batch 128: too noisy" in output
+
+
 def test_noise_is_no_change_and_repeats_are_told() -> None:
     (change,) = changed(rows(rates=(80.0, 100.0, 120.0, 100.0)), rows(rates=(85.0, 105.0, 115.0, 90.0)))
     assert change.verdict == "no difference shown" and change.repeats and 40 < change.repeats < 400

@@ -125,6 +125,7 @@ def test_warmup_is_kept_in_steps_and_left_out_of_rates():
     built = make_record()
     assert built.run["step_seconds_max"] == 0.1
     assert built.run["first_step_seconds"] == 9.0
+    assert built.run["tracing_seconds"] == pytest.approx(8.9)
     assert built.steps["warmup"].tolist() == [True, False, False, False] * 2
     assert built.steps["step_seconds"].max() == 9.0
     assert built.tasks[0]["examples"] == 96 and built.tasks[0]["measured_seconds"] == pytest.approx(0.3)

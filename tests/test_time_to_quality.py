@@ -114,7 +114,9 @@ def test_a_run_that_never_reaches_it_leaves_no_interval() -> None:
     assert math.isnan(mirrored.speedup.value)
     stream = io.StringIO()
     target = times.parse("accuracy=0.9")
+    mirrored.row["named_by_batch"] = True
     targets.render([mirrored], target, terminal.make_console(stream))
+    assert f"mirrored at batch {mirrored.row['global_batch']}" in " ".join(stream.getvalue().split())
     output = stream.getvalue()
     assert "Time to accuracy ≥ 0.9 on the validation examples" in output
     assert "2 of 3" in output and ">2.02" in output and "the mean of the others is too short" in output

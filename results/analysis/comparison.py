@@ -68,6 +68,7 @@ _MEDIANS = (
     "flops_per_second",
     "startup_seconds",
     "first_step_seconds",
+    "tracing_seconds",
     "total_seconds",
     "input_seconds_median",
     "peak_rss_bytes_total",

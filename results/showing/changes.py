@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,10 @@ def render(changes: Sequence[Change], names: tuple[str, str], share: float, cons
     for name, letter in zip(names, "AB", strict=True):
         console.print(f"{letter}: {name}", style="bold", markup=False, emoji=False, soft_wrap=True)
     console.print(_table(changes), markup=False)
-    for line in _captions(changes) + [line for change in changes for line in _remarks(change, share)]:
+    remarks = [
+        line for change, name in zip(changes, _labels(changes), strict=True) for line in _remarks(change, name, share)
+    ]
+    for line in _captions(changes) + remarks:
         console.print(line, style="dim", markup=False, emoji=False, soft_wrap=True)
 
 
@@ -112,8 +116,17 @@ def _captions(changes: Sequence[Change]) -> list[str]:
     return lines
 
 
-def _remarks(change: Change, share: float) -> list[str]:
-    name = f"{_name(change)} ×{change.row['replicas']}"
+def _labels(changes: Sequence[Change]) -> list[str]:
+    """The name of each, with its batch where several have that name."""
+    names = [f"{_name(change)} ×{change.row['replicas']}" for change in changes]
+    counts = Counter(names)
+    return [
+        f"{name} at batch {change.row['global_batch']}" if counts[name] > 1 else name
+        for name, change in zip(names, changes, strict=True)
+    ]
+
+
+def _remarks(change: Change, name: str, share: float) -> list[str]:
     lines = [f"{name}: {change.why}"] if change.why else []
     for letter, row in zip("AB", (change.before, change.after), strict=True):
         if row and row["disturbed"]:

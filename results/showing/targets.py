@@ -30,7 +30,7 @@ def render(found: Sequence[Reached], target: Target, console: Console) -> None:
     console.print(f"Time to {target} on the validation examples", style="bold", markup=False, emoji=False)
     table = empty(_HEADERS)
     for each in found:
-        table.add_row(words.strategy(each.row), *_cells(each))
+        table.add_row(words.strategy(each.row) + words.batch(each.row), *_cells(each))
     console.print(table, markup=False)
     for line in _captions(found):
         console.print(line, style="dim", markup=False, emoji=False)

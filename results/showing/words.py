@@ -66,8 +66,12 @@ def strategy(row: Row) -> str:
 
 def name(row: Row) -> str:
     """The row's name: its strategy, options and number of replicas, and its batch where several have that name."""
-    batch = f" at batch {row['global_batch']}" if row.get("named_by_batch") else ""
-    return f"{strategy(row)} ×{row['replicas']}{batch}"
+    return f"{strategy(row)} ×{row['replicas']}{batch(row)}"
+
+
+def batch(row: Row) -> str:
+    """Its batch, where several rows of its workload have its name; else empty."""
+    return f" at batch {row['global_batch']}" if row.get("named_by_batch") else ""
 
 
 def rule(row: Row) -> str:
