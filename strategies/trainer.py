@@ -283,7 +283,13 @@ class Trainer(ABC):
 
 
 class OwnLoop(Trainer):
-    """A trainer whose steps another library's loop runs. The harness takes its word for their times."""
+    """A trainer whose steps another library's loop runs. The harness takes its word for their times.
+
+    Attributes:
+        together: how many steps are one call, and so have equal times.
+    """
+
+    together: int = 1
 
     @abstractmethod
     def epoch(

@@ -50,7 +50,11 @@ def train(
     Raises:
         RunError: the loss of a step is NaN or infinite.
     """
-    steps = _Steps(trainer, journal, first_step, WARMUP_STEPS * accumulate, scales_loss, profiler)
+    warmup = WARMUP_STEPS * accumulate
+    if isinstance(trainer, OwnLoop):
+        # The first call traces.
+        warmup = -(-warmup // trainer.together) * trainer.together
+    steps = _Steps(trainer, journal, first_step, warmup, scales_loss, profiler)
     for epoch, skipped, stop in _epochs(first_step, total_steps, batches.steps_per_epoch):
         # A former process of this worker may have died after the last step of an epoch and before its copy was saved.
         source = _Part(batches, epoch, skipped, stop)

@@ -102,7 +102,7 @@ class SpecWorkload:
         with policy(self.spec.precision, self.spec.model):
             model = build(self.spec.model, self.info)
             tries = own(self.spec.model) is None
-            self._objective = Objective(self.spec.model, model, self.info, tries, divides=strategy.own_loop)
+            self._objective = Objective(self.spec.model, model, self.info, tries, divides=strategy.keras_loop)
         compiled.check(self.spec.model, model, scaled=self.info.scale != 1)
         self.own_step = compiled.has_own(model, compiled.OWN_STEP)
         self._own_optimizers = self._of_own_step(model) if self.own_step else {}
@@ -120,7 +120,7 @@ class SpecWorkload:
             raise UsageError(f"model {self.spec.model} has a train_step of its own: leave --accumulate out.")
         # XLA has no exchange between processes.
         able = strategy.compiles and (self.replicas == 1 or not self._objective.normalised)
-        able = able and (strategy.own_loop or not self.own_step)
+        able = able and (strategy.keras_loop or not self.own_step)
         self.jit = numerics.jit(self.spec.model, model, self.spec.jit, able)
         self._loss_scale = None if self._own_optimizers else numerics.loss_scale(model)
         self.unused = compiled.unused(model, trained_by, self._scheduled, self.jit)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from ..trainer import Batch, Mean, Memory, Split, StepResult, Trainer, Workload, examples_of
+from ..trainer import Batch, Mean, Memory, Split, StepResult, Structure, Trainer, Workload, examples_of
 from .accumulation import Steps
 from .lookups import Lookups, each_row_once
 from .marks import Marked, marked, on_cpus, split_of
@@ -175,14 +175,42 @@ class KerasTrainer(Trainer):
 
     def trace(self) -> None:
         """Build the graphs before the first step, for what is known only then."""
-        examples = self._workload.global_batch // self.shards * self.count
-
-        def spec(like: np.ndarray) -> tf.TensorSpec:
-            return tf.TensorSpec((examples, *like.shape[1:]), like.dtype)
-
         for body in (self._update, self._add):
             if body:
-                body.get_concrete_function(tf.nest.map_structure(spec, self._workload.empty_batch))
+                body.get_concrete_function(self._specs())
+
+    def _specs(self, *before: int | None) -> Structure:
+        """Shapes and types of a batch, or of several with these axes before."""
+        examples = self._workload.global_batch // self.shards * self.count
+        return tf.nest.map_structure(
+            lambda like: tf.TensorSpec((*before, examples, *like.shape[1:]), like.dtype), self._workload.empty_batch
+        )
+
+    def repeated(self) -> Callable[[Batch, np.ndarray], list[float]]:
+        """Runs several steps in one call: batches, stacked along a new first axis, and learning rates → losses."""
+        step = self._update.get_concrete_function(self._specs())
+        kind, rate = step.structured_outputs[0].dtype, self.optimizer.learning_rate.value
+
+        @tf.function(autograph=False, input_signature=[self._specs(None), tf.TensorSpec((None,), tf.float32)])
+        def run(batches: Batch, rates: tf.Tensor) -> tf.Tensor:
+            count = tf.shape(rates)[0]
+
+            def one(place: tf.Tensor, found: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+                rate.assign(rates[place], read_value=False)
+                result, *_ = self._update(tf.nest.map_structure(lambda each: each[place], batches))
+                return place + 1, found.write(place, result)
+
+            # One after the other: each uses the weights of the one before.
+            _, found = tf.while_loop(
+                lambda place, _: place < count, one, (0, tf.TensorArray(kind, count)), parallel_iterations=1
+            )
+            return found.stack()
+
+        def results(batches: Batch, rates: np.ndarray) -> list[float]:
+            self._steps += len(rates)
+            return [self._read(each) for each in run(batches, rates).numpy()]
+
+        return results
 
     def step(self, batch: Batch, learning_rate: float) -> StepResult:
         """See `Trainer.step`. Reading the loss waits for the device, so that the step is over on return."""
@@ -194,17 +222,17 @@ class KerasTrainer(Trainer):
         self._steps += 1
         body = self._add if self._add and self._steps % self._workload.accumulate else self._update
         result, *marked_at = body(batch)
-        loss, examples = self._read(result), examples_of(batch)
+        loss, examples = self._read(result.numpy()), examples_of(batch)
         seconds = time.perf_counter() - begin
         alone = None if self._hidden else Split(seconds)
         split = split_of(seconds, marked_at[0].numpy()) if marked_at else alone
         return StepResult(loss if examples else None, examples, split=split)
 
-    def _read(self, result: tf.Tensor) -> float:
+    def _read(self, result: np.ndarray) -> float:
         """The loss of a step. Notes what else the model's own step returned."""
         if self._own is None:
             return float(result)
-        loss, *others = result.numpy().tolist()
+        loss, *others = result.tolist()
         self._logged.append(dict(zip(self._own.names, others, strict=True)))
         return loss
 

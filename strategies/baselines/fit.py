@@ -46,6 +46,7 @@ class Fit(Strategy):
     traits = Traits("–", "yes", "none", "W + S", "the run ends")
     uneven = True
     own_loop = True
+    keras_loop = True
     max_replicas = 1
     compiles = True
     runs_own_steps = True

@@ -11,7 +11,7 @@ import tensorflow as tf
 from .._shared.marks import Marked
 from .._shared.own_step import steps_of
 from .._shared.replica import KerasTrainer, loss_and_gradients
-from ..trainer import Batch, Trainer, Workload
+from ..trainer import Batch, Workload
 from ._all_reduce import mean_over_replicas, sum_first
 
 
@@ -21,7 +21,7 @@ def trainer_of(
     copies: int,
     create: Callable[..., Any] | None = None,
     gradients: Callable[..., tuple[tf.Tensor, list[tf.Tensor]]] = loss_and_gradients,
-) -> Trainer:
+) -> KerasTrainer:
     """Reads the shards of all replicas, one after the other. Each replica takes its own slice.
 
     Args:

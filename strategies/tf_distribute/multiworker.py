@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
 from .._shared.devices import gpus, skip_for_gpus
+from .._shared.together import EXECUTION, TogetherTrainer, adapt, skip_accumulation
 from ..base import Place, Strategy, Task, Traits, option, ring_bytes
 from ..trainer import Batch, Trainer, Workload
 from ..transport import Exchange, Group, Transport, ring_exchange
@@ -44,6 +45,16 @@ class MultiWorker(Strategy):
         0.0, "gradients are reduced when so many MiB are computed; 0: all after the backward pass"
     )
     port: Annotated[int, Ge(0), Le(65535)] = option(0, "first TCP port; 0 takes free ones")
+
+    steps_per_execution: Annotated[int, Ge(1), Le(10_000)] = option(1, EXECUTION)
+
+    def __post_init__(self) -> None:
+        """Several steps in one call are a loop of their own."""
+        adapt(self, self.steps_per_execution)
+
+    def skip_optimizer(self, settings: Mapping[str, Any], accumulate: int) -> str | None:
+        """Each of several steps in one call updates."""
+        return skip_accumulation(self.steps_per_execution, accumulate)
 
     def skip(self, replicas: int) -> str | None:
         """NCCL needs GPUs; replicas need a GPU each where there are any."""
@@ -135,4 +146,5 @@ class MultiWorker(Strategy):
             trained = model.trainable_variables
             optimizer.build(trained)
             steps = steps_of(workload, model, optimizer, compute, means=mean_over_replicas)
-        yield KerasTrainer(model, optimizer, workload, steps, around, rank=task.index, shards=workload.replicas)
+        trainer = KerasTrainer(model, optimizer, workload, steps, around, rank=task.index, shards=workload.replicas)
+        yield TogetherTrainer(trainer, self.steps_per_execution) if self.steps_per_execution > 1 else trainer
