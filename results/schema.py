@@ -174,6 +174,7 @@ _MEASURES = (
     Column("evaluation_seconds", "float", "s", "From the end of rank 0's last epoch until its end"),
     Column("total_seconds", "float", "s", "From launch until every task had ended"),
     Column("steps_done", "int", "steps", "Rank 0's steps, warm-up included"),
+    Column("warmup_steps", "float", "steps", "Those of them that rates leave out; missing in older files"),
     Column("examples_done", "int", "examples", "All tasks' examples, warm-up included"),
     Column("examples_per_second", "float", "examples/s", "Sum of the tasks' rates over their measured steps"),
     Column("input_share", "float", "1", "Share of all tasks' measured steps in which they waited for data"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 from pathlib import Path
@@ -21,6 +22,8 @@ from stratbench.harness.cli.predicting import _algorithm
 from stratbench.results.analysis import comparison, cost_model, intervals, prediction
 from stratbench.results.analysis.cost_model import Network
 from stratbench.results.analysis.prediction import Prediction, Series
+from stratbench.results.showing import predictions as showing
+from stratbench.results.showing import terminal
 from stratbench.results.showing.workloads import workloads
 from stratbench.results.tables import store
 from stratbench.strategies import registry
@@ -175,6 +178,13 @@ def test_more_replicas_than_examples_are_left_out() -> None:
     assert series.left_out == ["×65: more replicas than examples of the global batch of 64"]
 
 
+def test_replicas_that_shared_cores_are_not_used() -> None:
+    rows = [made("ps", n) for n in (1, 2)] + [made("ps", 4) | {"oversubscribed": True}]
+    crowded, series = predicted(rows, [4])
+    assert crowded.left_out == ["ps ×4 is not used: its replicas shared cores"] and not crowded.predictions
+    assert [(each.replicas, each.kind) for each in series.predictions][-1] == (4, "extrapolated")
+
+
 def noisy_steps(rows: list[Any]) -> pd.DataFrame:
     draw = np.random.default_rng(1)
     frames = [
@@ -250,6 +260,22 @@ def test_options_change_the_exchange() -> None:
     assert of("gossip", 8, graph="random") == Exchange(2, 2, waits=False, hides=True)
 
 
+def test_the_fastest_is_named_with_what_can_not_be_told_from_it() -> None:
+    rows = [row for name in ("horovod", "allgather", "ps") for n in (1, 2, 4) for row in thrice(made(name, n))]
+    stream = io.StringIO()
+    showing.render("a title", predicted(rows, [64]), 36.0, terminal.make_console(stream))
+    told = " ".join(stream.getvalue().split())
+    best = min(("horovod", "allgather", "ps"), key=lambda name: sum(true_parts(name, 64, 64).values()))
+    assert f"×64: {best} has the highest rate" in told and "not told apart" not in told
+    noisy = [
+        row | {"examples_per_second": row["examples_per_second"] * noise}
+        for row, noise in zip(rows, [1, 2, 4] * 9, strict=True)
+    ]
+    stream = io.StringIO()
+    showing.render("a title", predicted(noisy, [64]), None, terminal.make_console(stream))
+    assert "not told apart from it: " in stream.getvalue()
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ps with 1 and 2 replicas, three times each; and a run that failed."""
@@ -280,6 +306,7 @@ def test_the_command_prints_a_table_with_its_worth(folder: Path) -> None:
     result = call(str(folder), "-n", "4,8", "--price", "2.50/replica-hour")
     assert result.exit_code == 0, result.output
     assert "extrapolated" in result.output and "cost of" in result.output
+    assert "×8: ps has the highest rate\n" in result.output and "An epoch costs least with ps ×" in result.output
     assert "not checked, as there are runs of fewer than three sizes: ps" in result.output
 
 

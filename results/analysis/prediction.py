@@ -95,7 +95,11 @@ class Check:
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """What can be said of one strategy and its work: predictions and checks, or the reason why there are none."""
+    """What can be said of one strategy and its work: predictions and checks, or the reason why there are none.
+
+    Attributes:
+        left_out: sizes for which nothing is said, each in words with the reason.
+    """
 
     row: Row
     predictions: Sequence[Prediction] = ()
@@ -107,7 +111,9 @@ class Series:
 def predict(
     rows: Sequence[Row], steps: pd.DataFrame, replicas: Sequence[int], algorithms: Algorithms, network: Network | None
 ) -> list[Series]:
-    """One series for each strategy and its work.
+    """One series for each strategy and its work, and one for each row whose replicas had fewer cores than they ask for.
+
+    The time of replicas that share cores tells nothing of those that have their own.
 
     Args:
         rows: of one workload, as `comparison.compared` gives them.
@@ -115,8 +121,13 @@ def predict(
         replicas: to predict.
         network: to predict for; None for that of the runs.
     """
-    found = []
-    for scaling, members in _series([row for row in rows if row["ok"]]):
+    ok = [row for row in rows if row["ok"]]
+    found = [
+        Series(row, left_out=[f"{row['strategy']} ×{row['replicas']} is not used: its replicas shared cores"])
+        for row in ok
+        if row["oversubscribed"]
+    ]
+    for scaling, members in _series([row for row in ok if not row["oversubscribed"]]):
         try:
             found.append(_Fit(scaling, members, steps, algorithms, network).series(replicas))
         except _NotKnownError as error:

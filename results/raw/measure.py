@@ -191,6 +191,7 @@ def _reported(log: TaskLog, started: float) -> dict[str, Any]:
         "train_seconds": _train_seconds(log),
         "evaluation_seconds": log.end["time"] - log.epochs[-1]["time"] if log.end and log.epochs else math.nan,
         "steps_done": len(steps),
+        "warmup_steps": int(log.steps["warmup"].sum()),
         "parameters": ready.get("parameters"),
         "unused": ready.get("unused", ""),
         "compiled": ready.get("compiled", False),

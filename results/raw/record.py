@@ -16,7 +16,7 @@ import numpy as np
 from ...errors import NewerResultsError, ResultsError
 from .. import schema
 from ..column import Columns, json_cell
-from . import checked, equal_work, exchange, faults, machine, measure, quality, split
+from . import checked, equal_work, exchange, faults, machine, measure, quality, split, warmup
 from .files import Staging, open_regular, shown, why
 from .journal import PROFILES, TaskLog
 
@@ -215,7 +215,7 @@ def build(
         run_id: as ``run_id`` names it.
         status: one of ``schema.STATUSES``.
         reason: why the status isn't ok; empty if it is.
-        logs: the tasks' journals; none for a skipped run.
+        logs: the tasks' journals; none for a skipped run. Their warm-up is extended: see `warmup`.
         outcomes: task label (``worker-0``) → how the task ended; for other tasks, their journal says it.
         started: launch, in Unix seconds.
         finished: when the last task had ended, in Unix seconds.
@@ -229,6 +229,7 @@ def build(
     """
     if status not in schema.STATUSES:
         raise ValueError(f"A run's status must be one of {schema.STATUSES}. Received: {status!r}")
+    warmup.extend(logs)
     parts = split.of(logs)
     tasks = _tasks(run_id, parts, outcomes)
     run = schema.row(

@@ -36,6 +36,8 @@ def render(title: str, found: Sequence[Series], price: float | None, console: Co
             cost = () if price is None else (words.number(each.cost(price), ".3g"),)
             table.add_row(words.strategy(each.row), *_cells(each), *cost, each.kind)
         console.print(table, markup=False)
+    for line in _answers(rows, price):
+        console.print(line, markup=False, emoji=False)
     for line in _captions(found, rows):
         console.print(line, style="dim", markup=False, emoji=False)
     console.print()
@@ -95,6 +97,33 @@ def _cells(each: Prediction) -> list[str]:
 
 def _milliseconds(seconds: float) -> str:
     return ".1f" if seconds < 1 else ",.0f"
+
+
+def _answers(rows: Sequence[Prediction], price: float | None) -> list[str]:
+    """For each number of replicas that was not measured, what trains fastest; then what an epoch costs least with."""
+    lines = []
+    for replicas in sorted({each.replicas for each in rows if each.kind != "measured"}):
+        several = sorted((each for each in rows if each.replicas == replicas), key=lambda each: -each.rate)
+        best, *others = several
+        close = [each for each in others if not _is_slower(each, best)]
+        # With few runs nothing can be told apart, and the table's marks say so.
+        unsure = f"; not told apart from it: {_names(close)}" if close and best.step_seconds.known else ""
+        lines.append(f"×{replicas}: {words.strategy(best.row)} has the highest rate{unsure}")
+    priced = [each for each in rows if price is not None and not math.isnan(each.epoch_seconds)]
+    if priced and price is not None:
+        cheapest = min(priced, key=lambda each: each.cost(price))
+        name = f"{words.strategy(cheapest.row)} ×{cheapest.replicas}"
+        lines.append(f"An epoch costs least with {name}, {cheapest.cost(price):.3g}")
+    return lines
+
+
+def _is_slower(each: Prediction, best: Prediction) -> bool:
+    """Beyond both intervals, in seconds an example."""
+    return each.step_seconds.low / each.global_batch > best.step_seconds.high / best.global_batch
+
+
+def _names(rows: Sequence[Prediction]) -> str:
+    return ", ".join(words.strategy(each.row) for each in rows)
 
 
 def _captions(found: Sequence[Series], rows: Sequence[Prediction]) -> list[str]:
