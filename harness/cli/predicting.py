@@ -107,7 +107,8 @@ def predict(
     ]
     every = [series for _, several in found for series in several]
     if not any(series.predictions for series in every):
-        why = next((f"{series.row['strategy']}: {series.why_not}" for series in every), "no run is ok")
+        reasons = (f"{each.row['strategy']}: {each.why_not}" if each.why_not else each.left_out[0] for each in every)
+        why = next(reasons, "no run is ok")
         raise UsageError(f"PATH must have runs from which something can be predicted. Received: {path}: {why}.")
     if as_json:
         click.echo(showing.to_json(found, price))
