@@ -54,7 +54,9 @@ def test_the_steps_of_a_call_have_equal_times_and_the_first_call_is_warm_up(tabl
     calls = steps.groupby(["epoch", steps.step % 10 // 4]).step_seconds.nunique()
     assert (calls == 1).all() and len(calls) == 6
     assert steps.warmup.tolist() == [True] * 4 + [False] * 16
-    assert steps.computing_seconds.isna().all()
+    assert (steps.computing_seconds > 0).all() and (steps.computing_seconds <= steps.step_seconds).all()
+    exchanging = tables.runs[(tables.runs.replicas == 2) & tables.runs.options.str.contains("steps_per")]
+    assert len(exchanging) == 2 and exchanging.computing_share.isna().all()
 
 
 @pytest.mark.parametrize(

@@ -186,8 +186,11 @@ class KerasTrainer(Trainer):
             lambda like: tf.TensorSpec((*before, examples, *like.shape[1:]), like.dtype), self._workload.empty_batch
         )
 
-    def repeated(self) -> Callable[[Batch, np.ndarray], list[float]]:
-        """Runs several steps in one call: batches, stacked along a new first axis, and learning rates → losses."""
+    def repeated(self) -> tuple[Callable[[Batch, np.ndarray], list[float]], bool]:
+        """Runs several steps in one call: batches, stacked along a new first axis, and learning rates → losses.
+
+        Also whether all of a call is computing, as nothing is exchanged in it.
+        """
         step = self._update.get_concrete_function(self._specs())
         kind, rate = step.structured_outputs[0].dtype, self.optimizer.learning_rate.value
 
@@ -210,7 +213,7 @@ class KerasTrainer(Trainer):
             self._steps += len(rates)
             return [self._read(each) for each in run(batches, rates).numpy()]
 
-        return results
+        return results, not self._hidden and len(step.structured_outputs) == 1
 
     def step(self, batch: Batch, learning_rate: float) -> StepResult:
         """See `Trainer.step`. Reading the loss waits for the device, so that the step is over on return."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..trainer import Batch, OwnLoop, StepResult, examples_of
+from ..trainer import Batch, OwnLoop, Split, StepResult, examples_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +49,7 @@ class TogetherTrainer(OwnLoop):
         self._inner, self.together = inner, together
         self.rank, self.shard, self.shards, self.count = inner.rank, inner.shard, inner.shards, inner.count
         self.memory, self.sparse = inner.memory, inner.sparse
-        self._run = inner.repeated()
+        self._run, self._computes = inner.repeated()
 
     def epoch(
         self, batches: Iterable[Batch], learning_rates: Sequence[float], note: Callable[[StepResult, float], None]
@@ -62,10 +62,12 @@ class TogetherTrainer(OwnLoop):
         while group := list(itertools.islice(source, self.together)):
             stacked = tf.nest.map_structure(lambda *each: np.stack(each), *group)
             given = np.array(list(itertools.islice(rates, len(group))), np.float32)
+            called = time.perf_counter()
             results = self._run(stacked, given)
             now = time.perf_counter()
+            split = Split((now - called) / len(group)) if self._computes else None
             for batch, result in zip(group, results, strict=True):
-                note(StepResult(result, examples_of(batch)), (now - begin) / len(group))
+                note(StepResult(result, examples_of(batch), split=split), (now - begin) / len(group))
             begin = now
 
     def logs(self) -> Mapping[str, float]:
