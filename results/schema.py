@@ -97,6 +97,7 @@ _FAULTS = (
 _EQUAL_WORK = (
     Column("initial_weights", "text", "", "Digits of all weights before the first step; others if one bit differs"),
     Column("final_weights", "text", "", "The same after the last step"),
+    Column("first_update", "float", "", "How much the first update changed the trained weights, in one number"),
     Column("data_order", "text", "", "Digits of which examples were in which step, over all replicas"),
     Column("train_examples", "float", "examples", "In the training set"),
     Column("validation_examples", "float", "examples", "In the validation set"),

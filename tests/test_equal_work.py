@@ -13,6 +13,7 @@ from command_line import call
 from dataset_helpers import Table, windows_of
 from result_rows import compare, run, text
 from stratbench.datasets.batches import Batches
+from stratbench.harness.worker import first_update
 from stratbench.results.analysis import difference
 from stratbench.results.raw import equal_work
 from test_results_record import make_log, make_record
@@ -189,6 +190,31 @@ class TestApart:
         assert f"checked: all {claim}" in " ".join(text(*rows[:2]).split())
         assert "checked" not in text(run("single", 1), run("ps", 2))
 
+    def test_another_first_update_is_told_with_the_row_that_has_the_mean_gradient(self):
+        rows = [work("single", 1), work("mirrored"), work("ps"), work("fsdp"), work("horovod", batch=32)]
+        updates = [2.0, 2.05, 3.0, math.nan, 9.0]
+        output = " ".join(
+            text(*(row | {"first_update": each} for row, each in zip(rows, updates, strict=True))).split()
+        )
+        assert "first update other than that of single ×1" in output and output.count("first update other") == 1
+        assert ": ps ×2 by 50%" in output
+
+    def test_equal_first_updates_are_not_told(self):
+        rows = [row | {"first_update": 2.0} for row in (work("single", 1), work("mirrored"))]
+        assert "first update" not in text(*rows)
+
+    def test_a_first_update_is_put_together_from_the_tasks_that_hold_the_weights(self):
+        logs = [make_log(0), make_log(1)]
+        logs[0].ready["initial_sums"] = [1.0, 0.0, 2.0]
+        logs[0].updated, logs[1].updated = {"sums": [4.0, 0.0, None]}, {"sums": [4.0, 0.0, 6.0]}
+        assert equal_work.run(logs, logs[0])["first_update"] == 5.0
+        logs[1].updated = None
+        assert math.isnan(equal_work.run(logs, logs[0])["first_update"])
+
+    def test_sums_are_of_trained_weights(self):
+        weights = [np.array([[1.0, 2.0], [4.0, 8.0]], "float32"), np.ones(3), None]
+        assert first_update.sums(weights, [True, False, True]) == [1 - 2 + 4 - 8, 0.0, None]
+
     def test_diff_does_not_compare_other_work(self):
         before, after = ([work(order=order, repeat=at) for at in range(3)] for order in ("aa", "bb"))
         (change,) = difference.between_folders(pd.DataFrame(before), pd.DataFrame(after), 0.05)
@@ -215,6 +241,9 @@ def test_a_strategy_that_repeats_a_part_is_kept_apart(tmp_path, monkeypatch, cap
     assert call("report", str(tmp_path), "--json") == 0
     rows = {row["strategy"]: row for each in json.loads(capsys.readouterr().out) for row in each["rows"]}
     assert rows["multiworker"]["base"] == "single×1" and rows["repeats"]["base"] == "repeats×2"
+    updates = {name: row["first_update"] for name, row in rows.items()}
+    assert updates["multiworker"] == pytest.approx(updates["single"], rel=1e-3)
+    assert abs(updates["repeats"] / updates["single"] - 1) > 0.05
     assert rows["repeats"]["initial_weights"] == rows["single"]["initial_weights"] != ""
     assert rows["repeats"]["examples_repeated"] == 128 and rows["multiworker"]["examples_repeated"] == 0
     assert call("diff", str(tmp_path), "-s", "multiworker", "-s", "repeats") == 2

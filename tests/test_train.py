@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,33 @@ def test_a_process_that_goes_on_keeps_what_the_one_before_has_saved(tmp_path: Pa
     (tmp_path / "epoch-0.npz").write_text("of the end of epoch 0")
     run(tmp_path, 8, [1.0] * 8, 4)
     assert (tmp_path / "epoch-0.npz").read_text() == "of the end of epoch 0"
+
+
+@pytest.mark.parametrize(("accumulate", "first", "expected"), [(1, 0, [1]), (3, 0, [3]), (1, 2, [])])
+def test_the_weights_after_the_first_update_are_told_off_the_clock(
+    tmp_path: Path, accumulate: int, first: int, expected: list[int]
+) -> None:
+    clock = Clock()
+    trainer, told = FakeTrainer(clock, [1.0] * 8), list[int]()
+    writer = journal.Journal(tmp_path / "worker-0.jsonl")
+    with closing(writer):
+        train(
+            trainer,
+            FakeBatches(clock),  # type: ignore[arg-type]
+            lambda step: 0.1,
+            8,
+            writer,
+            tmp_path,
+            clock,
+            first,
+            accumulate,
+            updated=lambda weights: told.append(len(trainer.rates)),
+        )
+    assert told == expected
+    log = journal.read(tmp_path / "worker-0.jsonl")
+    # A process that goes on reads past the batches that the one before has had.
+    assert set(log.steps["step_seconds"][1:]) == {INPUT_SECONDS + STEP_SECONDS}
+    assert log.epochs[-1]["seconds"] == 44.0
 
 
 class FakeLoop(OwnLoop):

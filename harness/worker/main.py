@@ -169,7 +169,7 @@ def redirect(log: Path) -> None:
 def train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal, first_step: int) -> None:
     """What a task of a training does."""
     # Imported here, as some of it needs TensorFlow and the rest of this module must not.
-    from . import backend, operations, snapshots
+    from . import backend, first_update, operations, snapshots
     from .evaluate import evaluate
     from .inject import Injector
     from .profiling import Profiler, TensorFlowRecorder
@@ -204,6 +204,7 @@ def train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal
             total_examples=workload.total_examples,
             set_examples={part: len(rows) for part, rows in workload.rows.items()},
             initial_weights=workload.initial_weights,
+            initial_sums=workload.initial_sums,
             versions=_versions() | {"tensorflow_build": backend.build()},
             memory=trainer.memory and dataclasses.asdict(trainer.memory),
             activation_bytes=workload.activation_bytes,
@@ -229,6 +230,7 @@ def train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal
             scales_loss=workload.scales_loss,
             reports=reports,
             profiler=profiler,
+            updated=lambda weights: journal.event("updated", sums=first_update.sums(weights, workload.trained)),
         )
         if profiler:
             profiler.stop()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...datasets.batches import Batches
 from ...errors import RunError
@@ -17,6 +18,9 @@ from ..plan.bounds import WARMUP_STEPS
 from .profiling import Profiler
 from .snapshots import save
 from .usage import tcp_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MOST_NOT_FINITE = 100
 """Steps in a row. Each halves the scale of the loss, so after these nothing is left of it."""
@@ -35,6 +39,7 @@ def train(
     scales_loss: bool = False,
     reports: Callable[[], bool] = lambda: True,
     profiler: Profiler | None = None,
+    updated: Callable[[Sequence[np.ndarray | None]], None] = lambda weights: None,
 ) -> None:
     """Train from ``first_step`` up to ``total_steps`` updates and journal each.
 
@@ -46,6 +51,8 @@ def train(
         scales_loss: whether the optimizer scales the loss, and leaves out updates that are not finite.
         reports: whether this process saves the weights that all processes hold.
         profiler: records the steps after the warm-up, which rates then leave out as well.
+        updated: is given the weights after the first update of the run, while the clock rests, unless the trainer is an
+            `OwnLoop`. A process that continues a run has no first update.
 
     Raises:
         RunError: the loss of a step is NaN or infinite.
@@ -72,6 +79,12 @@ def train(
                 result = trainer.step(batch, schedule(steps.done))
                 now = clock()
                 steps.note(epoch, result, now - before, ready - asked, now)
+                if steps.done == accumulate and not first_step:
+                    counted = tcp_bytes()
+                    updated(trainer.weights())
+                    # Neither time nor traffic of it are the step's.
+                    traffic = _sum(traffic, _difference(counted, tcp_bytes()))
+                    begin, now = begin + clock() - now, clock()
                 before, asked = now, clock()
                 if trainer.finished:
                     break
@@ -184,6 +197,12 @@ def _note(journal: Journal, step: int, update: Update) -> None:
 def _numbers(split: Split) -> tuple[float, float, float, float]:
     ready_at = math.nan if split.ready_at is None else split.ready_at
     return split.computing_seconds, split.communicating_seconds, split.waiting_seconds, ready_at
+
+
+def _sum(one: tuple[int, int] | None, other: tuple[int, int] | tuple[None, None]) -> tuple[int, int] | None:
+    if one is None or other[0] is None or other[1] is None:
+        return None
+    return one[0] + other[0], one[1] + other[1]
 
 
 def _difference(before: tuple[int, int] | None, after: tuple[int, int] | None) -> tuple[int, int] | tuple[None, None]:

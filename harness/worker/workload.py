@@ -22,7 +22,7 @@ from ..plan import class_weights, learning_rate, optimizers
 from ..plan.models import own
 from ..plan.spec import RunSpec
 from ..plan.task import LOST_SUFFIX, SCRATCH
-from . import backend, compiled, normalisers, numerics, own_schedule, own_steps, snapshots
+from . import backend, compiled, first_update, normalisers, numerics, own_schedule, own_steps, snapshots
 from .building import build, policy
 from .objective import Objective, compute_loss
 from .wording import one_line
@@ -54,6 +54,7 @@ class SpecWorkload:
         unused: what the model was compiled with and this run does not use, in words.
         parameters, trained_bytes, activation_bytes: of the model that was built last.
         initial_weights: digits of the weights that it had then.
+        initial_sums, trained: of its weights, as `first_update.sums` gives and takes them.
         total_examples: that all replicas read in `total_steps`.
     """
 
@@ -79,7 +80,8 @@ class SpecWorkload:
         self.total_steps = spec.steps or (spec.epochs or 0) * self.steps_per_epoch
         self.total_examples = self._examples(self.total_steps)
         self.parameters = 0
-        self.initial_weights = ""
+        self.initial_weights, self.initial_sums = "", list[float | None]()
+        self.trained: list[bool] = []
         self.trained_bytes = 0
         self.activation_bytes: int | None = None
         self.unused = ""
@@ -108,7 +110,10 @@ class SpecWorkload:
         self._own_optimizers = self._of_own_step(model) if self.own_step else {}
         self.own_optimizers = own_steps.words(self._own_optimizers)
         self.parameters = sum(math.prod(variable.shape) for variable in model.weights)
-        self.initial_weights = snapshots.digest(model.get_weights())
+        weights, trained = model.get_weights(), {id(variable) for variable in model.trainable_variables}
+        self.initial_weights = snapshots.digest(weights)
+        self.trained = [id(variable) in trained for variable in model.weights]
+        self.initial_sums = first_update.sums(weights, self.trained)
         self.trained_bytes = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in model.trainable_variables)
         self.activation_bytes = _activation_bytes(model, self.spec.per_replica_batch)
         own_schedule.make_describable(model)

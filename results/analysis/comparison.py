@@ -66,6 +66,7 @@ _ENDS = ("", "_low", "_high")
 _MEDIANS = (
     "flops_per_example",
     "flops_per_second",
+    "first_update",
     "startup_seconds",
     "first_step_seconds",
     "tracing_seconds",

@@ -15,6 +15,8 @@ from .bases import Row, key
 
 COLUMNS = ("initial_weights", "final_weights", "data_order", "examples_repeated")
 
+_ROUNDING = 0.05
+"""Of a first update, at most: sums in another order, and 16 bits."""
 _KINDS = {"initial_weights": "other weights at the start", "data_order": "other examples in its steps"}
 
 
@@ -39,6 +41,24 @@ def differences(row: Row, other: Row) -> list[str]:
     kinds = [kind for kind in _KINDS if kind != "initial_weights" or not row["gpus"]]
     found = [_KINDS[kind] for kind in kinds if row[kind] and other[kind] and row[kind] != other[kind]]
     return found + ([] if other["examples_repeated"] > 0 else _repeated(row))
+
+
+def other_updates(rows: Sequence[Row]) -> list[tuple[Row, Row, float]]:
+    """Rows whose first update was another one than that of ``single``, or else of the first of them.
+
+    Only rows of one global batch are compared.
+
+    Returns:
+        Row, the one that it is compared with, and by which share it differs.
+    """
+    found = []
+    for batch in dict.fromkeys(row["global_batch"] for row in rows):
+        known = [row for row in rows if row["global_batch"] == batch and row["first_update"] > 0]
+        base = next((row for row in known if row["strategy"] == "single"), known[0] if known else None)
+        if base:
+            shares = [(row, base, abs(row["first_update"] / base["first_update"] - 1)) for row in known]
+            found += [each for each in shares if each[2] > _ROUNDING]
+    return found
 
 
 def _repeated(row: Row) -> list[str]:

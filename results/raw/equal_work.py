@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,19 @@ def run(logs: Sequence[TaskLog], first: TaskLog | None) -> dict[str, Any]:
         "final_weights": ((first and first.work) or {}).get("final_weights", ""),
         **{f"{part}_examples": count for part, count in ready.get("set_examples", {}).items()},
         "examples_planned": ready.get("total_examples"),
+        "first_update": _first_update(logs, ready),
         **_read(_epochs(logs)),
     }
+
+
+def _first_update(logs: Sequence[TaskLog], ready: Mapping[str, Any]) -> float:
+    """The norm of how much each weight's sum changed; NaN if that of one is not known."""
+    before, told = ready.get("initial_sums") or [], [log.updated["sums"] for log in logs if log.updated]
+    # Where several tasks hold a weight, they hold the same.
+    after = [next((each for each in sums if each is not None), None) for sums in zip(*told, strict=True)]
+    if not before or len(after) != len(before) or None in after:
+        return math.nan
+    return math.sqrt(sum((one - other) ** 2 for one, other in zip(after, before, strict=True)))
 
 
 def _epochs(logs: Sequence[TaskLog]) -> list[dict[str, Any]]:

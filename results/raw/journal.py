@@ -8,8 +8,10 @@ start       pid, created (Unix seconds), start_method (forked, or fresh with the
 ready       parameters, unused (text), versions (dict), memory (dict or null), activation_bytes (or null),
             tokens_per_example (or null), compiled (bool: by XLA), traffic_bytes: expected of all workers in a
             step; notes: {column of runs: value} of the strategy's own; total_examples: that all are to read;
-            set_examples: {train, validation, test: how many there are}; initial_weights (digits); profiled (bool);
-            written just before the first step
+            set_examples: {train, validation, test: how many there are}; initial_weights (digits); initial_sums: see
+            ``updated``; profiled (bool); written just before the first step
+updated     sums: of each weight (0 if it is not trained, null if another task holds it), as
+            ``harness.worker.first_update`` defines it; after the first update of the run
 serving     memory (dict or null); instead of ready, from a task that only serves
 steps       rows, each in the order of ``STEP_FIELDS``
 updates     rows, each in the order of ``UPDATE_FIELDS``
@@ -208,6 +210,7 @@ class TaskLog:
     serving: dict[str, Any] | None = None
     epochs: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    updated: dict[str, Any] | None = None
     trained: dict[str, Any] | None = None
     work: dict[str, Any] | None = None
     failed: dict[str, Any] | None = None
@@ -241,7 +244,7 @@ def read(path: str | os.PathLike[str]) -> TaskLog:
                 log.injected.append(event)
             case "restored":
                 log.restored.append(event)
-            case "start" | "ready" | "serving" | "trained" | "work" | "failed" | "end" as name:
+            case "start" | "ready" | "serving" | "updated" | "trained" | "work" | "failed" | "end" as name:
                 setattr(log, name, event)
                 if name == "start":
                     log.starts.append(event)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..analysis import split
+from ..analysis import equal_work, split
 from ..analysis.bases import Row
 from . import doubts, table, words
 
@@ -38,10 +38,18 @@ def _equal_work(rows: Sequence[Row]) -> list[str]:
         return []
     unknown = ", ".join(words.name(row) for row in ran if not _is_known(row))
     batches = len({row["global_batch"] for row in known})
-    return [
+    lines = [
         f"checked: all{f' but {unknown}' if unknown else ''} began with the same weights and had the same examples in "
         f"each step{' of the same global batch' if batches > 1 else ''}"
     ]
+    others = equal_work.other_updates(known)
+    for base in {id(base): base for _, base, _ in others}.values():
+        differ = ", ".join(f"{words.name(row)} by {share:.0%}" for row, other, share in others if other is base)
+        lines.append(
+            f"first update other than that of {words.name(base)}, as of workers that don't wait, of dropout, or of a "
+            f"replica's own statistics: {differ}"
+        )
+    return lines
 
 
 def _is_known(row: Row) -> bool:
