@@ -80,6 +80,11 @@ def test_each_worker_has_a_profile_and_rank_0_horovods_timeline(capsys: pytest.C
     assert any("ALLREDUCE" in str(name) for name in names), names
 
 
+@pytest.mark.parametrize(("steps", "together", "expected"), [(3, 1, 4), (3, 4, 8), (4, 4, 8), (5, 4, 12)])
+def test_whole_calls_are_left_out(steps: int, together: int, expected: int, tmp_path: Path) -> None:
+    assert Profiler(steps, tmp_path, []).left_out(together) == expected
+
+
 def test_without_the_flag_nothing_is_recorded(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("run", "-s", "single", *WORK, "--steps", "4", "--output", "out") == 0
     (run,) = results.load("out").runs.to_dict("records")

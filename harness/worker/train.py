@@ -57,11 +57,10 @@ def train(
     Raises:
         RunError: the loss of a step is NaN or infinite.
     """
-    warmup = WARMUP_STEPS * accumulate
-    if isinstance(trainer, OwnLoop):
-        # The first call traces.
-        warmup = -(-warmup // trainer.together) * trainer.together
-    steps = _Steps(trainer, journal, first_step, warmup, scales_loss, profiler)
+    together = trainer.together if isinstance(trainer, OwnLoop) else 1
+    # Whole calls: the first one traces.
+    warmup = -(-WARMUP_STEPS * accumulate // together) * together
+    steps = _Steps(trainer, journal, first_step, warmup, scales_loss, profiler, together)
     for epoch, skipped, stop in _epochs(first_step, total_steps, batches.steps_per_epoch):
         # A former process of this worker may have died after the last step of an epoch and before its copy was saved.
         source = _Part(batches, epoch, skipped, stop)
@@ -133,6 +132,7 @@ class _Steps:
         warmup: how many steps from there on are warm-up.
         scales_loss: whether the optimizer does.
         profiler: see `train`.
+        together: steps of one call.
 
     Attributes:
         done: number of the next step.
@@ -140,12 +140,19 @@ class _Steps:
     """
 
     def __init__(
-        self, trainer: Trainer, journal: Journal, first: int, warmup: int, scales_loss: bool, profiler: Profiler | None
+        self,
+        trainer: Trainer,
+        journal: Journal,
+        first: int,
+        warmup: int,
+        scales_loss: bool,
+        profiler: Profiler | None,
+        together: int,
     ):
         self._trainer, self._journal, self._profiler = trainer, journal, profiler
         self._scales_loss, self._not_finite = scales_loss, 0
         self._warm, self.done, self.whole = first + warmup, first, True
-        self._measured = self._warm + (profiler.left_out if profiler else 0)
+        self._measured = self._warm + (profiler.left_out(together) if profiler else 0)
 
     def note(self, epoch: int, result: StepResult, seconds: float, waited: float, now: float) -> None:
         """A step is over. Raises RunError if its loss is NaN or infinite, unless that may be left out."""
