@@ -29,7 +29,6 @@ pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
 PLAN = """
 strategy = ["single", "mirrored"]
-replicas = [1, 2]
 model = "mlp"
 dataset = "synthetic"
 global-batch = 32
@@ -111,32 +110,33 @@ def test_a_plan_tells_its_time_before_it_starts(capsys: pytest.CaptureFixture[st
     Path("plan.toml").write_text(PLAN + "repeats = 2\n")
     assert call("compare", "plan.toml") == 0
     error = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"stratbench: 6 runs, about \d+ s, until \d\d:\d\d", error[0]), error
+    assert re.fullmatch(r"stratbench: 4 runs, about \d+ s, until \d\d:\d\d", error[0]), error
     assert re.search(r"about \d+ s left$", error[1]) and "left" not in error[-1]
     runs = results.load("out").runs
-    assert len(runs) == 6 and set(runs.steps) == {12.0}
+    assert len(runs) == 4 and set(runs.steps) == {12.0}
     # The short ones are in no table.
     assert sorted(path.name for path in Path("out/runs").iterdir()) == sorted(runs.run_id)
 
 
 def test_flags_come_before_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
     Path("plan.toml").write_text(PLAN)
-    assert call("compare", "plan.toml", "-n", "1", "--steps", "3") == 0
+    chosen = ("compare", "plan.toml", "-s", "single", "--steps", "3")
+    assert call(*chosen) == 0
     runs = results.load("out").runs
-    assert set(runs.replicas) == {1} and set(runs.steps) == {3.0}
-    capsys.readouterr()
-    assert call("compare", "plan.toml", "-n", "1", "--steps", "3") == 0
+    assert set(runs.strategy) == {"single"} and set(runs.steps) == {3.0}
+    assert re.match(r"stratbench: 1 run, about \d+ s, until \d\d:\d\d\n", capsys.readouterr().err)
+    assert call(*chosen) == 0
     error = capsys.readouterr().err
-    assert "2 of 2 runs are ok already" in error and "about" not in error
+    assert "1 of 1 runs are ok already" in error and "about" not in error
 
 
 def test_rows_that_can_not_run_are_told_before() -> None:
-    Path("plan.toml").write_text(PLAN.replace('"mirrored"', '"tpu"'))
+    Path("plan.toml").write_text(PLAN.replace('"mirrored"', '"tpu"').replace("steps = 12", "steps = 3"))
     with pytest.MonkeyPatch.context() as patch:
         stream = io.StringIO()
         patch.setattr(sys, "stderr", stream)
         assert call("compare", "plan.toml") == 0
-    assert "2 of 3 rows can't run here, or fail" in stream.getvalue()
+    assert "1 of 2 rows can't run here, or fail" in stream.getvalue()
 
 
 @pytest.mark.parametrize(
