@@ -46,8 +46,8 @@ def _equal_work(rows: Sequence[Row]) -> list[str]:
     for base in {id(base): base for _, base, _ in others}.values():
         differ = ", ".join(f"{words.name(row)} by {share:.0%}" for row, other, share in others if other is base)
         lines.append(
-            f"first update other than that of {words.name(base)}, as of workers that don't wait, of dropout, or of a "
-            f"replica's own statistics: {differ}"
+            f"the first update differs from that of {words.name(base)}: {differ}; good reasons are workers that don't "
+            "wait, dropout, and batch statistics of a replica's own part"
         )
     return lines
 
