@@ -117,12 +117,12 @@ def _captions(changes: Sequence[Change]) -> list[str]:
 
 
 def _labels(changes: Sequence[Change]) -> list[str]:
-    """The name of each, with its batch where several have that name."""
+    """The name of each, with its batch where several batches have that name."""
     names = [f"{_name(change)} ×{change.row['replicas']}" for change in changes]
-    counts = Counter(names)
+    batches = [change.row["global_batch"] for change in changes]
+    counts = Counter(name for name, _ in set(zip(names, batches, strict=True)))
     return [
-        f"{name} at batch {change.row['global_batch']}" if counts[name] > 1 else name
-        for name, change in zip(names, changes, strict=True)
+        f"{name} at batch {batch}" if counts[name] > 1 else name for name, batch in zip(names, batches, strict=True)
     ]
 
 
