@@ -160,6 +160,7 @@ class Strategy(ABC):
         max_replicas: the most that it can have; None where there is no limit.
         own_loop: whether its trainer is an `OwnLoop`. Faults can't be injected into its steps.
         keras_loop: whether that is Keras's, which divides the loss by the number of replicas, and compiles by itself.
+        together: how many steps are one call of TensorFlow, and so have equal times.
         joins_jobs: whether its workers may be the processes of a job that ``horovodrun`` or ``mpirun`` started.
         compiles: whether XLA can compile what computes its gradients.
         runs_own_steps: whether it can call a model's own ``train_step`` (`Workload.own_step`).
@@ -184,6 +185,7 @@ class Strategy(ABC):
     backend: ClassVar[Literal["tensorflow", "jax"]] = "tensorflow"
     own_loop: ClassVar[bool] = False
     keras_loop: ClassVar[bool] = False
+    together: ClassVar[int] = 1
     joins_jobs: ClassVar[bool] = False
     compiles: ClassVar[bool] = False
     runs_own_steps: ClassVar[bool] = False

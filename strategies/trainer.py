@@ -283,13 +283,7 @@ class Trainer(ABC):
 
 
 class OwnLoop(Trainer):
-    """A trainer whose steps another library's loop runs. The harness takes its word for their times.
-
-    Attributes:
-        together: how many steps are one call, and so have equal times.
-    """
-
-    together: int = 1
+    """A trainer whose steps another library's loop runs. The harness takes its word for their times."""
 
     @abstractmethod
     def epoch(

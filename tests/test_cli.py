@@ -130,7 +130,7 @@ class TestMistakes:
             (["run", "-s", "ps:ps=0", *WORK], "greater than or equal to 1"),
             (["run", "-s", "ps:port=70000", *WORK], "less than or equal to 65535"),
             (["run", "-s", "horovod:fusion_mib=inf", *WORK], "option fusion_mib of strategy horovod"),
-            (["run", "-s", "single", "-o", "x=1", *WORK], "single has the options mode"),
+            (["run", "-s", "single", "-o", "x=1", *WORK], "single has the options steps_per_execution, mode"),
             (["run", "-s", "single", "-o", "x", *WORK], "key=value. Received: 'x'"),
             (["run", "-s", "single", "--model", "cn", *WORK], "Did you mean 'cnn'?"),
             (["run", "-s", "single", "--model", "", *WORK], "package.module:function"),

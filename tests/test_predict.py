@@ -172,6 +172,13 @@ def test_what_can_not_be_predicted_says_why(strategy: str, changes: dict[str, fl
     assert why in series.why_not and not series.predictions
 
 
+def test_a_strategy_that_this_version_does_not_know_says_so() -> None:
+    rows = [made("ps", n) for n in (1, 2)]
+    rows += [row | {"strategy": "later", "run_id": f"later-{row['run_id']}"} for row in rows]
+    found = {series.row["strategy"]: series for series in predicted(rows, [4])}
+    assert "strategy must be one of" in found["later"].why_not and found["ps"].predictions
+
+
 def test_more_replicas_than_examples_are_left_out() -> None:
     (series,) = predicted([made("ps", n) for n in (1, 2)], [64, 65])
     assert [each.replicas for each in series.predictions] == [1, 2, 64]
@@ -330,10 +337,10 @@ def test_json_has_the_figures_of_the_table(folder: Path) -> None:
         (["-n", "1000001"], "--replicas must be from 1"),
         (["-n", "4", "--bandwidth", "25Gbit"], "Missing: --latency"),
         (["-n", "4", "--latency", "5us"], "Missing: --bandwidth"),
-        (["-n", "4", "--latency", "5us/s", "--bandwidth", "1Gbit"], "with a unit"),
-        (["-n", "4", "--latency", "5us", "--bandwidth", "25"], "with a unit"),
+        (["-n", "4", "--latency", "5us/s", "--bandwidth", "1Gbit"], "and a unit: "),
+        (["-n", "4", "--latency", "5us", "--bandwidth", "25"], "and a unit: "),
         (["-n", "4", "--latency", "5us", "--bandwidth", "0Gbit"], "greater than 0"),
-        (["-n", "4", "--price", "free"], "2.50/replica-hour"),
+        (["-n", "4", "--price", "free"], "unit: /replica-hour"),
         ([], "Missing parameter"),
     ],
 )

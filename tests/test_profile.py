@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from command_line import call
 from stratbench import results
+from stratbench.harness.plan import bounds
 from stratbench.harness.plan.bounds import WARMUP_STEPS
 from stratbench.harness.plan.spec import RunSpec
 from stratbench.harness.worker.profiling import Profiler
@@ -80,9 +81,9 @@ def test_each_worker_has_a_profile_and_rank_0_horovods_timeline(capsys: pytest.C
     assert any("ALLREDUCE" in str(name) for name in names), names
 
 
-@pytest.mark.parametrize(("steps", "together", "expected"), [(3, 1, 4), (3, 4, 8), (4, 4, 8), (5, 4, 12)])
-def test_whole_calls_are_left_out(steps: int, together: int, expected: int, tmp_path: Path) -> None:
-    assert Profiler(steps, tmp_path, []).left_out(together) == expected
+@pytest.mark.parametrize(("steps", "together", "expected"), [(0, 4, 0), (3, 1, 4), (3, 4, 8), (4, 4, 8), (5, 4, 12)])
+def test_whole_calls_are_left_out(steps: int, together: int, expected: int) -> None:
+    assert bounds.left_out(steps, together) == expected
 
 
 def test_without_the_flag_nothing_is_recorded(capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,6 +98,7 @@ def test_without_the_flag_nothing_is_recorded(capsys: pytest.CaptureFixture[str]
     [
         (["--profile", "5", "--steps", "8"], "--profile must leave steps to measure"),
         (["--profile", "5", "--steps", "12", "--accumulate", "3"], "beside those and 7 for warm-up"),
+        (["-o", "steps_per_execution=8", "--profile", "3", "--steps", "24"], "beside those and 21 for warm-up"),
         (["--profile", "0", "--steps", "8"], "--profile must be greater than 0"),
         (["--profile", "1001", "--steps", "2000"], "--profile must be at most 1000"),
         (["--profile", "some"], "is not a valid integer"),

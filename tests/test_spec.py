@@ -88,7 +88,7 @@ def test_options_reach_the_strategies_that_have_them() -> None:
         (["ps:ps=0"], {}, "greater than or equal to 1. Received: '0'"),
         (["ps:sync=perhaps"], {}, "Received: 'perhaps'"),
         (["ps:sync"], {}, "key=value. Received: 'sync'"),
-        (["mirrored"], {"options": {"sync": "true"}}, "strategy mirrored has the options cross_device_ops"),
+        (["mirrored"], {"options": {"sync": "true"}}, "strategy mirrored has the options steps_per_execution"),
         ([], {}, "at least one --strategy"),
         (["mirrored"], {"replicas": [0]}, "at least 1. Received: 0"),
         (["single"], {"replicas": [2]}, "at most 1 replica. Received: 2"),

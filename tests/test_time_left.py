@@ -20,10 +20,11 @@ from hypothesis import strategies as some
 from rich.console import Console
 from stratbench import results
 from stratbench.harness.cli.progress import RunProgress
-from stratbench.harness.cli.time_left import TimeLeft, without_repeat, words
+from stratbench.harness.cli.time_left import TimeLeft, words
 from stratbench.harness.launch import estimating
 from stratbench.harness.plan.experiment import Experiment
 from stratbench.harness.plan.spec import RunSpec
+from stratbench.results.raw.record import without_repeat
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
@@ -97,6 +98,13 @@ class TestEstimate:
     def test_what_does_not_run_takes_no_time(self) -> None:
         (run,) = specs("single")
         assert estimating.seconds(run, self.row(status="skipped", train_examples=math.nan)) == 0
+
+    def test_a_run_that_is_all_warm_up_has_no_step_to_tell(self) -> None:
+        (run,) = specs("single", steps=2)
+        assert estimating.seconds(run, self.row(step_seconds_median=math.nan)) == pytest.approx(2.0 + 1.5 + 1.0)
+
+    def test_a_short_run_has_a_whole_call_of_warm_up(self) -> None:
+        assert estimating.short(specs("single:steps_per_execution=20")[0]).steps == 30
 
     def test_a_short_run_is_the_same_work_without_faults(self) -> None:
         (run,) = specs("single", inject=["slow:worker=0,seconds=9"], profile=5, repeats=1, epochs=4, steps=None)

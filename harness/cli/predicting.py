@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import click
 
 from ...errors import UsageError
 from .reading import read_tables
-from .values import Counts
+from .values import Amount, Counts
 
 if TYPE_CHECKING:
     from ...results.analysis.cost_model import Network
@@ -21,40 +20,11 @@ if TYPE_CHECKING:
 _MOST_REPLICAS = 1_000_000
 _BITS = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9, "tbit": 10**12}
 _BYTES = {"b": 8, "kb": 8 * 10**3, "mb": 8 * 10**6, "gb": 8 * 10**9, "tb": 8 * 10**12}
-_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
-
-
-class Amount(click.ParamType):
-    """A number with a unit, in the unit of which the others are multiples."""
-
-    def __init__(self, name: str, units: Mapping[str, float], example: str) -> None:
-        self.name, self._units, self._example = name, units, example
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """A finite number greater than 0."""
-        if isinstance(value, float):
-            return value
-        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([^\W\d]+)(/s)?", value.strip())
-        unit = self._units.get(found[2].lower()) if found else None
-        if not found or unit is None or not float(found[1]) or (found[3] and "s" in self._units):
-            units = ", ".join(self._units)
-            self.fail(f"give a number greater than 0 with a unit ({units}), as {self._example}. Received: '{value}'.")
-        return float(found[1]) * unit
-
-
-class Price(click.ParamType):
-    """``2.50/replica-hour``, or the number alone."""
-
-    name = "PRICE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """A number greater than 0."""
-        if isinstance(value, float):
-            return value
-        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(/replica-hour)?", value.strip(), re.ASCII)
-        if not found or not float(found[1]):
-            self.fail(f"give what a replica costs an hour, as 2.50/replica-hour. Received: '{value}'.", param, ctx)
-        return float(found[1])
+_BANDWIDTH = Amount(
+    "BANDWIDTH", {f"{unit}{end}": bits for end in ("", "/s") for unit, bits in (_BITS | _BYTES).items()}
+)
+_LATENCY = Amount("TIME", {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0})
+_PRICE = Amount("PRICE", {"/replica-hour": 1, "": 1})
 
 
 @click.command()
@@ -64,15 +34,15 @@ class Price(click.ParamType):
 )
 @click.option(
     "--bandwidth",
-    type=Amount("BANDWIDTH", _BITS | _BYTES, "25Gbit"),
+    type=_BANDWIDTH,
     help="Of the network between replicas, in each direction: 25Gbit, 3GB. [default: that of the runs]",
 )
 @click.option(
     "--latency",
-    type=Amount("TIME", _SECONDS, "5us"),
+    type=_LATENCY,
     help="Of a message on it: 5us. Both are given, or neither.",
 )
-@click.option("--price", type=Price(), help="What a replica costs an hour, in any currency: 2.50/replica-hour.")
+@click.option("--price", type=_PRICE, help="What a replica costs an hour, in any currency: 2.50/replica-hour.")
 @click.option("--json", "as_json", is_flag=True, help="Print the predictions as JSON.")
 def predict(
     path: Path,
@@ -141,10 +111,8 @@ def _algorithm(row: Mapping[str, Any]) -> tuple[Algorithm, int]:
     """A row's strategy with its options, and how many steps make an update."""
     import json
 
-    from ...results.schema import OWN_OPTIMIZERS
     from ...strategies import registry
     from ..plan import optimizers
 
-    own = row["optimizer"].startswith(OWN_OPTIMIZERS)
-    accumulate = 1 if own else optimizers.parse(row["optimizer"]).accumulate
-    return registry.create(row["strategy"], json.loads(row["options"] or "{}")), accumulate
+    strategy = registry.create(row["strategy"], json.loads(row["options"] or "{}"))
+    return strategy, optimizers.parse(row["optimizer"]).accumulate

@@ -11,6 +11,7 @@ from ...errors import ResultsError
 from ...results.analysis.bases import Row
 from ...results.analysis.comparison import summaries
 from ...results.analysis.intervals import LEAST_RUNS
+from ...results.raw.record import without_repeat
 from ...results.showing import words
 from ...results.tables.reading import load_runs
 from ..plan.spec import RunSpec
@@ -31,8 +32,8 @@ def run_until(share: float, specs: list[RunSpec], output: Path, run: Callable[[l
     worst, done, rows = 0, list[RunSpec](), list[Row]()
     for number, batch in enumerate(_batches(specs)):
         # It would be no use to repeat what never is ok.
-        timed = {_stem(run["run_id"]) for row in rows for run in row["ok_runs"]}
-        chosen = [spec for spec in batch if not number or _stem(spec.run_id) in timed]
+        timed = {without_repeat(run["run_id"]) for row in rows for run in row["ok_runs"]}
+        chosen = [spec for spec in batch if not number or without_repeat(spec.run_id) in timed]
         worst = max(worst, run(chosen))
         done += chosen
         if worst in INTERRUPTED.values():
@@ -61,11 +62,6 @@ def _rows(specs: list[RunSpec], output: Path) -> list[Row]:
         # Nothing was run, as after Ctrl-C.
         return []
     return [row for row in summaries(runs[runs["run_id"].isin([spec.run_id for spec in specs])]) if row["rates"]]
-
-
-def _stem(run_id: str) -> str:
-    """What the names of a spec's repeats have in common."""
-    return run_id.rpartition("-r")[0]
 
 
 def _too_wide(rows: list[Row], share: float) -> dict[str, float]:

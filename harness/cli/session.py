@@ -13,12 +13,13 @@ from typing import Any
 
 from rich.console import Console
 
+from ...results.raw.record import without_repeat
 from ..launch.estimating import estimate
 from ..launch.run import WhyNot, open_store, run_all
 from ..launch.starter import Starter
 from ..plan.spec import RunSpec
 from .progress import RunProgress, working
-from .time_left import without_repeat, words
+from .time_left import words
 
 Row = dict[str, Any]
 

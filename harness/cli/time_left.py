@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from ...results.raw.record import without_repeat
 from ..plan.spec import RunSpec
 
 
@@ -46,11 +47,6 @@ class TimeLeft:
     def _bias(self) -> float:
         both = [(fmean(took), self._estimates[name]) for name, took in self._took.items() if self._estimates.get(name)]
         return sum(took for took, _ in both) / sum(estimate for _, estimate in both) if both else 1.0
-
-
-def without_repeat(run_id: str) -> str:
-    """The name that a run and its repeats have in common."""
-    return run_id.rpartition("-r")[0]
 
 
 def words(seconds: float) -> str:

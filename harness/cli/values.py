@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,28 @@ class Percent(click.ParamType):
         if not 0 < share < 1:
             self.fail(f"give a percentage between 0% and 100%, such as 5%. Received: '{value}'.", param, ctx)
         return share
+
+
+class Amount(click.ParamType):
+    """``25Gbit`` → 25e9: a number with one of some units.
+
+    Args:
+        units: in small letters → what the number is multiplied by; empty, if it may stand alone.
+    """
+
+    def __init__(self, name: str, units: Mapping[str, float]) -> None:
+        self.name, self._units = name, units
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """A number greater than 0."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(\D*)", value.strip(), re.ASCII)
+        factor = self._units.get(found[2].lower()) if found else None
+        if not found or factor is None or not float(found[1]):
+            units = ", ".join(filter(None, self._units))
+            self.fail(f"give a number greater than 0 and a unit: {units}. Received: '{value}'.", param, ctx)
+        return float(found[1]) * factor
 
 
 class Repeats(click.ParamType):

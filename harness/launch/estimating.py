@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...datasets.batches import steps_per_epoch
 from ..plan import bounds, optimizers
 from ..plan.spec import RunSpec
 from .run import WhyNot, open_store, run_one
@@ -21,7 +22,7 @@ _STEPS = 10
 def short(spec: RunSpec) -> RunSpec:
     """The same work for a few steps, without faults and without what is kept of a run."""
     parsed = optimizers.parse(spec.optimizer)
-    steps = bounds.WARMUP_STEPS * parsed.accumulate + _STEPS
+    steps = bounds.warm_up(parsed.accumulate, spec.create_strategy().together) + _STEPS
     changes: dict[str, Any] = {"epochs": None, "inject": (), "profile": 0, "save_model": "", "repeat": 0}
     return spec.model_copy(update={"steps": min(steps, spec.steps or steps), **changes})
 
@@ -34,14 +35,15 @@ def seconds(spec: RunSpec, row: Mapping[str, Any]) -> float:
     """
     if row["status"] != "ok":
         return 0.0
-    exact = row["train_examples"] / spec.global_batch
-    epoch = max(math.ceil(exact) if spec.last_batch == "keep" else math.floor(exact), 1)
-    steps = spec.steps or (spec.epochs or 0) * epoch
+    examples = int(row["train_examples"])
+    steps = spec.total_steps(examples)
+    epochs = math.ceil(steps / max(steps_per_epoch(examples, spec.global_batch, spec.last_batch), 1))
     sizes = {part: row[f"{part}_examples"] for part in ("train", "validation", "test")}
     # The last evaluation is of all three, those after earlier epochs of the validation examples.
-    evaluations = 1 + (math.ceil(steps / epoch) - 1) * sizes["validation"] / sum(sizes.values())
+    evaluations = 1 + (epochs - 1) * sizes["validation"] / sum(sizes.values())
     around = row["total_seconds"] - row["train_seconds"] - row["evaluation_seconds"]
-    step = row["step_seconds_median"]
+    # Of a run that is all warm-up, no step is measured.
+    step = 0.0 if math.isnan(row["step_seconds_median"]) else row["step_seconds_median"]
     return float(around + row["first_step_seconds"] + steps * step + evaluations * row["evaluation_seconds"])
 
 

@@ -80,9 +80,24 @@ def check_runs(runs: int) -> None:
         raise UsageError(f"one command makes at most {MOST_RUNS} runs: strategies × sizes × repeats. Received: {runs}.")
 
 
-def check_profile(steps: int, total: int, accumulate: int) -> None:
+def warm_up(accumulate: int, together: int) -> int:
+    """Steps of the warm-up.
+
+    Args:
+        accumulate: steps of an update.
+        together: steps of one call. Whole calls are left out: the first one traces.
+    """
+    return -(-WARMUP_STEPS * accumulate // together) * together
+
+
+def left_out(profile: int, together: int) -> int:
+    """Steps after the warm-up that rates leave out: those recorded, and what begins while records are written."""
+    return (-(-profile // together) + 1) * together if profile else 0
+
+
+def check_profile(steps: int, total: int, accumulate: int, together: int) -> None:
     """Raise UsageError if a run of ``total`` steps has none left to measure."""
-    others = WARMUP_STEPS * accumulate + 1
+    others = warm_up(accumulate, together) + left_out(steps, together) - steps
     if steps and total <= steps + others:
         raise UsageError(
             f"--profile must leave steps to measure, beside those and {others} for warm-up and writing. "

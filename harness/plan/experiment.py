@@ -173,10 +173,6 @@ class Experiment(BaseModel):
                 f"Received: {batch}."
             )
 
-    def _total_steps(self, batch: int) -> int:
-        epoch = -(-self._examples // batch) if self.last_batch == "keep" else self._examples // batch
-        return self.steps or (self.epochs or DEFAULT_EPOCHS) * epoch
-
     def _spec(
         self,
         name: str,
@@ -195,9 +191,7 @@ class Experiment(BaseModel):
         asked = self.global_batch or (self.per_replica_batch or 0) * replicas
         strategy = strategies.create(name, options)
         batch = strategy.global_batch(asked, self._examples)
-        accumulate = optimizers.parse(common["optimizer"]).accumulate
-        bounds.check_profile(common["profile"], self._total_steps(batch), accumulate)
-        return RunSpec(
+        spec = RunSpec(
             strategy=name,
             options=options,
             replicas=replicas,
@@ -206,6 +200,9 @@ class Experiment(BaseModel):
             cores_per_replica=per_replica,
             **{**common, **_optimizer_of(strategy, common["optimizer"])},
         )
+        accumulate = optimizers.parse(spec.optimizer).accumulate
+        bounds.check_profile(spec.profile, spec.total_steps(self._examples), accumulate, strategy.together)
+        return spec
 
 
 def expand(experiments: Sequence[Experiment]) -> list[RunSpec]:

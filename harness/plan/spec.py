@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...datasets import base as datasets
+from ...datasets.batches import steps_per_epoch
 from ...datasets.structure import named
 from ...results.raw.record import run_id
 from ...strategies import registry as strategies
@@ -95,6 +96,10 @@ class RunSpec(BaseModel):
     def faults(self) -> list[Fault]:
         """The faults to inject."""
         return [parse(text) for text in self.inject]
+
+    def total_steps(self, examples: int) -> int:
+        """Of the run, with so many training examples."""
+        return self.steps or (self.epochs or 0) * steps_per_epoch(examples, self.global_batch, self.last_batch)
 
     def skip(self) -> str | None:
         """Why this can't run here, in one sentence; None if it can."""

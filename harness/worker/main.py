@@ -230,6 +230,7 @@ def train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal
             scales_loss=workload.scales_loss,
             reports=reports,
             profiler=profiler,
+            together=strategy.together,
             updated=lambda weights: journal.event("updated", sums=first_update.sums(weights, workload.trained)),
         )
         if profiler:

@@ -41,14 +41,6 @@ class Profiler:
         self._recorders = recorders
         self._running: list[Recorder] = []
 
-    def left_out(self, together: int = 1) -> int:
-        """Steps that rates leave out: those recorded, and what begins while records are written.
-
-        Args:
-            together: steps of one call. Whole calls are left out.
-        """
-        return (-(-self.steps // together) + 1) * together
-
     def between(self, done: int, first: int) -> None:
         """A step is over.
 

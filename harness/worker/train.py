@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from ...datasets.batches import Batches
 from ...errors import RunError
 from ...results.raw.journal import UNKNOWN, Journal
 from ...strategies.trainer import Batch, OwnLoop, Split, StepResult, Trainer, Update
-from ..plan.bounds import WARMUP_STEPS
+from ..plan import bounds
 from .profiling import Profiler
 from .snapshots import save
 from .usage import tcp_bytes
@@ -39,6 +40,7 @@ def train(
     scales_loss: bool = False,
     reports: Callable[[], bool] = lambda: True,
     profiler: Profiler | None = None,
+    together: int = 1,
     updated: Callable[[Sequence[np.ndarray | None]], None] = lambda weights: None,
 ) -> None:
     """Train from ``first_step`` up to ``total_steps`` updates and journal each.
@@ -51,16 +53,17 @@ def train(
         scales_loss: whether the optimizer scales the loss, and leaves out updates that are not finite.
         reports: whether this process saves the weights that all processes hold.
         profiler: records the steps after the warm-up, which rates then leave out as well.
+        together: steps of one call, which have equal times.
         updated: is given the weights after the first update of the run, while the clock rests, unless the trainer is an
             `OwnLoop`. A process that continues a run has no first update.
 
     Raises:
         RunError: the loss of a step is NaN or infinite.
     """
-    together = trainer.together if isinstance(trainer, OwnLoop) else 1
-    # Whole calls: the first one traces.
-    warmup = -(-WARMUP_STEPS * accumulate // together) * together
-    steps = _Steps(trainer, journal, first_step, warmup, scales_loss, profiler, together)
+    warm = first_step + bounds.warm_up(accumulate, together)
+    measured = warm + (bounds.left_out(profiler.steps, together) if profiler else 0)
+    record = functools.partial(profiler.between, first=warm) if profiler else lambda done: None
+    steps = _Steps(trainer, journal, first_step, measured, scales_loss, record)
     for epoch, skipped, stop in _epochs(first_step, total_steps, batches.steps_per_epoch):
         # A former process of this worker may have died after the last step of an epoch and before its copy was saved.
         source = _Part(batches, epoch, skipped, stop)
@@ -129,10 +132,9 @@ class _Steps:
 
     Args:
         first: number of the first step.
-        warmup: how many steps from there on are warm-up.
+        measured: of the first one that rates are of.
         scales_loss: whether the optimizer does.
-        profiler: see `train`.
-        together: steps of one call.
+        record: is told the number of the next step after each.
 
     Attributes:
         done: number of the next step.
@@ -144,15 +146,13 @@ class _Steps:
         trainer: Trainer,
         journal: Journal,
         first: int,
-        warmup: int,
+        measured: int,
         scales_loss: bool,
-        profiler: Profiler | None,
-        together: int,
+        record: Callable[[int], None],
     ):
-        self._trainer, self._journal, self._profiler = trainer, journal, profiler
+        self._trainer, self._journal, self._record = trainer, journal, record
         self._scales_loss, self._not_finite = scales_loss, 0
-        self._warm, self.done, self.whole = first + warmup, first, True
-        self._measured = self._warm + (profiler.left_out(together) if profiler else 0)
+        self._measured, self.done, self.whole = measured, first, True
 
     def note(self, epoch: int, result: StepResult, seconds: float, waited: float, now: float) -> None:
         """A step is over. Raises RunError if its loss is NaN or infinite, unless that may be left out."""
@@ -165,8 +165,7 @@ class _Steps:
         if result.loss is not None:
             self._check(result.loss)
         self.done += 1
-        if self._profiler:
-            self._profiler.between(self.done, self._warm)
+        self._record(self.done)
 
     def _check(self, loss: float) -> None:
         """Raise RunError for a loss that is not finite. If the loss is scaled, such a step may only be left out."""

@@ -77,7 +77,7 @@ class SpecWorkload:
         self.optimizer_settings: Mapping[str, Any] = settings | {"learning_rate": spec.learning_rate}
         self.steps_per_epoch = steps_per_epoch(len(self.rows["train"]), spec.global_batch, spec.last_batch)
         self.whole_batches = spec.global_batch == len(self.rows["train"])
-        self.total_steps = spec.steps or (spec.epochs or 0) * self.steps_per_epoch
+        self.total_steps = spec.total_steps(len(self.rows["train"]))
         self.total_examples = self._examples(self.total_steps)
         self.parameters = 0
         self.initial_weights, self.initial_sums = "", list[float | None]()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..raw.record import without_repeat
 from . import bases, equal_work, intervals, split
 from .bases import Row
 
@@ -155,9 +156,8 @@ def summaries(runs: pd.DataFrame) -> list[Row]:
     """
     specs: dict[tuple[Any, ...], list[Row]] = {}
     for run in map(_named, runs.to_dict("records")):
-        # The ids of a spec's repeats differ only in their ending.
         machine = tuple(run[name] for name in bases.MACHINE)
-        specs.setdefault((run["run_id"].rpartition("-r")[0], *machine), []).append(run)
+        specs.setdefault((without_repeat(run["run_id"]), *machine), []).append(run)
     return sorted((_summary(repeats) for repeats in specs.values()), key=_order)
 
 

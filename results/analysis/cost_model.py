@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Protocol
@@ -173,6 +172,6 @@ def waited(points: Sequence[Point], spread: np.ndarray, exchange: Callable[[int]
     """What the runs of the most replicas waited, divided by what `slowest_of` says; 1 if that can't be told."""
     point = max(points, key=lambda point: point.replicas)
     expected = slowest_of(spread, point.replicas) * point.parts["computing"]
-    if not exchange(point.replicas).waits or not expected > 0 or math.isnan(expected):
+    if not exchange(point.replicas).waits or not expected > 0:
         return 1.0
     return point.parts["waiting"] / expected

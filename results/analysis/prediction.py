@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from ...errors import UsageError
 from . import bases, intervals, split
 from .bases import Row
 from .cost_model import WEIGHT_BYTES, Exchange, Model, Network, Point, waited
@@ -66,13 +67,8 @@ class Prediction:
 
     @property
     def epoch_seconds(self) -> float:
-        """Of training; NaN if the runs don't tell how many examples there are."""
-        examples = self.row["ok_runs"][0]["train_examples"]
-        if math.isnan(examples):
-            return math.nan
-        exact = examples / self.global_batch
-        steps = math.ceil(exact) if self.row["last_batch"] == "keep" else math.floor(exact)
-        return steps * self.step_seconds.value
+        """Of training on all examples once; NaN if the runs don't tell how many there are."""
+        return float(self.row["ok_runs"][0]["train_examples"]) / self.rate
 
     def cost(self, price_per_replica_hour: float) -> float:
         """Of one epoch, in the price's currency."""
@@ -130,13 +126,9 @@ def predict(
     for scaling, members in _series([row for row in ok if not row["oversubscribed"]]):
         try:
             found.append(_Fit(scaling, members, steps, algorithms, network).series(replicas))
-        except _NotKnownError as error:
+        except UsageError as error:
             found.append(Series(members[0], why_not=str(error)))
     return found
-
-
-class _NotKnownError(Exception):
-    """Why a series can't be predicted."""
 
 
 def _series(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
@@ -167,11 +159,11 @@ class _Fit:
         self._algorithm, self._accumulate = algorithms(self._rows[0])
         self._points = {row["replicas"]: _points(row) for row in self._rows}
         if not all(self._points.values()):
-            raise _NotKnownError("it is not known where its steps go")
+            raise UsageError("it is not known where its steps go")
         if any(self._algorithm.exchange(size, self._accumulate) is None for size in (*self._points, 2)):
-            raise _NotKnownError("no formula tells what it exchanges with more replicas")
+            raise UsageError("no formula tells what it exchanges with more replicas")
         if len(self._points) < 2 and (network is None or 1 not in self._points or self._exchange(2).local):
-            raise _NotKnownError("it takes runs with two sizes, or with one replica and --bandwidth, --latency")
+            raise UsageError("it takes runs with two sizes, or with one replica and --bandwidth, --latency")
         self._spread = _spread(self._rows[-1], steps)
 
     def series(self, replicas: Sequence[int]) -> Series:

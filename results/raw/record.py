@@ -193,6 +193,11 @@ def run_id(spec: Mapping[str, Any]) -> str:
     return f"{spec['strategy']}-n{spec['replicas']}-{digest}-r{spec['repeat']}"
 
 
+def without_repeat(run_id: str) -> str:
+    """What the names of a spec's repeats have in common."""
+    return run_id.rpartition("-r")[0]
+
+
 def build(
     *,
     spec: Mapping[str, Any],

@@ -6,35 +6,47 @@ when each step ended: each gets the same part of the call's time.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ..trainer import Batch, OwnLoop, Split, StepResult, examples_of
+from annotated_types import Ge, Le
+
+from ..base import Strategy, option
+from ..trainer import Batch, OwnLoop, Split, StepResult, Trainer, examples_of
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..base import Strategy
     from .replica import KerasTrainer
 
-EXECUTION = "steps in one call of TensorFlow, as of Keras's compile; each gets the same part of its time"
-"""Help of the option ``steps_per_execution``. A strategy that has it calls `adapt` in the end."""
 
+@dataclasses.dataclass(frozen=True)
+class Together(Strategy):
+    """A strategy with the option ``steps_per_execution``. Its trainer goes through `in_calls`."""
 
-def adapt(strategy: Strategy, steps: int) -> None:
-    """What holds of a strategy by default does not with several steps in one call."""
-    if steps > 1:
-        for name, value in {"own_loop": True, "uneven": False, "fixed_batch": True}.items():
-            object.__setattr__(strategy, name, value)
+    steps_per_execution: Annotated[int, Ge(1), Le(10_000)] = option(
+        1, "steps in one call of TensorFlow, as of Keras's compile; each gets the same part of its time"
+    )
 
+    def __post_init__(self) -> None:
+        """What holds by default does not with several steps in one call."""
+        if self.steps_per_execution > 1:
+            changes = {"own_loop": True, "uneven": False, "fixed_batch": True, "together": self.steps_per_execution}
+            for name, value in changes.items():
+                object.__setattr__(self, name, value)
 
-def skip_accumulation(steps: int, accumulate: int) -> str | None:
-    """Why a strategy can't have both, naming the fix; None if it need not."""
-    if steps > 1 and accumulate > 1:
-        return "steps_per_execution is for steps that each update; leave it or --accumulate out"
-    return None
+    def skip_optimizer(self, settings: Mapping[str, Any], accumulate: int) -> str | None:
+        """Each of several steps in one call updates."""
+        if self.steps_per_execution > 1 and accumulate > 1:
+            return "steps_per_execution is for steps that each update; leave it or --accumulate out"
+        return None
+
+    def in_calls(self, trainer: KerasTrainer) -> Trainer:
+        """What takes its steps, as many in one call as the option says."""
+        return TogetherTrainer(trainer, self.steps_per_execution) if self.steps_per_execution > 1 else trainer
 
 
 class TogetherTrainer(OwnLoop):
@@ -46,7 +58,7 @@ class TogetherTrainer(OwnLoop):
     """
 
     def __init__(self, inner: KerasTrainer, together: int) -> None:
-        self._inner, self.together = inner, together
+        self._inner, self._together = inner, together
         self.rank, self.shard, self.shards, self.count = inner.rank, inner.shard, inner.shards, inner.count
         self.memory, self.sparse = inner.memory, inner.sparse
         self._run, self._computes = inner.repeated()
@@ -59,7 +71,7 @@ class TogetherTrainer(OwnLoop):
         import tensorflow as tf
 
         begin, rates, source = time.perf_counter(), iter(learning_rates), iter(batches)
-        while group := list(itertools.islice(source, self.together)):
+        while group := list(itertools.islice(source, self._together)):
             stacked = tf.nest.map_structure(lambda *each: np.stack(each), *group)
             given = np.array(list(itertools.islice(rates, len(group))), np.float32)
             called = time.perf_counter()

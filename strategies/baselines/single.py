@@ -14,15 +14,15 @@ Limits: ``bgd`` computes the whole set in one step, so its activations must fit 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge
 
 from ...errors import UsageError
-from .._shared.together import EXECUTION, TogetherTrainer, adapt, skip_accumulation
-from ..base import Place, Strategy, Task, Traits, option
+from .._shared.together import Together
+from ..base import Place, Task, Traits, option
 from ..trainer import Batch, Trainer, Workload
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Single(Strategy):
+class Single(Together):
     """No distribution."""
 
     name = "single"
@@ -50,16 +50,6 @@ class Single(Strategy):
     parts: Annotated[int, Ge(1)] = option(
         1, "with --sharding static: number of parts of the data, as so many replicas draw them"
     )
-
-    steps_per_execution: Annotated[int, Ge(1), Le(10_000)] = option(1, EXECUTION)
-
-    def __post_init__(self) -> None:
-        """Several steps in one call are a loop of their own."""
-        adapt(self, self.steps_per_execution)
-
-    def skip_optimizer(self, settings: Mapping[str, Any], accumulate: int) -> str | None:
-        """Each of several steps in one call updates."""
-        return skip_accumulation(self.steps_per_execution, accumulate)
 
     def global_batch(self, asked: int, examples: int) -> int:
         """As ``mode`` says. Raises UsageError if the parts don't share it evenly."""
@@ -114,4 +104,4 @@ class Single(Strategy):
         if by_rows:
             trainer.trace()
             trainer.sparse = list(sparse)
-        yield TogetherTrainer(trainer, self.steps_per_execution) if self.steps_per_execution > 1 else trainer
+        yield self.in_calls(trainer)

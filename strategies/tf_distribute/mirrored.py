@@ -10,15 +10,13 @@ replica may use a core that another leaves idle.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from annotated_types import Ge, Le
+from typing import TYPE_CHECKING, Literal
 
 from .._shared.devices import gpus, replica_devices, skip_for_gpus
-from .._shared.together import EXECUTION, TogetherTrainer, adapt, skip_accumulation
-from ..base import Place, Strategy, Task, Traits, option
+from .._shared.together import Together
+from ..base import Place, Task, Traits, option
 from ..trainer import Trainer, Workload
 from ..transport import Exchange, copies
 
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mirrored(Strategy):
+class Mirrored(Together):
     """All replicas in one process."""
 
     name = "mirrored"
@@ -41,16 +39,6 @@ class Mirrored(Strategy):
     cross_device_ops: Literal["auto", "nccl", "hierarchical_copy", "reduction_to_one_device"] = option(
         "auto", "how gradients are reduced; auto is NCCL on GPUs, reduction to one device on CPUs"
     )
-
-    steps_per_execution: Annotated[int, Ge(1), Le(10_000)] = option(1, EXECUTION)
-
-    def __post_init__(self) -> None:
-        """Several steps in one call are a loop of their own."""
-        adapt(self, self.steps_per_execution)
-
-    def skip_optimizer(self, settings: Mapping[str, Any], accumulate: int) -> str | None:
-        """Each of several steps in one call updates."""
-        return skip_accumulation(self.steps_per_execution, accumulate)
 
     def skip(self, replicas: int) -> str | None:
         """NCCL and hierarchical copy need GPUs; replicas need a GPU each where there are any."""
@@ -81,7 +69,7 @@ class Mirrored(Strategy):
         set_threads(task.replicas, workload.cores_per_replica)
         strategy = tf.distribute.MirroredStrategy(replica_devices(task.replicas), self._cross_device_ops())
         trainer = trainer_of(strategy, workload, copies=task.replicas)
-        yield TogetherTrainer(trainer, self.steps_per_execution) if self.steps_per_execution > 1 else trainer
+        yield self.in_calls(trainer)
 
     def _cross_device_ops(self) -> tf.distribute.CrossDeviceOps | None:
         import tensorflow as tf

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Le
 
 from .._shared.devices import gpus, skip_for_gpus
-from .._shared.together import EXECUTION, TogetherTrainer, adapt, skip_accumulation
-from ..base import Place, Strategy, Task, Traits, option, ring_bytes
+from .._shared.together import Together
+from ..base import Place, Task, Traits, option, ring_bytes
 from ..trainer import Batch, Trainer, Workload
 from ..transport import Exchange, Group, Transport, ring_exchange
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiWorker(Strategy):
+class MultiWorker(Together):
     """One process a replica, joined by ``TF_CONFIG``."""
 
     name = "multiworker"
@@ -45,16 +45,6 @@ class MultiWorker(Strategy):
         0.0, "gradients are reduced when so many MiB are computed; 0: all after the backward pass"
     )
     port: Annotated[int, Ge(0), Le(65535)] = option(0, "first TCP port; 0 takes free ones")
-
-    steps_per_execution: Annotated[int, Ge(1), Le(10_000)] = option(1, EXECUTION)
-
-    def __post_init__(self) -> None:
-        """Several steps in one call are a loop of their own."""
-        adapt(self, self.steps_per_execution)
-
-    def skip_optimizer(self, settings: Mapping[str, Any], accumulate: int) -> str | None:
-        """Each of several steps in one call updates."""
-        return skip_accumulation(self.steps_per_execution, accumulate)
 
     def skip(self, replicas: int) -> str | None:
         """NCCL needs GPUs; replicas need a GPU each where there are any."""
@@ -147,4 +137,4 @@ class MultiWorker(Strategy):
             optimizer.build(trained)
             steps = steps_of(workload, model, optimizer, compute, means=mean_over_replicas)
         trainer = KerasTrainer(model, optimizer, workload, steps, around, rank=task.index, shards=workload.replicas)
-        yield TogetherTrainer(trainer, self.steps_per_execution) if self.steps_per_execution > 1 else trainer
+        yield self.in_calls(trainer)
