@@ -128,11 +128,14 @@ def test_a_plan_tells_its_time_before_it_starts(capsys: pytest.CaptureFixture[st
 
 def test_flags_come_before_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
     Path("plan.toml").write_text(PLAN)
-    chosen = ("compare", "plan.toml", "-s", "single", "--steps", "3")
+    # All of them are warm-up.
+    chosen = ("compare", "plan.toml", "-s", "single", "--steps", "2")
     assert call(*chosen) == 0
     runs = results.load("out").runs
-    assert set(runs.strategy) == {"single"} and set(runs.steps) == {3.0}
-    assert re.match(r"stratbench: 1 run, about \d+ s, until \d\d:\d\d\n", capsys.readouterr().err)
+    assert set(runs.strategy) == {"single"} and set(runs.steps) == {2.0}
+    assert re.match(
+        r"stratbench: 1 run, about \d+ s, until \d\d:\d\d\n.*: ok, too few steps for a rate", capsys.readouterr().err
+    )
     assert call(*chosen) == 0
     error = capsys.readouterr().err
     assert "1 of 1 runs are ok already" in error and "about" not in error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -175,10 +176,9 @@ class RunProgress:
         text = f"{self._title(spec)}: {row['status']}"
         if row["status"] == "ok":
             quality = f"test {row['metric']} {row['test_metric']:.4g}, " if row["metric"] else ""
-            text += (
-                f", {row['examples_per_second']:,.0f} examples/s, {quality}"
-                f"{row['total_seconds']:.1f} s with {row['startup_seconds']:.1f} s start-up"
-            )
+            rate = row["examples_per_second"]
+            told = "too few steps for a rate" if math.isnan(rate) else f"{rate:,.0f} examples/s"
+            text += f", {told}, {quality}{row['total_seconds']:.1f} s with {row['startup_seconds']:.1f} s start-up"
         else:
             text += f", {row['reason']}"
         self._left.ended(spec, row["total_seconds"])

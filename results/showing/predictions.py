@@ -105,9 +105,10 @@ def _answers(rows: Sequence[Prediction], price: float | None) -> list[str]:
     for replicas in sorted({each.replicas for each in rows if each.kind != "measured"}):
         several = sorted((each for each in rows if each.replicas == replicas), key=lambda each: -each.rate)
         best, *others = several
+        if not others:
+            continue
         close = [each for each in others if not _is_slower(each, best)]
-        # With few runs nothing can be told apart, and the table's marks say so.
-        unsure = f"; not told apart from it: {_names(close)}" if close and best.step_seconds.known else ""
+        unsure = f"; not told apart from it: {_names(close)}" if close else ""
         lines.append(f"×{replicas}: {words.strategy(best.row)} has the highest rate{unsure}")
     priced = [each for each in rows if price is not None and not math.isnan(each.epoch_seconds)]
     if priced and price is not None:
@@ -118,7 +119,7 @@ def _answers(rows: Sequence[Prediction], price: float | None) -> list[str]:
 
 
 def _is_slower(each: Prediction, best: Prediction) -> bool:
-    """Beyond both intervals, in seconds an example."""
+    """Beyond both intervals, in seconds an example; never without intervals."""
     return each.step_seconds.low / each.global_batch > best.step_seconds.high / best.global_batch
 
 
