@@ -157,6 +157,7 @@ _SPEC = (
     Column("precision", "text", "", "Dtype policy of --precision; empty: the model's own, or an older file"),
     Column("jit", "text", "", "Whether XLA was to compile, as --jit; empty: auto, or an older file"),
     Column("class_weight", "text", "", "Weights of the classes in the training loss, as --class-weight"),
+    Column("evaluate_every", "text", "", "When the weights are evaluated, as --evaluate-every; empty for each epoch"),
     Column("seed", "int", "", "Seed of the initial weights and of the data order"),
     Column("cores_per_replica", "int", "cores", "CPU cores given to each replica"),
     Column("options", "text", "JSON", "The strategy's options"),
@@ -261,9 +262,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("seconds", "float", "s", "Rank 0's time for it; missing if it was not complete"),
         Column("examples_per_second", "float", "examples/s", "Sum of the tasks' rates over measured steps"),
         Column("train_loss", "float", "", "Mean training loss, weighted by examples over all tasks"),
-        Column("validation_loss", "float", "", "Loss on the validation examples after the epoch"),
-        Column("validation_accuracy", "float", "1", "Accuracy on the validation examples after the epoch, if any"),
-        Column("validation_metric", "float", "", "The main metric on the validation examples after the epoch"),
+        Column("validation_loss", "float", "", "Loss on the validation examples after the epoch, if evaluated then"),
+        Column("validation_accuracy", "float", "1", "Accuracy on the validation examples then, if any"),
+        Column("validation_metric", "float", "", "The main metric on the validation examples then"),
         Column(
             "consensus_distance", "float", "", "Root of the mean squared distance of processes' weights to their mean"
         ),
@@ -271,12 +272,14 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "metrics": (
         _RUN_ID,
-        Column("epoch", "int", "", "After which epoch"),
+        Column("epoch", "int", "", "In which epoch, or after it"),
+        Column("step", "float", "steps", "After how many steps of rank 0; missing for train_step"),
+        Column("seconds", "float", "s", "Rank 0's training time until then; missing for train_step, or if not known"),
         Column(
             "split",
             "text",
             "",
-            "Of which examples: validation; after the last epoch train and test, too. "
+            "Of which examples: validation; after the last step train and test, too. "
             "train_step: what a model's own train_step returned, as the mean over the epoch's steps and all replicas",
         ),
         Column(

@@ -287,14 +287,15 @@ class OwnLoop(Trainer):
 
     @abstractmethod
     def epoch(
-        self, batches: Iterable[Batch], learning_rates: Sequence[float], note: Callable[[StepResult, float], None]
+        self, batches: Iterable[Batch], learning_rates: Sequence[float], note: Callable[[StepResult, float], float]
     ) -> None:
         """Train on these batches, in order.
 
         Args:
             batches: a sequence if all of them are in memory; else they are read anew at each iteration.
             learning_rates: one a batch.
-            note: called after each step, with its result and its seconds.
+            note: called after each step, with its result and its seconds. Gives the seconds for which the clock
+                rested then, which are no part of the next step.
         """
 
     def step(self, batch: Batch, learning_rate: float) -> StepResult:

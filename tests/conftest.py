@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from command_line import call
@@ -96,6 +97,16 @@ def launch(
         tasks = tasks_of(spec, place or ports)
         react = {"react": spec.create_strategy().after_death} if reacts else {}
         return Launch(tasks, folder, spec.timeout, stop, listen or ignore, starter=starter, **react).run()
+
+
+def kept(folder: Path) -> list[list[np.ndarray]]:
+    """All weights of each copy in a run's folder, in the order of the steps; those of several tasks together."""
+    found: dict[int, dict[int, np.ndarray]] = {}
+    for path in folder.glob("step-*.npz"):
+        with np.load(path) as saved:
+            own = found.setdefault(int(path.name.split(".")[0].removeprefix("step-")), {})
+            own |= {int(name): saved[name] for name in saved.files}
+    return [[own[position] for position in range(len(own))] for _, own in sorted(found.items())]
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:

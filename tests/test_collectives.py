@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import launch, make_spec
+from conftest import kept, launch, make_spec
 from stratbench.errors import UsageError
 from stratbench.harness.plan.spec import RunSpec
 from stratbench.harness.plan.task import NoPlace
@@ -149,15 +149,6 @@ def weighted(spec: RunSpec, of: list[float]) -> Iterator[Weights]:
             yield theta
 
 
-def saved(folder: Path) -> list[Weights]:
-    """The weights at each epoch's end, as rank 0 saved them."""
-    epochs = []
-    for number in range(len(list(folder.glob("epoch-*.npz")))):
-        with np.load(folder / f"epoch-{number}.npz") as file:
-            epochs.append([file[name] for name in file.files])
-    return epochs
-
-
 def assert_same(found: list[Weights], expected: list[Weights]) -> None:
     assert len(found) == len(expected)
     for epoch, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
@@ -227,7 +218,7 @@ def test_fifty_steps_are_those_of_the_algorithm(
     assert SpecWorkload(spec).steps_per_epoch == 24
     outcome = launch(spec, tmp_path / "run")
     assert outcome.status == "ok", outcome.reason
-    assert_same(saved(tmp_path / "run"), list(replay(spec)))
+    assert_same(kept(tmp_path / "run"), list(replay(spec)))
     if strategy.startswith("gossip"):
         log = journal.read(tmp_path / "run" / "worker-0.jsonl")
         told = [event["figures"]["consensus_distance"] for event in log.epochs]
@@ -269,7 +260,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[Wei
             folder = tmp_path_factory.mktemp("single") / "run"
             outcome = launch(uneven("single", 1, examples), folder)
             assert outcome.status == "ok", outcome.reason
-            known[examples] = saved(folder)
+            known[examples] = kept(folder)
         return known[examples]
 
     return get
@@ -301,7 +292,7 @@ def test_uneven_last_batch_equals_single(
     for log, count in zip(logs, last, strict=True):
         assert log.steps["examples"].tolist() == ([24 // replicas] * 4 + [count]) * 3
         assert ((log.steps["loss"] > 0) == (log.steps["examples"] > 0)).all()
-    assert_same(saved(tmp_path / "run"), single(examples))
+    assert_same(kept(tmp_path / "run"), single(examples))
 
 
 @pytest.mark.parametrize(("text", "period"), [("5", 5), ("1", 1), ("end", "end"), (7, 7)])

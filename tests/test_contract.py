@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conformance import DATASET, RATE, SYNCHRONOUS, TOLERANCE, assert_same
-from conftest import launch, make_spec
+from conftest import kept, launch, make_spec
 from stratbench.errors import RunError
 from stratbench.harness.launch.launcher import Launch
 from stratbench.harness.launch.ports import Ports, is_here
@@ -52,8 +52,7 @@ def spec_of(strategy: str, replicas: int, **changes: Any) -> RunSpec:
 
 
 def weights(folder: Path) -> list[np.ndarray]:
-    with np.load(folder / "epoch-0.npz") as saved:
-        return [saved[name] for name in saved.files]
+    return kept(folder)[-1]
 
 
 def trained(spec: RunSpec, folder: Path) -> list[np.ndarray]:
@@ -80,12 +79,10 @@ def test_a_model_cut_over_two_hosts_gives_the_weights_of_the_whole(
     assert outcome.status == "ok", outcome.reason
     record = collect(spec, folder, outcome)
 
-    parts = {}
     for part in range(2):
-        with np.load(folder / f"epoch-0.worker-{part}.npz") as saved:
-            parts |= {int(name): saved[name] for name in saved.files}
+        with np.load(folder / f"step-{STEPS}.worker-{part}.npz") as saved:
             assert len(saved.files) == 2
-    assert_same([parts[position] for position in range(4)], whole, TOLERANCE["momentum"])
+    assert_same(kept(folder)[-1], whole, TOLERANCE["momentum"])
 
     first, last = (journal.read(folder / f"worker-{part}.jsonl") for part in range(2))
     assert first.steps["examples"].tolist() == [0] * STEPS and np.isnan(first.steps["loss"]).all()

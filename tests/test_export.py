@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     """Of two runs of horovod, a failed one of single, and one that never started."""
     logs = [make_log(0), make_log(1)]
     for log in logs:
-        log.ready = (log.ready or {}) | {"set_examples": {"train": 900, "validation": 100, "test": 200}}
+        log.ready = (log.ready or {}) | {"set_examples": {"train": 128, "validation": 100, "test": 200}}
         log.steps["computing_seconds"] = 0.06
     records = [make_record(make_spec(repeat=repeat), logs=logs) for repeat in range(2)]
     records.append(make_record(make_spec(strategy="single", replicas=1), "failed", "it died", [make_log(0)]))
@@ -104,7 +104,7 @@ class TestTensorBoard:
         run = tables.runs.iloc[0]
         found = accumulated(tmp_path / "e" / str(run["run_id"]))
         accuracy = found.Scalars("metrics/validation/accuracy")
-        assert [(event.step, event.value) for event in accuracy] == [(1, 0.25), (2, 0.5)]
+        assert [(event.step, event.value) for event in accuracy] == [(2, 0.25), (4, 0.5)]
         assert found.Scalars("metrics/test/loss")[0].value == 1.5
         rate = found.Scalars("runs/examples_per_second")[0].value
         assert rate == pytest.approx(run["examples_per_second"])
@@ -151,8 +151,8 @@ class TestMlperf:
         assert at["init_start"] == 0 and at["run_start"] == 5
         assert at["run_stop"] == pytest.approx(5 + 9.2 + 0.3, abs=0.001)
         found = [(line["value"], line["metadata"]["epoch_num"]) for line in lines if line["key"] == "eval_accuracy"]
-        assert found == [(0.25, 2), (0.5, 3)]
-        assert {line["value"] for line in lines if line["key"] == "train_samples"} == {900}
+        assert found == [(0.25, 1), (0.5, 2)]
+        assert {line["value"] for line in lines if line["key"] == "train_samples"} == {128}
         assert lines[-1]["metadata"]["status"] == "success"
 
     def test_a_run_that_failed_is_aborted_and_one_that_never_began_has_no_log(

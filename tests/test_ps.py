@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import softmax_regression
-from conftest import launch, make_spec
+from conftest import kept, launch, make_spec
 from stratbench.errors import UsageError
 from stratbench.harness.launch.ports import Ports
 from stratbench.harness.plan.spec import RunSpec
@@ -36,8 +36,7 @@ def in_tests_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(spec: RunSpec, folder: Path) -> tuple[list[np.ndarray], list[journal.TaskLog]]:
     outcome = launch(spec, folder)
     assert outcome.status == "ok", outcome.reason
-    with np.load(folder / "epoch-0.npz") as saved:
-        final = [saved[name].astype(np.float64) for name in saved.files]
+    final = [weight.astype(np.float64) for weight in kept(folder)[-1]]
     return final, [journal.read(folder / f"worker-{index}.jsonl") for index in range(spec.replicas)]
 
 

@@ -16,7 +16,7 @@ def write_run(path, steps=3):
     for step in range(steps):
         writer.step(1, step, 0.5, 0.1, 32, 2.0, step == 0, now=100.0 + step / 100)
     writer.event("epoch", epoch=1, seconds=1.5)
-    writer.event("evaluation", epoch=1, validation={"loss": 1.0, "accuracy": 0.5})
+    writer.event("evaluation", epoch=1, step=9, validation={"loss": 1.0, "accuracy": 0.5})
     writer.event("end", peak_rss_bytes=1000)
     writer.close()
 

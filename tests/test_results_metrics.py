@@ -26,7 +26,8 @@ MAE = {"loss": 0.5, "mae": 0.25, "left/[red]\nmse": 2.0}
 def log_with(*validations: dict[str, float], test: dict[str, float] | None = None) -> Any:
     log = make_log()
     log.evaluations = [
-        {"epoch": epoch, "time": STARTED + 16, "validation": found} for epoch, found in enumerate(validations, 1)
+        {"epoch": epoch, "step": 2 * epoch, "time": STARTED + 16, "validation": found}
+        for epoch, found in enumerate(validations, 1)
     ]
     log.evaluations[-1]["test"] = test or validations[-1]
     return log
@@ -50,7 +51,7 @@ def test_every_metric_of_every_evaluation_is_a_row(tmp_path: Path) -> None:
         store.add(Record.load(tmp_path / "record.json"))
     tables = results.load(tmp_path)
     found = tables.metrics
-    assert list(found.columns) == ["run_id", "epoch", "split", "metric", "value"]
+    assert list(found.columns) == ["run_id", "epoch", "step", "seconds", "split", "metric", "value"]
     assert found[found.split == "test"].value.tolist() == [7.0, 8.0]
     validation = found[found.split == "validation"].pivot(index="epoch", columns="metric", values="value")
     assert validation["mae"].tolist() == [math.inf, 0.25]
@@ -61,7 +62,7 @@ def test_every_metric_of_every_evaluation_is_a_row(tmp_path: Path) -> None:
     assert (run["metric"], run["validation_metric"], run["test_metric"]) == ("mae", 0.25, 8.0)
     assert (run["validation_loss"], run["test_loss"]) == (0.5, 7.0) and math.isnan(run["test_accuracy"])
     assert tables.epochs.validation_metric.tolist() == [math.inf, 0.25]
-    assert (tmp_path / "metrics.csv").read_text().splitlines()[0] == "run_id,epoch,split,metric,value"
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[0] == "run_id,epoch,step,seconds,split,metric,value"
 
 
 def test_a_long_name_is_cut(tmp_path: Path) -> None:

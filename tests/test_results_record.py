@@ -68,9 +68,10 @@ def make_log(index=0, step_seconds=(9.0, 0.1, 0.1, 0.1), examples=32, role="work
         {"epoch": 2, "seconds": 0.3, "time": STARTED + 20},
     ]
     log.evaluations = [
-        {"epoch": 1, "time": STARTED + 16, "validation": {"loss": 2.0, "accuracy": 0.25}},
+        {"epoch": 1, "step": 2, "time": STARTED + 16, "validation": {"loss": 2.0, "accuracy": 0.25}},
         {
             "epoch": 2,
+            "step": 4,
             "time": STARTED + 22,
             "validation": {"loss": 1.0, "accuracy": 0.5},
             "test": {"loss": 1.5, "accuracy": 0.4},

@@ -41,7 +41,7 @@ def change(path, **values):
 
 def test_a_failed_attempt_is_replaced(spec, folder):
     made(folder, spec, "failed", reason="x")
-    for name in ("epoch-3.npz", "epoch-4.worker-1.npz", "epoch-4.worker-0.new"):
+    for name in ("step-3.npz", "step-4.worker-1.npz", "step-4.worker-0.new", "epoch-3.npz"):
         (folder / name).touch()
     (folder / "scratch").mkdir()
     (folder / "profile" / "worker-0").mkdir(parents=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import launch, make_spec
+from conftest import kept, launch, make_spec
 from scipy.optimize import minimize
 from stratbench.errors import RunError
 from stratbench.harness.worker.main import KEEP_VARIABLE
@@ -258,8 +258,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def weights(folder: Path) -> list[np.ndarray]:
-    with np.load(max(folder.glob("epoch-*.npz"))) as saved:
-        return [saved[name] for name in saved.files]
+    return kept(folder)[-1]
 
 
 @pytest.mark.slow

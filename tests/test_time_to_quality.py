@@ -25,7 +25,10 @@ def tables(curves: dict[tuple[str, int], list[list[float]]], metric: str = "accu
     runs, epochs, metrics = [], [], []
     for (name, replicas), repeats in curves.items():
         for repeat, values in enumerate(repeats):
-            row = run(name, replicas, 100 * replicas, repeat=repeat) | {"examples_done": 100 * len(values)}
+            row = run(name, replicas, 100 * replicas, repeat=repeat) | {
+                "examples_done": 100 * len(values),
+                "steps_done": len(values),
+            }
             runs.append(row)
             for epoch, value in enumerate(values):
                 took = seconds / (2 if name == "mirrored" else 1) * (1 + 0.01 * repeat)

@@ -67,6 +67,7 @@ def run(
     kind: Any = FakeTrainer,
     accumulate: int = 1,
     scales_loss: bool = False,
+    evaluated: Callable[[int], bool] | None = None,
 ) -> tuple[journal.TaskLog, Any]:
     clock = Clock()
     trainer = kind(clock, losses)
@@ -83,6 +84,7 @@ def run(
             first,
             accumulate,
             scales_loss,
+            evaluated=evaluated,
         )
     finally:
         writer.close()
@@ -97,7 +99,7 @@ def test_steps_add_up_to_the_epoch_and_snapshots_do_not_count(tmp_path: Path) ->
     assert log.steps["epoch"].tolist() == [0, 0, 0, 0, 1, 1]
     assert log.steps["warmup"].tolist() == [step < WARMUP_STEPS for step in range(6)]
     assert trainer.rates == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.3, 0.3])
-    assert sorted(path.name for path in tmp_path.glob("*.npz")) == ["epoch-0.npz", "epoch-1.npz"]
+    assert sorted(path.name for path in tmp_path.glob("*.npz")) == ["step-4.npz", "step-6.npz"]
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
@@ -109,7 +111,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("first", "epochs", "saved"),
-    [(3, [0, 1], ["epoch-0.npz", "epoch-1.npz"]), (4, [1], ["epoch-0.npz", "epoch-1.npz"]), (6, [], ["epoch-1.npz"])],
+    [(3, [0, 1], ["step-4.npz", "step-6.npz"]), (4, [1], ["step-4.npz", "step-6.npz"]), (6, [], ["step-6.npz"])],
 )
 def test_a_process_that_goes_on_saves_what_the_one_before_may_not_have(
     tmp_path: Path, first: int, epochs: list[int], saved: list[str]
@@ -117,13 +119,13 @@ def test_a_process_that_goes_on_saves_what_the_one_before_may_not_have(
     log, _ = run(tmp_path, 6, [1.0] * 6, first)
     assert [event["epoch"] for event in log.epochs] == epochs
     assert log.steps["step"].tolist() == list(range(first, 6))
-    assert sorted(path.name for path in tmp_path.glob("epoch*")) == saved
+    assert sorted(path.name for path in tmp_path.glob("step*")) == saved
 
 
 def test_a_process_that_goes_on_keeps_what_the_one_before_has_saved(tmp_path: Path) -> None:
-    (tmp_path / "epoch-0.npz").write_text("of the end of epoch 0")
+    (tmp_path / "step-4.npz").write_text("of the end of epoch 0")
     run(tmp_path, 8, [1.0] * 8, 4)
-    assert (tmp_path / "epoch-0.npz").read_text() == "of the end of epoch 0"
+    assert (tmp_path / "step-4.npz").read_text() == "of the end of epoch 0"
 
 
 @pytest.mark.parametrize(("accumulate", "first", "expected"), [(1, 0, [1]), (3, 0, [3]), (1, 2, [])])
@@ -190,3 +192,12 @@ def test_a_loss_that_is_no_number_ends_another_loop(tmp_path: Path) -> None:
 def test_warm_up_is_two_updates(tmp_path: Path) -> None:
     log, _ = run(tmp_path, 8, [1.0] * 8, accumulate=3)
     assert log.steps["warmup"].tolist() == [step < 2 * 3 for step in range(8)]
+
+
+@pytest.mark.parametrize("kind", [FakeTrainer, FakeLoop])
+def test_weights_are_kept_within_an_epoch_off_the_clock(tmp_path: Path, kind: Any) -> None:
+    log, _ = run(tmp_path, 7, [1.0] * 7, kind=kind, evaluated=lambda done: done % 3 == 0)
+    assert sorted(path.name for path in tmp_path.glob("*.npz")) == ["step-3.npz", "step-6.npz", "step-7.npz"]
+    plain, _ = run(tmp_path, 7, [1.0] * 7, kind=kind)
+    assert log.steps["step_seconds"].tolist() == plain.steps["step_seconds"].tolist()
+    assert [event["seconds"] for event in log.epochs] == [event["seconds"] for event in plain.epochs]

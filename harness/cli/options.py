@@ -17,8 +17,8 @@ DEFAULT_OUTPUT = "stratbench-results"
 WORK = (
     *("model", "dataset", "split", "sharding", "global_batch", "per_replica_batch", "last_batch", "epochs", "steps"),
     *("optimizer", "clip_norm", "accumulate", "learning_rate", "lr_scaling", "reference_batch", "warmup_epochs"),
-    *("lr_schedule", "precision", "jit", "class_weight", "seed", "cores_per_replica", "inject", "profile"),
-    "timeout",
+    *("lr_schedule", "precision", "jit", "class_weight", "evaluate_every", "seed", "cores_per_replica"),
+    *("inject", "profile", "timeout"),
 )
 """Parameters that describe the work, as `Experiment` names them."""
 
@@ -139,6 +139,14 @@ def spec_options(command: Command) -> Command:
             "--class-weight",
             metavar="CLASS=WEIGHT,…",
             help="Factors on the training loss of examples of a class, as class_weight of fit: 0=1,1=20.",
+        ),
+        click.option(
+            "--evaluate-every",
+            metavar="STEPS|EPOCHS",
+            default="1epoch",
+            show_default=True,
+            help="When the weights are kept, to be evaluated after training: 500steps, or 2epochs. Those after the "
+            "last step always are.",
         ),
         click.option(
             "--seed", type=int, default=1, show_default=True, help="Seed of initial weights and order of examples."

@@ -23,8 +23,8 @@ def short(spec: RunSpec) -> RunSpec:
     """The same work for a few steps, without faults and without what is kept of a run."""
     parsed = optimizers.parse(spec.optimizer)
     steps = bounds.warm_up(parsed.accumulate, spec.create_strategy().together) + _STEPS
-    changes: dict[str, Any] = {"epochs": None, "inject": (), "profile": 0, "save_model": "", "repeat": 0}
-    return spec.model_copy(update={"steps": min(steps, spec.steps or steps), **changes})
+    changes: dict[str, Any] = {"epochs": None, "inject": (), "profile": 0, "evaluate_every": "", "save_model": ""}
+    return spec.model_copy(update={"steps": min(steps, spec.steps or steps), "repeat": 0, **changes})
 
 
 def seconds(spec: RunSpec, row: Mapping[str, Any]) -> float:
@@ -37,10 +37,10 @@ def seconds(spec: RunSpec, row: Mapping[str, Any]) -> float:
         return 0.0
     examples = int(row["train_examples"])
     steps = spec.total_steps(examples)
-    epochs = math.ceil(steps / max(steps_per_epoch(examples, spec.global_batch, spec.last_batch), 1))
+    epoch = max(steps_per_epoch(examples, spec.global_batch, spec.last_batch), 1)
     sizes = {part: row[f"{part}_examples"] for part in ("train", "validation", "test")}
-    # The last evaluation is of all three, those after earlier epochs of the validation examples.
-    evaluations = 1 + (epochs - 1) * sizes["validation"] / sum(sizes.values())
+    # The last evaluation is of all three, earlier ones are of the validation examples.
+    evaluations = 1 + (spec.evaluations.number(steps, epoch) - 1) * sizes["validation"] / sum(sizes.values())
     around = row["total_seconds"] - row["train_seconds"] - row["evaluation_seconds"]
     # Of a run that is all warm-up, no step is measured.
     step = 0.0 if math.isnan(row["step_seconds_median"]) else row["step_seconds_median"]

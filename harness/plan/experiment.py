@@ -14,7 +14,7 @@ from ...datasets.split import parse_split, split_rows
 from ...errors import UsageError
 from ...strategies import registry as strategies
 from ...strategies.base import Strategy
-from . import bounds, class_weights, cores, optimizers, rounds, sources
+from . import bounds, class_weights, cores, evaluations, optimizers, rounds, sources
 from .faults import parse
 from .learning_rate import CONSTANT
 from .learning_rate import parse as parse_schedule
@@ -58,6 +58,7 @@ class Experiment(BaseModel):
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] | None = None
     jit: Literal["auto", "on", "off"] = "auto"
     class_weight: str | None = None
+    evaluate_every: str = evaluations.EVERY_EPOCH
     seed: int = 1
     cores_per_replica: int | None = None
     inject: Sequence[str] = ()
@@ -78,6 +79,7 @@ class Experiment(BaseModel):
         bounds.check(dict(self))
         parse_schedule(self.lr_schedule)
         optimizers.parse(self.optimizer)
+        evaluations.parse(self.evaluate_every)
         return self
 
     def expand(self) -> list[RunSpec]:
@@ -132,6 +134,7 @@ class Experiment(BaseModel):
     def _common(self) -> dict[str, Any]:
         dataset = datasets.parse(self.dataset, self.data_file)
         optimizer = optimizers.parse(self.optimizer).changed(self.clip_norm, self.accumulate)
+        every = str(evaluations.parse(self.evaluate_every))
         weights = class_weights.parse(self.class_weight or "")
         class_weights.check(weights, dataset.info(), self.dataset)
         if optimizer.accumulate > 1 and self.last_batch == "keep":
@@ -159,6 +162,7 @@ class Experiment(BaseModel):
             "precision": self.precision or "",
             "jit": "" if self.jit == "auto" else self.jit,
             "class_weight": class_weights.said(weights),
+            "evaluate_every": "" if every == evaluations.EVERY_EPOCH else every,
             "seed": self.seed,
             "inject": tuple(sorted(str(parse(text)) for text in self.inject)),
             "profile": self.profile or 0,

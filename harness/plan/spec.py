@@ -17,7 +17,7 @@ from ...datasets.structure import named
 from ...results.raw.record import run_id
 from ...strategies import registry as strategies
 from ...strategies.base import Strategy
-from . import optimizers
+from . import evaluations, optimizers
 from .faults import Fault, parse
 from .learning_rate import CONSTANT
 from .task import NoPlace, task_labels
@@ -33,6 +33,7 @@ class RunSpec(BaseModel):
 
     Batches are in examples: ``global_batch`` per update over all replicas, ``per_replica_batch`` for one replica.
     Exactly one of ``epochs`` and ``steps`` is set. ``options`` holds the options that differ from the defaults.
+    ``evaluate_every`` is empty if weights are evaluated after each epoch.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,6 +59,7 @@ class RunSpec(BaseModel):
     precision: str = ""
     jit: Literal["", "on", "off"] = ""
     class_weight: str = ""
+    evaluate_every: str = ""
     seed: int
     model_digest: str = ""
     data_digest: str = ""
@@ -93,6 +95,11 @@ class RunSpec(BaseModel):
         return f"{self.strategy}{options} ×{self.replicas}"
 
     @property
+    def evaluations(self) -> evaluations.Evaluations:
+        """When the weights are evaluated."""
+        return evaluations.parse(self.evaluate_every or evaluations.EVERY_EPOCH)
+
+    @property
     def faults(self) -> list[Fault]:
         """The faults to inject."""
         return [parse(text) for text in self.inject]
@@ -106,6 +113,8 @@ class RunSpec(BaseModel):
         strategy = self.create_strategy()
         if strategy.own_loop and self.inject:
             return f"{self.strategy} has a loop of its own, into which no faults can be injected; leave --inject out"
+        if strategy.together > 1 and self.evaluations.unit == "step":
+            return "the weights between steps of one call are not known; use --evaluate-every with epochs"
         for fault in self.faults:
             if fault.label not in self.labels():
                 return f"there is no {fault.label} to inject {fault} into: its tasks are {', '.join(self.labels())}"

@@ -24,17 +24,17 @@ EXAMPLES = 8
 
 
 def evaluate(workload: SpecWorkload, folder: Path, journal: Journal) -> None:
-    """Journal each epoch's validation loss and metrics, for the last epoch those of the other sets, and the work."""
+    """Journal the saved weights' validation loss and metrics, for the last ones those of all sets, and the work."""
     model = workload.model()
-    epochs = snapshots.epochs(folder)
-    last = snapshots.load(folder, epochs[-1], len(model.weights))
-    for epoch in epochs if _can_be(workload, model) else ():
-        model.set_weights(last if epoch == epochs[-1] else snapshots.load(folder, epoch, len(model.weights)))
+    steps = snapshots.steps(folder)
+    last = snapshots.load(folder, steps[-1], len(model.weights))
+    for done in steps if _can_be(workload, model) else ():
+        model.set_weights(last if done == steps[-1] else snapshots.load(folder, done, len(model.weights)))
         results = {"validation": measure(workload, model, workload.rows["validation"])}
-        if epoch == epochs[-1]:
+        if done == steps[-1]:
             results["test"] = measure(workload, model, workload.rows["test"])
             results["train"] = measure(workload, model, _spread(workload.rows["train"], len(workload.rows["test"])))
-        journal.event("evaluation", epoch=epoch, **results)
+        journal.event("evaluation", epoch=(done - 1) // workload.steps_per_epoch, step=done, **results)
     flops = operations.flops_per_example(workload, model)
     journal.event("work", flops_per_example=flops, final_weights=snapshots.digest(last))
     if workload.spec.save_model:

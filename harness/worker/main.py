@@ -231,6 +231,7 @@ def train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal
             reports=reports,
             profiler=profiler,
             together=strategy.together,
+            evaluated=functools.partial(run.evaluations.due, steps_per_epoch=workload.steps_per_epoch),
             updated=lambda weights: journal.event("updated", sums=first_update.sums(weights, workload.trained)),
         )
         if profiler:

@@ -1,7 +1,7 @@
-"""Copies of the weights that the tasks save after each epoch, and the evaluation reads after training.
+"""Copies of the weights that the tasks save while they train, and the evaluation reads after training.
 
-``epoch-N.npz`` holds all weights. Where they are spread over tasks, each task saves its own, as
-``epoch-N.worker-R.npz``. The arrays are named by their position in ``model.weights``.
+``step-N.npz`` holds all weights after N steps. Where they are spread over tasks, each task saves its own, as
+``step-N.worker-R.npz``. The arrays are named by their position in ``model.weights``.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ def digest(weights: Sequence[np.ndarray]) -> str:
     return found.hexdigest()
 
 
-def save(folder: Path, epoch: int, rank: int, weights: Sequence[np.ndarray | None], reports: bool, again: bool) -> None:
+def save(folder: Path, done: int, rank: int, weights: Sequence[np.ndarray | None], reports: bool, again: bool) -> None:
     """Save what this process has to save, if anything.
 
     Args:
+        done: steps of this process until now.
         rank: of this process.
         weights: as `stratbench.strategies.trainer.Trainer.weights` gives them.
         reports: whether this process is the one that saves weights that all hold.
@@ -45,7 +46,7 @@ def save(folder: Path, epoch: int, rank: int, weights: Sequence[np.ndarray | Non
         return
     if not held and not whole:
         return
-    path = folder / (f"epoch-{epoch}.npz" if whole else f"epoch-{epoch}.worker-{rank}.npz")
+    path = folder / (f"step-{done}.npz" if whole else f"step-{done}.worker-{rank}.npz")
     if not again and path.exists():
         return
     # Under another name first: a process that dies meanwhile leaves no part of a file.
@@ -55,20 +56,20 @@ def save(folder: Path, epoch: int, rank: int, weights: Sequence[np.ndarray | Non
     fresh.replace(path)
 
 
-def epochs(folder: Path) -> list[int]:
-    """Those that have copies, in order."""
-    return sorted({int(path.name.split(".")[0].removeprefix("epoch-")) for path in folder.glob("epoch-*.npz")})
+def steps(folder: Path) -> list[int]:
+    """After how many there are copies, in order."""
+    return sorted({int(path.name.split(".")[0].removeprefix("step-")) for path in folder.glob("step-*.npz")})
 
 
-def load(folder: Path, epoch: int, count: int) -> list[np.ndarray]:
-    """All ``count`` weights after an epoch. Waits until each task that holds some has saved them.
+def load(folder: Path, done: int, count: int) -> list[np.ndarray]:
+    """All ``count`` weights after so many steps. Waits until each task that holds some has saved them.
 
     Raises RunError if some are missing after `LOAD_SECONDS`.
     """
     deadline = time.monotonic() + LOAD_SECONDS
     while True:
         found: dict[int, np.ndarray] = {}
-        for path in folder.glob(f"epoch-{epoch}.*npz"):
+        for path in folder.glob(f"step-{done}.*npz"):
             with np.load(path) as saved:
                 found |= {int(name): saved[name] for name in saved.files}
         if len(found) == count:
@@ -76,18 +77,18 @@ def load(folder: Path, epoch: int, count: int) -> list[np.ndarray]:
         if time.monotonic() > deadline:
             missing = sorted(set(range(count)) - found.keys())
             raise RunError(
-                f"every weight must be saved by a task that holds it. Received: none for {missing} of epoch {epoch}."
+                f"every weight must be saved by a task that holds it. Received: none for {missing} after {done} steps."
             )
         time.sleep(POLL_SECONDS)
 
 
 def remove(folder: Path) -> None:
     """Delete all copies, and incomplete files of processes that died."""
-    for path in folder.glob("epoch-*.n*"):
+    for path in folder.glob("step-*.n*"):
         path.unlink(missing_ok=True)
 
 
 def remove_old(folder: Path, rank: int) -> None:
     """Delete what this worker saved in an earlier attempt at the same run."""
-    for path in folder.glob(f"epoch-*.worker-{rank}.n*"):
+    for path in folder.glob(f"step-*.worker-{rank}.n*"):
         path.unlink(missing_ok=True)

@@ -42,11 +42,12 @@ def train(
     profiler: Profiler | None = None,
     together: int = 1,
     updated: Callable[[Sequence[np.ndarray | None]], None] = lambda weights: None,
+    evaluated: Callable[[int], bool] | None = None,
 ) -> None:
     """Train from ``first_step`` up to ``total_steps`` updates and journal each.
 
-    A step's seconds run from the end of the step before to its own end, so that they add up to the whole time. Between
-    epochs the clock rests while a copy of the weights is taken and saved in ``folder``: see `snapshots`.
+    A step's seconds run from the end of the step before to its own end, so that they add up to the whole time. The
+    clock rests while a copy of the weights is taken and saved in ``folder``: see `snapshots`.
 
     Args:
         accumulate: steps of an update.
@@ -54,8 +55,10 @@ def train(
         reports: whether this process saves the weights that all processes hold.
         profiler: records the steps after the warm-up, which rates then leave out as well.
         together: steps of one call, which have equal times.
-        updated: is given the weights after the first update of the run, while the clock rests, unless the trainer is an
-            `OwnLoop`. A process that continues a run has no first update.
+        updated: is given the weights after the first update of the run, while the clock rests, unless that is within a
+            call of several. A process that continues a run has no first update.
+        evaluated: whether the weights after so many steps are saved; by default those after each epoch. Those after
+            the last step always are.
 
     Raises:
         RunError: the loss of a step is NaN or infinite.
@@ -63,17 +66,30 @@ def train(
     warm = first_step + bounds.warm_up(accumulate, together)
     measured = warm + (bounds.left_out(profiler.steps, together) if profiler else 0)
     record = functools.partial(profiler.between, first=warm) if profiler else lambda done: None
+    evaluated = evaluated or (lambda done: done % batches.steps_per_epoch == 0)
+    keep = functools.partial(_keep, trainer, journal, folder, reports)
+    first_update = 0 if first_step or together > 1 else accumulate
+
+    def rest(done: int) -> Callable[[], bool] | None:
+        """What is to be done after a step, before its epoch has ended."""
+        saves = done % batches.steps_per_epoch > 0 and done < total_steps and evaluated(done)
+        tells = updated if done == first_update else None
+        return functools.partial(keep, done, tells=tells, saves=saves) if saves or tells else None
+
+    if first_step and (first_step == total_steps or evaluated(first_step)):
+        # A former process of this worker may have died after that step and before its copy was saved.
+        keep(first_step, again=False)
     steps = _Steps(trainer, journal, first_step, measured, scales_loss, record)
     for epoch, skipped, stop in _epochs(first_step, total_steps, batches.steps_per_epoch):
-        # A former process of this worker may have died after the last step of an epoch and before its copy was saved.
         source = _Part(batches, epoch, skipped, stop)
         traffic = tcp_bytes()
         first, steps.whole = steps.done, not skipped
         own = list(source) if isinstance(trainer, OwnLoop) and batches.kept else source
+        rests = _Rests(clock, rest)
         begin = before = asked = clock()
         if isinstance(trainer, OwnLoop):
             rates = [schedule(steps.done + place) for place in range(stop - skipped)]
-            trainer.epoch(own, rates, lambda result, seconds: steps.note(epoch, result, seconds, math.nan, clock()))  # noqa: B023
+            trainer.epoch(own, rates, functools.partial(_note, steps, rests, epoch, clock))
             before = clock()
         else:
             for batch in source:
@@ -81,37 +97,88 @@ def train(
                 result = trainer.step(batch, schedule(steps.done))
                 now = clock()
                 steps.note(epoch, result, now - before, ready - asked, now)
-                if steps.done == accumulate and not first_step:
-                    counted = tcp_bytes()
-                    updated(trainer.weights())
-                    # Neither time nor traffic of it are the step's.
-                    traffic = _sum(traffic, _difference(counted, tcp_bytes()))
-                    begin, now = begin + clock() - now, clock()
-                before, asked = now, clock()
+                before, asked = now + rests(steps.done), clock()
                 if trainer.finished:
                     break
-        if skipped < stop:
-            trainer.settle()
+        trainer.settle()
         # Counts go with the connections to what died, and those of the process before this one are gone as well.
-        sent, received = _difference(traffic, tcp_bytes()) if steps.whole else (None, None)
-        seconds = None if skipped else before - begin
-        if skipped < stop:
-            journal.event(
-                "epoch",
-                epoch=epoch,
-                seconds=seconds,
-                steps=steps.done - first,
-                sent_bytes=sent,
-                received_bytes=received,
-                read=batches.order.told(),
-                logs=dict(trainer.logs()),
-                figures=dict(trainer.epoch_figures()),
-            )
-        weights = trainer.weights()
-        _restored(trainer, journal)
-        save(folder, epoch, trainer.rank, weights, reports(), again=skipped < stop)
+        whole = steps.whole and rests.whole
+        sent, received = _difference(_sum(traffic, rests.traffic), tcp_bytes()) if whole else (None, None)
+        journal.event(
+            "epoch",
+            epoch=epoch,
+            seconds=None if skipped else before - begin - rests.seconds,
+            steps=steps.done - first,
+            sent_bytes=sent,
+            received_bytes=received,
+            read=batches.order.told(),
+            logs=dict(trainer.logs()),
+            figures=dict(trainer.epoch_figures()),
+        )
+        if trainer.finished or steps.done == total_steps or evaluated(steps.done):
+            keep(steps.done)
         if trainer.finished:
             return
+
+
+def _keep(
+    trainer: Trainer,
+    journal: Journal,
+    folder: Path,
+    reports: Callable[[], bool],
+    done: int,
+    again: bool = True,
+    tells: Callable[[Sequence[np.ndarray | None]], None] | None = None,
+    saves: bool = True,
+) -> bool:
+    """Take a copy of the weights after so many steps. Whether the trainer recovered from no death meanwhile.
+
+    For the arguments see `train` and `snapshots.save`.
+    """
+    weights = trainer.weights()
+    whole = not _restored(trainer, journal)
+    if tells:
+        tells(weights)
+    if saves:
+        save(folder, done, trainer.rank, weights, reports(), again)
+    return whole
+
+
+class _Rests:
+    """What is done between the steps of an epoch, of which neither time nor traffic is the steps'.
+
+    Args:
+        clock: in seconds.
+        due: gives what is to be done after so many steps, if anything; it returns as `_keep` does.
+
+    Attributes:
+        seconds, traffic: of all that; (sent, received), None if the kernel does not tell.
+        whole: False since a death that the trainer recovered from meanwhile.
+    """
+
+    def __init__(self, clock: Callable[[], float], due: Callable[[int], Callable[[], bool] | None]):
+        self._clock, self._due = clock, due
+        self.seconds, self.whole = 0.0, True
+        self.traffic: tuple[int, int] | None = (0, 0)
+
+    def __call__(self, done: int) -> float:
+        """After so many steps; the seconds that it took."""
+        if not (work := self._due(done)):
+            return 0.0
+        begin, counted = self._clock(), tcp_bytes()
+        self.whole &= work()
+        self.traffic = _sum(self.traffic, _difference(counted, tcp_bytes()))
+        seconds = self._clock() - begin
+        self.seconds += seconds
+        return seconds
+
+
+def _note(
+    steps: _Steps, rests: _Rests, epoch: int, clock: Callable[[], float], result: StepResult, seconds: float
+) -> float:
+    """A step of an `OwnLoop` is over."""
+    steps.note(epoch, result, seconds, math.nan, clock())
+    return rests(steps.done)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +191,7 @@ class _Part:
     stop: int
 
     def __iter__(self) -> Iterator[Batch]:
-        return islice(self.batches.epoch(self.epoch), self.first, self.stop) if self.first < self.stop else iter(())
+        return islice(self.batches.epoch(self.epoch), self.first, self.stop)
 
 
 class _Steps:
@@ -161,7 +228,7 @@ class _Steps:
         self._journal.step(epoch, step, seconds, waited, result.examples, result.loss, warmup, now, split)
         self.whole &= not _restored(self._trainer, self._journal)
         if result.update:
-            _note(self._journal, step, result.update)
+            _note_update(self._journal, step, result.update)
         if result.loss is not None:
             self._check(result.loss)
         self.done += 1
@@ -187,7 +254,7 @@ def _restored(trainer: Trainer, journal: Journal) -> bool:
     return bool(deaths)
 
 
-def _note(journal: Journal, step: int, update: Update) -> None:
+def _note_update(journal: Journal, step: int, update: Update) -> None:
     journal.update(
         step,
         update.number,
@@ -205,8 +272,8 @@ def _numbers(split: Split) -> tuple[float, float, float, float]:
     return split.computing_seconds, split.communicating_seconds, split.waiting_seconds, ready_at
 
 
-def _sum(one: tuple[int, int] | None, other: tuple[int, int] | tuple[None, None]) -> tuple[int, int] | None:
-    if one is None or other[0] is None or other[1] is None:
+def _sum(one: tuple[int, int] | None, other: tuple[int, int] | tuple[None, None] | None) -> tuple[int, int] | None:
+    if one is None or other is None or other[0] is None or other[1] is None:
         return None
     return one[0] + other[0], one[1] + other[1]
 
@@ -218,10 +285,9 @@ def _difference(before: tuple[int, int] | None, after: tuple[int, int] | None) -
 
 
 def _epochs(first_step: int, total_steps: int, steps_per_epoch: int) -> Iterator[tuple[int, int, int]]:
-    """(epoch, steps of it to pass over, where in it to stop); the first and the last may be a part.
-
-    The first is that of the step before ``first_step``, of which there may be nothing left but to save its weights.
-    """
-    for epoch in range(max(0, first_step - 1) // steps_per_epoch, -(-total_steps // steps_per_epoch)):
+    """(epoch, steps of it to pass over, where in it to stop); the first and the last may be a part."""
+    if first_step == total_steps:
+        return
+    for epoch in range(first_step // steps_per_epoch, -(-total_steps // steps_per_epoch)):
         begin = epoch * steps_per_epoch
         yield epoch, max(0, first_step - begin), min(total_steps - begin, steps_per_epoch)

@@ -17,6 +17,7 @@ MACHINE = ("cpu_model", "cores_available", "cpu_limit_cores", "gpus")
 SAME_WORK = (
     "inject",
     "profile",
+    "evaluate_every",
     "model",
     "model_digest",
     "dataset",

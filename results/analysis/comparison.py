@@ -39,6 +39,7 @@ SPEC = (
     "precision",
     "jit",
     "class_weight",
+    "evaluate_every",
     "seed",
     "cores_per_replica",
     "inject",

@@ -1,8 +1,8 @@
 """How long runs take until a metric on the validation examples reaches a target.
 
-Metrics are known after each epoch, so times are those of whole epochs: of the training clock, which evaluation,
-start-up and saving do not move. A run that never reaches the target is censored: it stays in the table, and it is not
-known how long it would have taken.
+Metrics are known where weights were evaluated, by default after each epoch, so times are those of whole epochs: of the
+training clock, which evaluation, start-up and saving do not move. A run that never reaches the target is censored: it
+stays in the table, and it is not known how long it would have taken.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pandas as pd
 
 from ...errors import UsageError
 from ..tables.reading import Tables
-from . import bases, intervals
+from . import bases, evaluations, intervals
 from .bases import Row
 from .intervals import UNKNOWN, Estimate
 
@@ -64,7 +64,7 @@ def of_runs(tables: Tables, target: Target) -> pd.DataFrame:
     """One row for each ok run, with
 
     - ``reached`` (bool): whether the metric on the validation examples ever was as good as the target; ``kept`` (bool):
-      whether it was so after the last epoch, too, without a break;
+      whether it was so in the end, too, without a break;
     - ``epochs``, ``seconds`` (of training), ``examples`` and ``traffic_bytes`` (of all workers, as counted) until it
       was reached first, and ``kept_seconds`` until it was reached for good; NaN for runs that never did.
 
@@ -83,24 +83,19 @@ def of_runs(tables: Tables, target: Target) -> pd.DataFrame:
     return pd.DataFrame(found, columns=list(_COLUMNS))
 
 
-def _of_run(run: dict[Any, Any], values: pd.DataFrame, epochs: pd.DataFrame, target: Target) -> Row:
-    own = epochs[epochs["run_id"] == run["run_id"]].sort_values("epoch").set_index("epoch")
-    metric = values[values["run_id"] == run["run_id"]].set_index("epoch")["value"]
-    met = target.met(metric.reindex(own.index))
+def _of_run(run: Mapping[Any, Any], values: pd.DataFrame, epochs: pd.DataFrame, target: Target) -> Row:
+    found = evaluations.of_run(
+        run, values[values["run_id"] == run["run_id"]], epochs[epochs["run_id"] == run["run_id"]]
+    )
+    met = target.met(found["value"])
     row: Row = {"run_id": run["run_id"], "reached": bool(met.any()), "kept": bool(len(met) and met.iloc[-1])}
     if not row["reached"]:
         return row
-    first = int(met.to_numpy().argmax())
-    # For good: from the epoch after the last one that was not as good.
+    # For good: from the evaluation after the last one that was not as good.
     last_miss = max((place for place, good in enumerate(met) if not good), default=-1)
-    clock = own["seconds"].cumsum(skipna=False)
-    return row | {
-        "epochs": first + 1,
-        "seconds": float(clock.iloc[first]),
-        "examples": run["examples_done"] * (first + 1) / len(own),
-        "traffic_bytes": float(own["traffic_bytes_measured"].cumsum(skipna=False).iloc[first]),
-        "kept_seconds": float(clock.iloc[last_miss + 1]) if row["kept"] else math.nan,
-    }
+    kept = float(found["seconds"].iloc[last_miss + 1]) if row["kept"] else math.nan
+    first = found.iloc[int(met.to_numpy().argmax())]
+    return row | {name: float(first[name]) for name in evaluations.PROGRESS} | {"kept_seconds": kept}
 
 
 @dataclass(frozen=True)

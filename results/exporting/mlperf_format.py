@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..analysis import evaluations
 from ..column import json_cell
 from ._frames import ends, rows
 
@@ -29,19 +30,22 @@ def write(tables: Tables, folder: Path, tell: Callable[[str], None]) -> list[Pat
     """``RUN_ID.log`` for each run."""
     made = []
     epochs = dict(list(tables.epochs.groupby("run_id")))
+    validation = tables.metrics[tables.metrics["split"] == "validation"]
+    metrics = dict(list(validation.groupby("run_id")))
     for run in rows(tables.runs):
         if math.isnan(run["startup_seconds"]):
             continue
         tell(f"run {run['run_id']}")
-        own = rows(epochs[run["run_id"]]) if run["run_id"] in epochs else []
+        own, values = epochs.get(run["run_id"], tables.epochs[:0]), metrics.get(run["run_id"], validation[:0])
+        evaluated = evaluations.of_run(run, values[values["metric"] == run["metric"]], own)
         made.append(folder / f"{run['run_id']}.log")
-        made[-1].write_text("".join(_lines(run, own)), encoding="utf-8")
+        made[-1].write_text("".join(_lines(run, rows(own), rows(evaluated))), encoding="utf-8")
     return made
 
 
-def _lines(run: dict[str, Any], epochs: list[dict[str, Any]]) -> Iterator[str]:
+def _lines(run: dict[str, Any], epochs: list[dict[str, Any]], evaluated: list[dict[str, Any]]) -> Iterator[str]:
     begin = datetime.fromisoformat(run["started_at"]).timestamp()
-    for seconds, kind, key, value, metadata in [*_start(run), *_training(run, epochs)]:
+    for seconds, kind, key, value, metadata in [*_start(run), *_training(run, epochs, evaluated)]:
         line = {
             "namespace": "",
             "time_ms": round(1000 * (begin + seconds)),
@@ -76,19 +80,31 @@ def _start(run: dict[str, Any]) -> Iterator[_Line]:
     yield run["startup_seconds"], _END, "init_stop", None, {}
 
 
-def _training(run: dict[str, Any], epochs: list[dict[str, Any]]) -> Iterator[_Line]:
-    now = run["startup_seconds"]
+def _training(run: dict[str, Any], epochs: list[dict[str, Any]], evaluated: list[dict[str, Any]]) -> Iterator[_Line]:
+    ready = now = run["startup_seconds"]
     yield now, _START, "run_start", None, {}
     for row, end in zip(epochs, ends(epochs, now), strict=True):
         number = {"epoch_num": row["epoch"] + 1}
         yield now, _START, "epoch_start", None, number
+        own = [each for each in evaluated if each["epoch"] == row["epoch"] and math.isfinite(each["value"])]
+        # An evaluation within an epoch is within it here, too; one at its end comes after it.
+        within = [each for each in own if ready + each["seconds"] < end]
+        for each in within:
+            yield from _evaluation(run, each, ready + each["seconds"])
         now = end
         yield now, _END, "epoch_stop", None, number
-        if math.isfinite(row["validation_metric"]):
-            yield now, _START, "eval_start", None, number
-            yield now, _POINT, "eval_accuracy", row["validation_metric"], number | {"metric": run["metric"]}
-            yield now, _END, "eval_stop", None, number
+        for each in own:
+            if each not in within:
+                yield from _evaluation(run, each, now)
     yield now, _END, "run_stop", None, {"status": "success" if run["status"] == "ok" else "aborted"}
+
+
+def _evaluation(run: dict[str, Any], evaluated: dict[str, Any], now: float) -> Iterator[_Line]:
+    epochs = evaluated["epochs"]
+    number = {"epoch_num": int(epochs) if epochs.is_integer() else epochs}
+    yield now, _START, "eval_start", None, number
+    yield now, _POINT, "eval_accuracy", evaluated["value"], number | {"metric": run["metric"]}
+    yield now, _END, "eval_stop", None, number
 
 
 def _count(value: float) -> int | None:

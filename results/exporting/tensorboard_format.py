@@ -102,7 +102,8 @@ def _put_run(put: Write, run: Mapping[str, Any], epochs: pd.DataFrame, metrics: 
         put(ended[row["epoch"]], row["epoch"], _scalars({f"epochs/{name}": row[name] for name in _EPOCHS}))
     for row in rows(metrics):
         tag = f"metrics/{row['split']}/{row['metric']}"
-        put(ended.get(row["epoch"], end), row["epoch"], _scalars({tag: row["value"]}))
+        now = ended.get(row["epoch"], end) if math.isnan(row["seconds"]) else _ready(run) + row["seconds"]
+        put(now, row["epoch"] if math.isnan(row["step"]) else int(row["step"]), _scalars({tag: row["value"]}))
     put(end, 0, _scalars({f"runs/{name}": run[name] for name in _FIGURES}))
     status = api_pb2.STATUS_SUCCESS if run["status"] == "ok" else api_pb2.STATUS_FAILURE
     info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=end)

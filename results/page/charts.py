@@ -67,7 +67,7 @@ def pictures(rows: Sequence[Row], tables: Tables) -> Pictures:
             lambda data: _time(data, color),
         ),
         "quality": (
-            f"Validation {metric} after each epoch",
+            f"Validation {metric} while it trained",
             series.quality(timed, tables),
             lambda data: _quality(data, color, metric),
         ),
@@ -269,7 +269,7 @@ def _quality(data: alt.Data, color: alt.Color, metric: str) -> alt.Chart:
     by = alt.param(
         name="by",
         value="seconds",
-        bind=alt.binding_select(options=["seconds", "epoch", "examples"], name="by "),
+        bind=alt.binding_select(options=["seconds", "epochs", "examples"], name="by "),
     )
     return (
         _lines(data, color)
@@ -280,7 +280,7 @@ def _quality(data: alt.Data, color: alt.Color, metric: str) -> alt.Chart:
             y=alt.Y("value:Q", title=metric, scale=alt.Scale(zero=False)),
             tooltip=_tooltips(
                 alt.Tooltip("value:Q", format=".4f", title=metric),
-                alt.Tooltip("epoch:Q"),
+                alt.Tooltip("epochs:Q", format=".3~r"),
                 alt.Tooltip("seconds:Q", format=".2f"),
                 alt.Tooltip("examples:Q", format=",.0f"),
             ),

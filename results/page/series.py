@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from ..analysis import split
+from ..analysis import evaluations, split
 from ..analysis.bases import Row
 from ..column import json_cell
 from ..showing import words
@@ -104,23 +105,22 @@ def over_time(rows: Sequence[Row], tables: Tables) -> Records:
 
 
 def quality(rows: Sequence[Row], tables: Tables) -> Records:
-    """The main metric on the validation examples after each epoch: means over each row's runs."""
+    """The main metric on the validation examples at each evaluation: means over each row's runs."""
+    metrics = tables.metrics[tables.metrics["split"] == "validation"]
     found = []
     for row in rows:
-        runs = {run["run_id"] for run in row["ok_runs"]}
-        epochs = tables.epochs[tables.epochs["run_id"].isin(runs)].dropna(subset=["validation_metric", "seconds"])
-        if epochs.empty:
+        each = [_evaluations(run, metrics, tables.epochs) for run in row["ok_runs"]]
+        if not each:
             continue
-        epochs = epochs.assign(elapsed=epochs.groupby("run_id")["seconds"].cumsum())
-        means = epochs.groupby("epoch")[["validation_metric", "elapsed"]].mean()
-        examples = row["ok_runs"][0]["examples_done"] / max(1, len(means))
-        for number, (epoch, mean) in enumerate(means.iterrows(), start=1):
-            found.append(
-                _who(row)
-                | {"epoch": int(str(epoch)) + 1, "seconds": float(mean["elapsed"]), "examples": examples * number}
-                | {"value": float(mean["validation_metric"])}
-            )
+        points = pd.concat(each).dropna(subset=["value", "seconds"])
+        means = points.groupby("step")[["epochs", "seconds", "examples", "value"]].mean()
+        found += [_who(row) | {str(name): float(value) for name, value in mean.items()} for _, mean in means.iterrows()]
     return found
+
+
+def _evaluations(run: Row, metrics: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
+    own = metrics[(metrics["run_id"] == run["run_id"]) & (metrics["metric"] == run["metric"])]
+    return evaluations.of_run(run, own, epochs[epochs["run_id"] == run["run_id"]])
 
 
 def traffic(rows: Sequence[Row]) -> Records:

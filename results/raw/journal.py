@@ -20,7 +20,8 @@ epoch       epoch, seconds, sent_bytes, received_bytes (null if unknown); logs: 
             the first epoch seen, as ``datasets._arrays.order.Order.told`` gives them; after its last step
 trained     involuntary_switches: how often the kernel took a core from it since ready; updates_skipped, or null;
             figures: as notes, of what was measured; after its last step
-evaluation  epoch, validation: {name: value} of the loss and all metrics; test and train, on the last, the same
+evaluation  epoch, step: steps done; validation: {name: value} of the loss and all metrics; test and train, on the last,
+            the same
 work        flops_per_example, or null; final_weights (digits)
 failed      error (one line), step (int or null)
 end         peak_rss_bytes, cpu_seconds; sent_bytes and received_bytes of the whole task, or null;

@@ -113,7 +113,7 @@ def epochs(logs: Sequence[TaskLog]) -> list[dict[str, Any]]:
     first = rank_zero(logs)
     times = {event["epoch"]: event["seconds"] for event in first.epochs} if first else {}
     figures = {event["epoch"]: event.get("figures", {}) for event in first.epochs} if first else {}
-    evaluations = {event["epoch"]: event for event in first.evaluations} if first else {}
+    evaluations = quality.after_epochs(first) if first else {}
     traffic = exchange.traffic(logs)
     return [
         {

@@ -25,10 +25,49 @@ def rows(logs: Sequence[TaskLog], evaluates: TaskLog | None) -> Iterator[dict[st
         evaluates: the journal of the task that does.
     """
     yield from _of_steps(logs)
-    for event in evaluates.evaluations if evaluates else ():
+    if not evaluates:
+        return
+    for event, seconds in zip(evaluates.evaluations, _seconds(evaluates), strict=True):
+        when = {"epoch": event["epoch"], "step": event["step"], "seconds": seconds}
         for split in SPLITS:
             for name, value in event.get(split, {}).items():
-                yield {"epoch": event["epoch"], "split": split, "metric": shortened(name), "value": value}
+                yield when | {"split": split, "metric": shortened(name), "value": value}
+
+
+def _seconds(log: TaskLog) -> list[float]:
+    """Of training until each evaluation: of its epochs that had ended, and of the steps of the one that had not."""
+    import numpy as np
+
+    ended = {event["epoch"]: event["seconds"] for event in log.epochs}
+    numbers = np.unique(log.steps["epoch"])
+    # NaN for those of which the time is not known: all after them are not, either.
+    epochs = np.cumsum([0.0, *(np.nan if (each := ended.get(n)) is None else each for n in numbers.tolist())])
+    steps = np.concatenate([[0.0], np.cumsum(log.steps["step_seconds"])])
+    found = []
+    for event in log.evaluations:
+        begin, end = _places(log, event["epoch"])
+        place = int(np.searchsorted(log.steps["step"], event["step"]))
+        before, whole = int(np.searchsorted(numbers, event["epoch"])), place == end
+        seconds = epochs[before + whole] + (0.0 if whole else steps[place] - steps[begin]) if begin < end else np.nan
+        found.append(float(seconds))
+    return found
+
+
+def after_epochs(log: TaskLog) -> dict[int, dict[str, Any]]:
+    """The evaluations that were made of the weights after an epoch's last step, by the epoch."""
+    return {
+        event["epoch"]: event
+        for event in log.evaluations
+        if event["step"] - 1 in log.steps["step"][slice(*_places(log, event["epoch"]))][-1:]
+    }
+
+
+def _places(log: TaskLog, epoch: int) -> tuple[int, int]:
+    """Of an epoch's first step among all, and of the one after its last."""
+    import numpy as np
+
+    begin, end = np.searchsorted(log.steps["epoch"], [epoch, epoch + 1])
+    return int(begin), int(end)
 
 
 def _of_steps(logs: Sequence[TaskLog]) -> Iterator[dict[str, Any]]:

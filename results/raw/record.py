@@ -175,7 +175,7 @@ _NO_WORK = ("repeat", "timeout", "data_file", "save_model")
 """Fields that don't change what is measured."""
 _NEWER = {
     **{"lr_schedule": "constant", "model_digest": "", "data_digest": ""},
-    **{"precision": "", "jit": "", "class_weight": "", "profile": 0},
+    **{"precision": "", "jit": "", "class_weight": "", "evaluate_every": "", "profile": 0},
 }
 """Fields that earlier specs don't have, with the value that they had by default."""
 

@@ -19,7 +19,7 @@ UNREADABLE = "unreadable"
 
 # What launcher and tasks write there. Any other file belongs to the user.
 _OURS = re.compile(
-    r"spec\.json|record\.json(\.tmp)?|epoch-\d+(\.worker-\d+)?\.(npz|new)|[a-z]+-\d+\.(log|jsonl|lost)|(horovod|mpi)run\.log"
+    r"spec\.json|record\.json(\.tmp)?|(epoch|step)-\d+(\.worker-\d+)?\.(npz|new)|[a-z]+-\d+\.(log|jsonl|lost)|(horovod|mpi)run\.log"
 )
 _FOLDERS = ("scratch", PROFILES)
 

@@ -62,7 +62,9 @@ def _speedup(each: Reached) -> str:
 
 def _captions(found: Sequence[Reached]) -> list[str]:
     """What the figures mean."""
-    lines = ["times are those of whole epochs, without evaluation and start-up: a metric is known after each epoch"]
+    every = {words.evaluated(each.row) for each in found}
+    known = f"after every {every.pop()}" if len(every) == 1 else "where weights were evaluated"
+    lines = [f"times are without evaluation and start-up, and end where a metric is known: {known}"]
     if any(0 < each.reached < each.runs for each in found):
         lines.append("> some runs never reached it, so that the mean of the others is too short")
     compared = [each for each in found if not math.isnan(each.speedup.value)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 from .. import schema
 from ..analysis.bases import Row
@@ -48,8 +49,14 @@ def title(row: Row) -> str:
         f"{count(row['cores_per_replica'], 'core')} per replica",
         *(("last batch kept",) if row["last_batch"] == "keep" else ()),
         *((f"{count(row['profile'], 'step')} profiled",) if row["profile"] else ()),
+        *((f"evaluated every {evaluated(row)}",) if row["evaluate_every"] else ()),
     )
     return " · ".join(parts)
+
+
+def evaluated(row: Row) -> str:
+    """``15 steps`` or ``epoch``: after every so many its weights were evaluated."""
+    return re.sub(r"(?<=\d)(?=[a-z])", " ", row["evaluate_every"]) or "epoch"
 
 
 def count(amount: float, noun: str) -> str:

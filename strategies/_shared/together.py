@@ -64,7 +64,7 @@ class TogetherTrainer(OwnLoop):
         self._run, self._computes = inner.repeated()
 
     def epoch(
-        self, batches: Iterable[Batch], learning_rates: Sequence[float], note: Callable[[StepResult, float], None]
+        self, batches: Iterable[Batch], learning_rates: Sequence[float], note: Callable[[StepResult, float], float]
     ) -> None:
         """See `OwnLoop.epoch`."""
         import numpy as np

@@ -9,8 +9,8 @@ divides its losses by the number of replicas and sums their gradients, g = (1/N)
 Source: https://keras.io/api/models/model_training_apis/; https://keras.io/guides/distributed_training_with_tensorflow/
 
 Limits: examples that are kept in memory are there twice. The loss of a step is computed from Keras's mean over the
-epoch so far, so it is less exact. Waiting for data is not measured. If the loss is scaled and gradients are
-accumulated, Keras leaves out a step whose gradients are not finite, and `single` the whole update. With
+epoch so far, so it is less exact. Waiting for data is not measured, and is in computing. If the loss is scaled and
+gradients are accumulated, Keras leaves out a step whose gradients are not finite, and `single` the whole update. With
 ``distribute=mirrored`` Keras clips and checks each replica's gradient before the sum, takes the mean of masks by
 replica, and does not divide the loss of a model's own ``compute_loss``: such runs are skipped or fail, with the reason.
 """
@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from ...errors import RunError
 from .._shared.devices import replica_devices, skip_for_gpus
 from ..base import CLIPPING, Place, Strategy, Task, Traits, option
-from ..trainer import Batch, Memory, OwnLoop, StepResult, Trainer, Workload
+from ..trainer import Batch, Memory, OwnLoop, Split, StepResult, Trainer, Workload
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
 
-Note = Callable[[StepResult, float], None]
+Note = Callable[[StepResult, float], float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +146,7 @@ class FitTrainer(OwnLoop):
         self._model, self._optimizer, self._workload, self.memory = model, optimizer, workload, memory
         self._logged: list[Mapping[str, float]] | None = [] if workload.own_step else None
         self.shards = self.count = replicas
+        self._known = replicas == 1
         self._steps = 0
         self.sparse = [variable.path for variable in model.trainable_variables]
 
@@ -158,7 +159,7 @@ class FitTrainer(OwnLoop):
             data = fit_data.arrays(self._workload, batches, examples)
         else:
             data = fit_data.stream(self._workload, batches, examples, len(learning_rates))
-        steps = _steps(self._optimizer, examples, learning_rates, note, self._logged)
+        steps = _steps(self._optimizer, examples, learning_rates, note, self._logged, self._known)
         self._model.fit(**data, shuffle=False, verbose=0, callbacks=[steps])
         self._steps += len(learning_rates)
 
@@ -188,10 +189,12 @@ def _steps(
     learning_rates: Sequence[float],
     note: Note,
     logged: list[Mapping[str, float]] | None,
+    known: bool,
 ) -> keras.callbacks.Callback:
     """Sets the learning rate before each step, and notes its time and loss after it.
 
     Args:
+        known: whether nothing is exchanged in Keras's call of a step, so that all of it is computing.
         logged: gets what each call of the model's own ``train_step`` returned; None for Keras's.
     """
     import keras
@@ -202,6 +205,7 @@ def _steps(
         def __init__(self) -> None:
             super().__init__()
             self._begin, self._seen, self._sum, self._rate = 0.0, 0, 0.0, 0.0
+            self._called = 0.0
 
         def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
             self._begin = self._begin or time.perf_counter()
@@ -211,6 +215,7 @@ def _steps(
             if logged is not None:
                 # It may return means since the last reset, or values of its own: now both are of this step.
                 self.model.reset_metrics()
+            self._called = time.perf_counter()
 
         def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
             now, before = time.perf_counter(), self._sum
@@ -222,7 +227,7 @@ def _steps(
                 loss = (self._sum - before) / examples[batch]
             else:
                 logged.append(values)
-            note(StepResult(loss, examples[batch]), now - self._begin)
-            self._begin = now
+            split = Split(now - self._called) if known else None
+            self._begin = now + note(StepResult(loss, examples[batch], split=split), now - self._begin)
 
     return Steps()
