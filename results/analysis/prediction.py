@@ -266,7 +266,7 @@ def _points(row: Row) -> dict[int, Point]:
         if not shares or run["repeat"] not in row["rates"]:
             return {}
         step = row["global_batch"] / run["examples_per_second"]
-        parts = {name: share * step for name, share in shares.items()}
+        parts = {name: shares.get(name, 0.0) * step for name in split.PARTS}
         found[run["repeat"]] = Point(row["replicas"], row["global_batch"] / row["replicas"], parts)
     return found
 

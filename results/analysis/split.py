@@ -15,7 +15,7 @@ from . import intervals
 from .bases import Row
 from .intervals import Estimate
 
-REST = "rest"
+REST, _INPUT = "rest", "input"
 PARTS = (*MEASURED, REST)
 
 
@@ -33,8 +33,13 @@ class Where:
 
 
 def shares(row: Mapping[str, float]) -> dict[str, float]:
-    """By part, of a run or of a row of several; empty if it is not known where the step goes."""
+    """By part, of a run or of a row of several; empty if it is not known where the step goes.
+
+    Where only waiting for data is not known, as in a loop of Keras's, that is left out: it is in another part.
+    """
     found = {part: row[f"{part}_share"] for part in MEASURED}
+    if math.isnan(found[_INPUT]):
+        del found[_INPUT]
     if not all(map(math.isfinite, found.values())):
         return {}
     return found | {REST: max(1.0 - sum(found.values()), 0.0)}
@@ -54,6 +59,8 @@ def where(after: Row, before: Row, rounds: bool) -> Where | None:
     step, grown = steps[0], steps[1] > steps[0]
     found = []
     for part in PARTS:
+        if any(part not in parts for each in (ones, others) for parts in each.values()):
+            continue
         sides = [{repeat: parts[part] / step for repeat, parts in each.items()} for each in (ones, others)]
         change = intervals.difference_in_rounds(*sides) if rounds else intervals.difference(*map(_values, sides))
         if change.excludes(0.0) and (change.value > 0) == grown:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 Marked = Callable[["Batch"], tuple[Any, ...]]
 """batch → (loss,), or (loss, the moments of each exchange in Unix seconds: (replicas, exchanges, 2), float64)."""
 
+Exchange = list[tf.Tensor]
+"""The moments of one, while the step is traced."""
+
 # The replicas of a MirroredStrategy are traced by a thread each.
 _traced = threading.local()
 
@@ -40,6 +43,17 @@ def ready(tensors: Needed) -> tf.Tensor | None:
 def came(tensors: Needed) -> tf.Tensor | None:
     """It is over: all that this replica needs from the others is here when these are. → the moment"""
     return _mark(tensors, lambda end: _traced.found[-1].append(end))
+
+
+def newest() -> Exchange | None:
+    """The exchange that was marked last, for `beside`; None if nothing is marked."""
+    return _traced.found[-1] if getattr(_traced, "found", None) else None
+
+
+def beside(exchange: Exchange | None, tensors: Needed) -> None:
+    """These are computed while it goes on: what it takes until they are there is computing."""
+    if exchange:
+        exchange[0] = tf.maximum(exchange[0], moment(tensors))
 
 
 def held(mark: Callable[[Needed], tf.Tensor | None], tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
@@ -79,7 +93,7 @@ def split_of(seconds: float, marked_at: np.ndarray) -> Split | None:
 
 
 @contextmanager
-def _tracing() -> Iterator[list[list[tf.Tensor]]]:
+def _tracing() -> Iterator[list[Exchange]]:
     _traced.found = []
     try:
         yield _traced.found

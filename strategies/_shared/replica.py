@@ -139,7 +139,6 @@ class KerasTrainer(Trainer):
         around: makes of such a body that of the whole process; by default they are the same. It gives the moments of
             all replicas: see `marks`.
         copies: of the model, in this process.
-        hidden: whether exchanges are within the forward or backward pass, too, where they can't be marked.
     """
 
     memory: Memory
@@ -155,7 +154,6 @@ class KerasTrainer(Trainer):
         shards: int = 1,
         copies: int = 1,
         count: int = 1,
-        hidden: bool = False,
     ):
         self.model = model
         self.optimizer = optimizer
@@ -165,7 +163,8 @@ class KerasTrainer(Trainer):
         # Without AutoGraph, as in Keras's own fit: its code would stay in the temporary folder after a kill.
         self._update = tf.function(around(marked(steps.update)), reduce_retracing=True, autograph=False)
         self._add = steps.add and tf.function(around(marked(steps.add)), reduce_retracing=True, autograph=False)
-        self._hidden = hidden or (workload.replicas > 1 and not on_cpus())
+        # On GPUs, no exchange is marked.
+        self._hidden = workload.replicas > 1 and not on_cpus()
         self._steps = 0
         self._own = steps if isinstance(steps, OwnStep) else None
         self._logged: list[Mapping[str, float]] = []

@@ -15,6 +15,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from .._shared import marks
+
 
 class Exchange:
     """Horovod's collectives over all processes, with the gradients that belong to replicated computing.
@@ -27,9 +29,31 @@ class Exchange:
         self._hvd, self._calls = hvd, 0
         self.moved_bytes = 0.0
 
-    def copied(self, x: tf.Tensor) -> tf.Tensor:
-        """``x``, of whose gradient each process computes a part."""
-        return tf.custom_gradient(lambda each: (tf.identity(each), self._sum))(x)
+    def columns(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """x·kernel, with some columns of the whole kernel: each process computes a part of the gradient of ``x``.
+
+        The kernel's own gradient is computed while those parts are summed.
+        """
+        exchange, own = list[Any](), list[tf.Tensor]()
+
+        def note() -> None:
+            if exchange and own:
+                marks.beside(exchange[0], own)
+
+        def of_x(g: tf.Tensor) -> tf.Tensor:
+            total = self._sum(g)
+            exchange.append(marks.newest())
+            note()
+            return total
+
+        def of_kernel(g: tf.Tensor) -> tf.Tensor:
+            own.append(g)
+            note()
+            return g
+
+        x = tf.custom_gradient(lambda each: (tf.identity(each), of_x))(x)
+        kernel = tf.custom_gradient(lambda each: (tf.identity(each), of_kernel))(kernel)
+        return ops.matmul(x, kernel)
 
     def summed(self, x: tf.Tensor) -> tf.Tensor:
         """The sum of all processes' tensors."""
@@ -42,17 +66,19 @@ class Exchange:
         return tf.custom_gradient(lambda each: (self._join(each), lambda g: g[..., start : start + size]))(x)
 
     def _sum(self, x: tf.Tensor) -> tf.Tensor:
-        sent = _sendable(x)
+        (sent,) = marks.held(marks.ready, [_sendable(x)])
         self._count(sent, 4 * (self._hvd.size() - 1))
         total = self._hvd.allreduce(sent, op=self._hvd.Sum, name=self._name(), ignore_name_scope=True)
+        (total,) = marks.held(marks.came, [total])
         return tf.cast(total, x.dtype)
 
     def _join(self, x: tf.Tensor) -> tf.Tensor:
-        sent = _sendable(x)
+        (sent,) = marks.held(marks.ready, [_sendable(x)])
         self._count(sent, 2 * (self._hvd.size() - 1) * self._hvd.size())
         last = x.shape.rank - 1
         first = tf.transpose(sent, [last, *range(last)])
         whole = self._hvd.allgather(first, name=self._name(), ignore_name_scope=True)
+        (whole,) = marks.held(marks.came, [whole])
         return tf.cast(tf.transpose(whole, [*range(1, last + 1), 0]), x.dtype)
 
     def _name(self) -> str:
@@ -108,7 +134,7 @@ class Columns(_Split, keras.layers.Dense):
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """See Keras."""
-        x = ops.matmul(self.exchange.copied(inputs), self.kernel)
+        x = self.exchange.columns(inputs, tf.convert_to_tensor(self.kernel.value))
         x = x if self.bias is None else ops.add(x, self.bias)
         x = x if self.sizes is None else self.exchange.joined(x, self.sizes)
         return x if self.activation is None else self.activation(x)

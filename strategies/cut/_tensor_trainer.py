@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from .._shared.accumulation import Steps
@@ -25,7 +26,7 @@ class TensorTrainer(KerasTrainer):
         steps: Steps,
         rank: int,
     ):
-        super().__init__(split.model, optimizer, workload, steps, rank=rank, hidden=True)
+        super().__init__(split.model, optimizer, workload, steps, rank=rank)
         self.shard = 0
         self._split = split
         self.trace()
@@ -35,7 +36,7 @@ class TensorTrainer(KerasTrainer):
     def step(self, batch: Batch, learning_rate: float) -> StepResult:
         """See `Trainer.step`."""
         result = super().step(batch, learning_rate)
-        return result if not self.rank else StepResult(None, 0)
+        return result if not self.rank else dataclasses.replace(result, loss=None, examples=0)
 
     def weights(self) -> list[np.ndarray | None]:
         """See `Trainer.weights`."""

@@ -18,7 +18,7 @@ from .._shared.messages import Messages
 from .._shared.replica import release, size_bytes
 from .._shared.vectors import flat, parts
 from .._shared.whole_weights import skip_constraints
-from ..trainer import Batch, Memory, StepResult, Trainer, Workload, examples_of
+from ..trainer import Batch, Memory, Split, StepResult, Trainer, Workload, examples_of
 from ._lbfgs import Lbfgs
 from ._portions import Evaluation, Portions
 from ._serving import is_moved, no_gpu
@@ -59,6 +59,7 @@ class SandblasterTrainer(Trainer):
         self._parts: list[list[np.ndarray]] = []
         self._batch = self._before = self._examples = 0
         self._steps, self._evaluations, self._last = 0, 0, 1
+        self._computed = dict.fromkeys(remotes, 0.0)
         self._delays = {remote: workload.delays.get(f"remote-{index}") for index, remote in enumerate(remotes)}
         self.memory = Memory(0, 0)
         rows = (each.dtype.itemsize * int(np.prod(each.shape[1:])) for each in keras.tree.flatten(workload.empty_batch))
@@ -115,6 +116,7 @@ class SandblasterTrainer(Trainer):
                 tell(self._messages, remote, words, [] if portion.index in sent else evaluation.parts[portion.index])
                 sent.add(portion.index)
                 found, counts = hear(self._messages, remote)
+                self._computed[remote] += found["seconds"]
                 self._portions.done(remote, portion, (found["loss"], counts))
         except RunError as error:
             self._portions.lost(remote, error)
@@ -129,8 +131,11 @@ class SandblasterTrainer(Trainer):
 
     def step(self, batch: Batch, learning_rate: float) -> StepResult:
         """See `Trainer.step`."""
-        if delay := self._workload.delays.get("worker-0"):
-            time.sleep(delay())
+        begin = time.perf_counter()
+        delay = self._workload.delays.get("worker-0")
+        if slept := delay() if delay else 0.0:
+            time.sleep(slept)
+        self._computed = dict.fromkeys(self._remotes, 0.0)
         self._examples = examples_of(batch)
         if not self._examples:
             return StepResult(None, 0)
@@ -145,7 +150,17 @@ class SandblasterTrainer(Trainer):
         self._last = max(1, self._evaluations - before)
         self._steps += 1
         self._shards.combine("fixed", [(1.0, "moved")])
-        return StepResult(loss, self._examples)
+        return StepResult(loss, self._examples, split=self._split(time.perf_counter() - begin, slept))
+
+    def _split(self, seconds: float, slept: float) -> Split:
+        """Of a step that took so long, by what the remote workers say.
+
+        A portion that counts for nothing any more may take longer than the step.
+        """
+        computed = [min(self._computed[each], seconds - slept) for each in self._portions.workers]
+        mean = sum(computed) / len(computed)
+        waiting = max(computed) - mean
+        return Split(mean + slept, seconds - slept - mean - waiting, waiting)
 
     def _cut(self, batch: Batch) -> None:
         """Cut it into portions, as equal as possible."""

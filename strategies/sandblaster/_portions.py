@@ -54,11 +54,12 @@ class Portions:
         backup: whether portions are given twice.
 
     Attributes:
+        workers: that are there.
         repeated: how many were given to a second worker, so far.
     """
 
     def __init__(self, workers: Collection[int], backup: bool, clock: Callable[[], float] = time.monotonic):
-        self._workers, self._backup, self._clock = set(workers), backup, clock
+        self.workers, self._backup, self._clock = set(workers), backup, clock
         self._changed = threading.Condition()
         self._evaluation: Evaluation | None = None
         self._free: list[int] = []
@@ -82,7 +83,7 @@ class Portions:
     def take(self, worker: int) -> Portion | None:
         """The next portion for a worker that is idle. Waits for one; None when there will be none."""
         with self._changed:
-            while not self._closed and worker in self._workers:
+            while not self._closed and worker in self.workers:
                 index, wait = self._choose(worker)
                 if index is not None and self._evaluation:
                     holders = self._held.setdefault(index, {})
@@ -122,7 +123,7 @@ class Portions:
     def lost(self, worker: int, error: BaseException) -> None:
         """A worker is gone; what it had is for the others."""
         with self._changed:
-            self._workers.discard(worker)
+            self.workers.discard(worker)
             self._error = error
             for index, holders in list(self._held.items()):
                 holders.pop(worker, None)
@@ -139,7 +140,7 @@ class Portions:
         for index in range(len(self._evaluation.parts) if self._evaluation else 0):
             with self._changed:
                 while index not in self._results:
-                    if not self._workers and self._error:
+                    if not self.workers and self._error:
                         raise self._error
                     self._changed.wait()
                 worker, result = self._results[index]

@@ -118,6 +118,7 @@ class Remote(Server):
             found = self._shards.get(weights, "fixed")
             self._evaluation, self._weights = evaluation, [tf.constant(each) for each in found]
         examples = keras.tree.pack_sequence_as(self._workload.empty_batch, self._kept[portion])
+        begin = time.perf_counter()
         if sleep:
             time.sleep(sleep)
         if self._advance is None:
@@ -126,9 +127,10 @@ class Remote(Server):
         counts = [start + number * each for start, each in zip(self._counts, self._advance, strict=True)]
         loss, gradient, moved, after = self._step(*self._weights, counts, examples)
         first = not portion
-        moved_too = [moved.numpy()] if first else []
-        self._shards.push(evaluation, portion, self._messages.rank, gradient.numpy(), *moved_too)
-        return {"loss": float(loss)}, [each.numpy() for each in after] if first else []
+        left = [gradient.numpy(), *([moved.numpy()] if first else [])]
+        seconds = time.perf_counter() - begin
+        self._shards.push(evaluation, portion, self._messages.rank, *left)
+        return {"loss": float(loss), "seconds": seconds}, [each.numpy() for each in after] if first else []
 
     def _compute(
         self, vector: tf.Tensor, fixed: tf.Tensor, counts: list[tf.Tensor], batch: Any
