@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import psutil
 import pytest
 from command_line import call
 from stratbench.harness.cli import commands as cli
-from stratbench.harness.cli import session
+from stratbench.harness.cli import comparing, session
+from stratbench.harness.launch import starter
 from stratbench.harness.launch.launcher import Launch, Outcome
 from stratbench.harness.launch.ports import Ports
 from stratbench.harness.launch.run import prepare, tasks_of
@@ -119,9 +121,15 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def fork_server_ends() -> Iterator[None]:
-    """Ends the fork server after the last test."""
-    with STARTER:
+def one_fork_server() -> Iterator[None]:
+    """Commands that are called within this process fork their tasks from the tests' server, which ends after all."""
+
+    def shared(forks: bool = True) -> AbstractContextManager[Starter]:
+        return nullcontext(STARTER) if forks else Starter(forks=False)
+
+    with STARTER, pytest.MonkeyPatch.context() as patch:
+        for module in (starter, comparing):
+            patch.setattr(module, "Starter", shared)
         yield
 
 

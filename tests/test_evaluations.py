@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner
+from command_line import call
 from conftest import make_spec
 from stratbench import results
 from stratbench.errors import UsageError
-from stratbench.harness.cli.commands import cli
 from stratbench.harness.plan import evaluations
 from stratbench.results.analysis import evaluations as analysis
+from stratbench.results.analysis import time_to_quality as times
+from stratbench.results.analysis.comparison import compared
+from stratbench.results.showing import targets, terminal
+from stratbench.results.tables.reading import Tables
 
 
 @pytest.mark.parametrize(
@@ -71,31 +74,50 @@ def test_rows_of_older_versions_are_of_whole_epochs() -> None:
     assert older == points(epoch=[0, 1, 2], step=[10, 20, 25], seconds=[1.0, 3.0, 4.0], value=[0.1, 0.4, 0.9])
 
 
+WORK = "--model mlp --dataset synthetic:examples=500 --split 80/10/10 --global-batch 40 --steps 25 --optimizer momentum"
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
+    """Epochs of ten steps, with evaluations after every four steps and without."""
+    folder = str(tmp_path_factory.mktemp("evaluations") / "out")
+    often = ["--evaluate-every", "4steps", "-s", "ps:sync=true", "-s", "mirrored", "-n", "2"]
+    for more in ([], often):
+        assert call("compare", "-s", "single", "-s", "fit", *more, *WORK.split(), "--output", folder) == 0
+    return results.load(folder)
+
+
 @pytest.mark.slow
-def test_training_is_the_same_and_the_target_is_found_within_an_epoch(tmp_path: Path) -> None:
-    flags = "-s single -s fit -s horovod -s ps:sync=true -n 2 --model mlp --dataset mnist-12k --global-batch 128"
-    work = [*flags.split(), "--steps", "100", "--output", str(tmp_path)]
-    for every in ("1epoch", "15steps"):
-        called = CliRunner().invoke(cli, ["compare", *work, "--evaluate-every", every])
-        assert called.exit_code == 0, called.output
-    assert "evaluated every 15 steps" in called.stdout
-    tables = results.load(tmp_path)
+def test_training_is_not_changed_by_it(tables: Tables) -> None:
+    runs = tables.runs
+    for _, pair in runs[runs["strategy"].isin(["single", "fit"])].groupby("strategy"):
+        assert len(pair) == 2 and pair["final_weights"].nunique() == 1
+    assert runs["first_update"].nunique() == 1 or runs["first_update"].std() < 1e-5 * runs["first_update"].mean()
+
+
+@pytest.mark.slow
+def test_each_evaluation_has_its_step_and_its_time(tables: Tables) -> None:
     runs = tables.runs.set_index("run_id")
-    for _, pair in tables.runs[tables.runs["strategy"] != "ps"].groupby("strategy"):
-        assert pair["final_weights"].nunique() == 1
-    metrics = tables.metrics[(tables.metrics["split"] == "validation") & (tables.metrics["metric"] == "accuracy")]
-    for run, own in metrics.groupby("run_id"):
+    losses = tables.metrics[(tables.metrics["split"] == "validation") & (tables.metrics["metric"] == "loss")]
+    for run, own in losses.groupby("run_id"):
         often = bool(runs.loc[run, "evaluate_every"])
-        assert own["step"].tolist() == ([15, 30, 45, 60, 75, 90, 100] if often else [70, 100])
+        assert own["step"].tolist() == ([4, 8, 12, 16, 20, 24, 25] if often else [10, 20, 25])
         assert (np.diff(own["seconds"]) > 0).all()
         assert own["seconds"].iloc[-1] == pytest.approx(runs.loc[run, "train_seconds"])
-    # Of weights after the last step of an epoch alone.
-    often = runs.index[runs["evaluate_every"] != ""]
-    validation = tables.epochs[tables.epochs["run_id"].isin(often)]["validation_metric"]
-    assert validation.isna().tolist() == [True, False] * 4
+        epochs = tables.epochs[tables.epochs["run_id"] == run]["validation_loss"]
+        # Of the weights after an epoch's last step alone.
+        assert epochs.isna().tolist() == ([True, False, False] if often else [False] * 3)
 
-    value = 0.5 * (metrics["value"].min() + metrics["value"].max())
-    found = results.time_to_quality(tables, f"accuracy={value}").set_index("run_id")
-    assert (found.loc[often, "epochs"] < 1).all() and found["reached"].all()
-    shown = CliRunner().invoke(cli, ["show", str(tmp_path), "--target", f"accuracy={value:.4f}"])
-    assert "a metric is known: after every 15 steps" in " ".join(shown.stdout.split()), shown.stdout
+
+@pytest.mark.slow
+def test_a_target_is_found_within_an_epoch(tables: Tables) -> None:
+    often = tables.runs[tables.runs["evaluate_every"] != ""]["run_id"]
+    losses = tables.metrics[(tables.metrics["metric"] == "loss") & tables.metrics["run_id"].isin(often)]
+    value = losses[losses["step"] == 4]["value"].max()
+    found = results.time_to_quality(tables, f"loss={value}").set_index("run_id").loc[often]
+    assert found["reached"].all() and (found["epochs"] == 0.4).all() and (found["examples"] == 160).all()
+    stream = io.StringIO()
+    rows = [row for row in compared(tables.runs) if row["evaluate_every"]]
+    target = times.parse(f"loss={value}")
+    targets.render(times.of_rows(rows, times.of_runs(tables, target)), target, terminal.make_console(stream))
+    assert "a metric is known: after every 4 steps" in stream.getvalue()
