@@ -86,6 +86,17 @@ _TRAFFIC = (
     Column("traffic_bytes_measured", "float", "bytes", "The same, counted by the kernel; missing if one worker's is"),
 )
 
+_BANDWIDTH = (
+    Column(
+        "algbw_bytes_per_second",
+        "float",
+        "bytes/s",
+        "Bytes that a step all-reduces divided by its communicating seconds, as nccl-tests' algbw; what is hidden "
+        "behind computing takes no time here",
+    ),
+    Column("busbw_bytes_per_second", "float", "bytes/s", "The same times 2(N-1)/N, as nccl-tests' busbw"),
+)
+
 _FAULTS = (
     Column("fault", "text", "", "What the injected faults did, and which tasks died by themselves"),
     Column("noticed_seconds", "float", "s", "From the first injected death until the launcher noticed it"),
@@ -192,6 +203,7 @@ _MEASURES = (
     Column("peak_rss_bytes", "float", "bytes", "Peak memory of the largest task"),
     Column("peak_rss_bytes_total", "float", "bytes", "Sum of the peak memory of all tasks that reported it"),
     *_TRAFFIC,
+    *_BANDWIDTH,
     *_UPDATES,
     Column("staleness_mean", "float", "updates", "Mean staleness of the applied updates"),
     Column("staleness_max", "float", "updates", "Greatest staleness of an applied update"),

@@ -217,6 +217,13 @@ class Strategy(ABC):
         """What a step exchanges, for ``stratbench predict``; None if no formula of this kind tells it."""
         return None
 
+    def reduced(self, accumulate: int = 1) -> float:
+        """The bytes that a step all-reduces, by whatever algorithm, divided by those of the trained weights.
+
+        0 if what it exchanges is no sum or mean over all.
+        """
+        return 0.0
+
     def skip_optimizer(self, settings: Mapping[str, Any], accumulate: int) -> str | None:
         """Why a run with this optimizer would not be what it is elsewhere, in one sentence that names the fix.
 

@@ -1,14 +1,18 @@
+import io
 import json
 import math
 import sys
 
+import pandas as pd
 import pytest
 import stratbench.results
 from stored_results import assert_csv_follows, edited
+from stratbench.harness.plan.references import variant
 from stratbench.results import schema
 from stratbench.results.raw import journal, record
 from stratbench.results.showing import terminal
 from stratbench.results.tables import store
+from stratbench.strategies import registry
 from test_results_record import STARTED, array, assert_equal, make_log, make_record, make_spec
 
 # (step, update, fetched, staleness, clock, slowest_clock, blocked_seconds, applied)
@@ -196,3 +200,47 @@ def test_a_record_from_before_these_tables_is_read(tmp_path):
 
 def test_every_update_field_is_a_column():
     assert [column.name for column in schema.TABLES["updates"]][3:] == list(journal.UPDATE_FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("reduced", "seconds", "algbw", "busbw"),
+    [
+        (1e6, 0.05, 2e7, 2e7),
+        # Nothing that is a sum over all, or it is not known how much; no exchange that was not hidden.
+        (0.0, 0.05, math.nan, math.nan),
+        (None, 0.05, math.nan, math.nan),
+        (1e6, 0.0, math.nan, math.nan),
+        (1e6, math.nan, math.nan, math.nan),
+    ],
+)
+def test_bandwidths_are_those_of_nccl_tests(reduced, seconds, algbw, busbw):
+    logs = [make_worker(0), make_worker(1)]
+    for log in logs:
+        log.ready["reduced_bytes"] = reduced
+        log.steps["communicating_seconds"] = [9.0, *[seconds] * 3]
+    run = make_record(logs=logs).run
+    found = [run[f"{name}_bytes_per_second"] for name in ("algbw", "busbw")]
+    assert found == pytest.approx([algbw, busbw], nan_ok=True)
+
+
+def test_more_replicas_have_a_higher_busbw_and_one_has_none():
+    logs = [make_worker(index) for index in range(4)]
+    for log in logs:
+        log.ready["reduced_bytes"] = 1e6
+        log.steps["communicating_seconds"] = 0.1
+    run = make_record(logs=logs).run
+    assert run["busbw_bytes_per_second"] == pytest.approx(1.5 * run["algbw_bytes_per_second"]) == pytest.approx(1.5e7)
+    assert math.isnan(make_record(logs=logs[:1]).run["busbw_bytes_per_second"])
+
+
+@pytest.mark.parametrize("name", ["horovod", "horovod:compression=fp16", "multiworker", "local-sgd:period=4", "fsdp"])
+def test_what_a_ring_reduces_is_what_it_sends(name):
+    strategy = registry.create(*variant(name, {}))
+    assert strategy.traffic_bytes(1000, 4, 2) == pytest.approx(4 * 3 * 1000 * strategy.reduced(2))
+
+
+def test_the_busbw_is_told_below_the_table():
+    row = make_record().run
+    stream = io.StringIO()
+    terminal.render(pd.DataFrame([row | {"busbw_bytes_per_second": 1.5e8}]), terminal.make_console(stream))
+    assert "horovod ×2: busbw 150 MB/s" in stream.getvalue()

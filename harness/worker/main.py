@@ -211,6 +211,9 @@ def train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal
             tokens_per_example=operations.tokens_per_example(workload.info),
             compiled=workload.jit,
             traffic_bytes=expected if trainer.traffic_bytes is None else trainer.traffic_bytes,
+            reduced_bytes=strategy.reduced(workload.accumulate) * workload.trained_bytes
+            if not trainer.sparse
+            else None,
             notes=dict(trainer.notes),
             profiled=profiler is not None,
         )

@@ -83,6 +83,7 @@ _MEDIANS = (
     "blocked_seconds",
     "traffic_bytes_expected",
     "traffic_bytes_measured",
+    "busbw_bytes_per_second",
     "bubble",
     "bubble_expected",
     "evaluations_per_step",

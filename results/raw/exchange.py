@@ -77,6 +77,21 @@ def traffic(logs: Sequence[TaskLog]) -> dict[int, dict[str, float]]:
     }
 
 
+def bandwidth(logs: Sequence[TaskLog], seconds: float) -> dict[str, float]:
+    """The columns of the runs table about what was all-reduced; none if nothing was, or if it is not known.
+
+    Args:
+        seconds: for which a step communicated, over the steps of all tasks.
+    """
+    workers = [log for log in logs if log.ready and log.start and log.start["role"] == "worker"]
+    replicas = sum(log.start["replicas"] for log in logs if log.start)
+    reduced = _known((workers[0].ready or {}).get("reduced_bytes")) if workers else math.nan
+    if not reduced > 0 or not seconds > 0 or replicas < 2:
+        return {}
+    rate = reduced / seconds
+    return {"algbw_bytes_per_second": rate, "busbw_bytes_per_second": rate * 2 * (replicas - 1) / replicas}
+
+
 def _moved(event: dict[str, Any]) -> float:
     return _known(event.get("sent_bytes")) + _known(event.get("received_bytes"))
 

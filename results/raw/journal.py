@@ -7,9 +7,10 @@ start       pid, created (Unix seconds), start_method (forked, or fresh with the
             cores (list of int), replicas, attempt
 ready       parameters, unused (text), versions (dict), memory (dict or null), activation_bytes (or null),
             tokens_per_example (or null), compiled (bool: by XLA), traffic_bytes: expected of all workers in a
-            step; notes: {column of runs: value} of the strategy's own; total_examples: that all are to read;
-            set_examples: {train, validation, test: how many there are}; initial_weights (digits); initial_sums: see
-            ``updated``; profiled (bool); written just before the first step
+            step; reduced_bytes: all-reduced in a step, or null if that is not known; notes: {column of runs: value}
+            of the strategy's own; total_examples: that all are to read; set_examples: {train, validation, test: how
+            many there are}; initial_weights (digits); initial_sums: see ``updated``; profiled (bool); written just
+            before the first step
 updated     sums: of each weight (0 if it is not trained, null if another task holds it), as
             ``harness.worker.first_update`` defines it; after the first update of the run
 serving     memory (dict or null); instead of ready, from a task that only serves

@@ -250,6 +250,7 @@ def build(
             "tasks": len(tasks),
             **measure.run(logs, started),
             **split.run(parts),
+            **exchange.bandwidth(logs, split.communicating_seconds(parts)),
             **equal_work.run(logs, measure.rank_zero(logs)),
             "profiles": f"runs/{run_id}/{PROFILES}" if any((log.ready or {}).get("profiled") for log in logs) else "",
             **faults.run(spec.get("inject", ()), status, logs, losses),

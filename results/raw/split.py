@@ -77,6 +77,13 @@ def run(tasks: Sequence[Steps]) -> dict[str, Any]:
     return shares | {"straggler": _straggler(stepped)}
 
 
+def communicating_seconds(tasks: Sequence[Steps]) -> float:
+    """Of a measured step, over all tasks; NaN if it is not known."""
+    found = [each.columns["communicating_seconds"][~each.log.steps["warmup"]] for each in tasks]
+    steps = sum(map(len, found))
+    return sum(map(_sum, filter(len, found))) / steps if steps else math.nan
+
+
 def _lasts(logs: Sequence[TaskLog]) -> list[np.ndarray]:
     """Of each log: when the last worker was ready, in each of its steps; NaN where that can't be compared."""
     unknown = [np.full(len(log.steps), math.nan) for log in logs]

@@ -159,4 +159,6 @@ def _exchanged(row: Row) -> str:
             parts.append(f"{measured} MB {noun} sent and received ({expected} expected)")
         else:
             parts.append(f"nothing sent over TCP, as through shared memory ({expected} MB {noun} expected)")
+    if row["busbw_bytes_per_second"] > 0:
+        parts.append(f"busbw {words.megabytes(row['busbw_bytes_per_second'])} MB/s")
     return "; ".join(parts)

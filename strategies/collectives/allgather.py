@@ -62,6 +62,10 @@ class AllGather(Collective):
         """Each worker's gradient reaches N−1 others; a ring passes it on, which adds up to the same."""
         return 2.0 * replicas * (replicas - 1) * weights_bytes / accumulate
 
+    def reduced(self, accumulate: int = 1) -> float:
+        """The gradients, which everyone adds up."""
+        return 1 / accumulate
+
     def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
         """Everyone receives the gradient of each other."""
         return Exchange(replicas - 1.0, replicas - 1.0, hides=True).scaled(1 / accumulate)

@@ -66,6 +66,10 @@ class Fsdp(Collective):
         """
         return 6.0 * (replicas - 1) * weights_bytes
 
+    def reduced(self, accumulate: int = 1) -> float:
+        """A gather and a reduce-scatter are one, a second gather is half of one."""
+        return 1.5 if self.reshard_after_forward else 1.0
+
     def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
         """Weights are gathered for both passes, and gradients reduced, each in N−1 messages."""
         gathers = 2 if self.reshard_after_forward else 1

@@ -100,6 +100,10 @@ class Horovod(Collective):
         size = 0.5 if self.compression == "fp16" else 1.0
         return ring_bytes(weights_bytes, replicas) * size / accumulate
 
+    def reduced(self, accumulate: int = 1) -> float:
+        """Half as much with fp16. Adasum is no sum."""
+        return (0.5 if self.compression == "fp16" else 1.0) / accumulate if self.op == "average" else 0.0
+
     def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
         """As many messages as one ring has. Adasum has other ones."""
         size = 0.5 if self.compression == "fp16" else 1.0

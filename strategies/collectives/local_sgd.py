@@ -56,6 +56,10 @@ class LocalSgd(Collective):
         """One ring all-reduce every τ steps. A trainer knows how many that are in a run, and what else is averaged."""
         return 0.0 if self.period == "end" else ring_bytes(weights_bytes, replicas) / self.period
 
+    def reduced(self, accumulate: int = 1) -> float:
+        """The weights, every so many steps."""
+        return 0.0 if self.period == "end" else 1 / self.period
+
     def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
         """One ring all-reduce of the weights every so many steps."""
         return Exchange(0.0, 0.0) if self.period == "end" else ring_exchange(replicas).scaled(1 / self.period)

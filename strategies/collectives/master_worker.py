@@ -67,6 +67,10 @@ class MasterWorker(Collective):
         """N−1 gradients sent to the master and received by it, and N−1 copies of the weights on their way back."""
         return 4.0 * (replicas - 1) * weights_bytes / accumulate
 
+    def reduced(self, accumulate: int = 1) -> float:
+        """Gradients in, weights out."""
+        return 1 / accumulate
+
     def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
         """Rank 0 receives a gradient of each other, then sends each the weights."""
         return Exchange(2.0 * (replicas - 1), 2.0 * (replicas - 1)).scaled(1 / accumulate)

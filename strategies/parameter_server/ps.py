@@ -110,6 +110,10 @@ class ParameterServer(Strategy):
         """Each worker fetches the weights and pushes a gradient, or a sum of some."""
         return replicas * weights_bytes * (1 / self.fetch + 1 / self.push / accumulate)
 
+    def reduced(self, accumulate: int = 1) -> float:
+        """A push and a fetch are one."""
+        return (1 / self.fetch + 1 / self.push / accumulate) / 2
+
     def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
         """Each ps task sends its part of the weights to each worker, and receives as much."""
         share = 1 / self.fetch + 1 / self.push / accumulate

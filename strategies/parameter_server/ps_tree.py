@@ -84,6 +84,10 @@ class ParameterServerTree(Strategy):
         """Each worker fetches the weights from its leaf in each step, and pushes a gradient to it for each update."""
         return replicas * weights_bytes * (1 + 1 / accumulate)
 
+    def reduced(self, accumulate: int = 1) -> float:
+        """A push and a fetch are one."""
+        return (1 + 1 / accumulate) / 2
+
     def skip(self, replicas: int) -> str | None:
         """A tree has no levels of a single server but the root; replicas need a GPU each where there are any."""
         servers, deepest = math.ceil(replicas / self.fanout), 2

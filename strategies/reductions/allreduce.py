@@ -76,6 +76,10 @@ class AllReduce(Strategy):
         sent = replicas * rounds if self.algorithm == "shared-memory" else multiple * weights_bytes
         return 2.0 * sent / accumulate
 
+    def reduced(self, accumulate: int = 1) -> float:
+        """The gradients."""
+        return 1 / accumulate
+
     def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
         """By the algorithm; through shared memory, no bytes pass a link."""
         if self.algorithm == "shared-memory":

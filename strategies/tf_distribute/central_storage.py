@@ -52,6 +52,10 @@ class CentralStorage(Strategy):
             else None
         )
 
+    def reduced(self, accumulate: int = 1) -> float:
+        """Gradients in, weights out."""
+        return 1 / accumulate
+
     def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
         """Each replica's gradients are copied to one device, and the sum, or the weights, back."""
         return copies(replicas).scaled(1 / accumulate)

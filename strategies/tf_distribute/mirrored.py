@@ -50,6 +50,10 @@ class Mirrored(Together):
         """Keras's optimizer does it."""
         return None
 
+    def reduced(self, accumulate: int = 1) -> float:
+        """The gradients."""
+        return 1 / accumulate
+
     def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
         """Each replica's gradients are copied to one device, and the sum, or the weights, back."""
         return copies(replicas).scaled(1 / accumulate)

@@ -56,6 +56,10 @@ class MultiWorker(Together):
         """One ring all-reduce an update."""
         return ring_bytes(weights_bytes, replicas) / accumulate
 
+    def reduced(self, accumulate: int = 1) -> float:
+        """The gradients."""
+        return 1 / accumulate
+
     def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
         """One ring all-reduce an update."""
         return ring_exchange(replicas, hides=self.pack_mib > 0).scaled(1 / accumulate)

@@ -62,6 +62,10 @@ class TfParameterServer(Strategy):
         """Replicas need a GPU each where there are any."""
         return skip_for_gpus(replicas)
 
+    def reduced(self, accumulate: int = 1) -> float:
+        """Weights out, gradients in."""
+        return 1 / accumulate
+
     def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
         """Each ps task sends its part of the weights to each worker, and receives as much."""
         return Exchange(2.0, 2.0 * replicas / self.ps)
