@@ -3,6 +3,7 @@
 PYTHON ?=
 HOROVOD ?=
 ARGS ?=
+TEST_PROCESSES ?= 2
 BENCH_ARGS ?= -s single -s mirrored -s multiworker -s ps -s horovod -n 1,2 \
 	--model cnn --dataset mnist-12k --global-batch 128 --epochs 6 --optimizer adam
 BENCH_OUTPUT ?= bench-results
@@ -22,7 +23,7 @@ stale := $(shell test ! -e .venv/.installed || $(py) -P -c 'import importlib.uti
 
 help:
 	@echo 'make bench      compare strategies on this machine; results go to bench-results'
-	@echo 'make test       run the tests (one of them: make test ARGS="-k horovod")'
+	@echo 'make test       run the tests, two at a time (some of them: make test ARGS="-k horovod")'
 	@echo 'make check      lint, format and type checks'
 	@echo 'make overhead   measure steps, start-up and exchange: docs/performance.md (one: make overhead-startup)'
 	@echo 'make noise      measure how often stratbench diff is wrong: docs/method.md (25 minutes)'
@@ -32,6 +33,7 @@ help:
 	@echo ''
 	@echo 'PYTHON=python3.12     with this Python, not the first one of: $(pythons)'
 	@echo 'HOROVOD=0             without Horovod; HOROVOD=1 installs it later'
+	@echo 'TEST_PROCESSES=0      tests one at a time'
 	@echo 'HOROVOD_WITH_MPI=1, HOROVOD_GPU_OPERATIONS=NCCL and similar variables are used in its build'
 
 setup: .venv/.ready
@@ -43,7 +45,7 @@ bench: .venv/.ready
 		.venv/bin/stratbench report $(BENCH_OUTPUT) && exit $$code
 
 test: .venv/.ready
-	$(py) -m pytest $(ARGS)
+	$(py) -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 check: .venv/.ready
 	$(py) -m ruff check .

@@ -14,6 +14,7 @@ from stratbench.datasets._arrays.order import Order
 from stratbench.errors import RunError
 from stratbench.harness.plan.bounds import WARMUP_STEPS
 from stratbench.harness.plan.learning_rate import Schedule
+from stratbench.harness.worker import snapshots
 from stratbench.harness.worker.train import train
 from stratbench.results.raw import journal
 from stratbench.strategies.trainer import Batch, OwnLoop, StepResult, Trainer, examples_of
@@ -201,3 +202,11 @@ def test_weights_are_kept_within_an_epoch_off_the_clock(tmp_path: Path, kind: An
     plain, _ = run(tmp_path, 7, [1.0] * 7, kind=kind)
     assert log.steps["step_seconds"].tolist() == plain.steps["step_seconds"].tolist()
     assert [event["seconds"] for event in log.epochs] == [event["seconds"] for event in plain.epochs]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_who_does_not_save_rests_until_the_file_is_there(tmp_path: Path, there: bool) -> None:
+    if there:
+        (tmp_path / "step-3.npz").touch()
+    snapshots.save(tmp_path, 3, 1, [np.zeros(3)], reports=False, again=True, meets=True)
+    assert len(list(tmp_path.iterdir())) == there

@@ -235,6 +235,7 @@ def train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal
             profiler=profiler,
             together=strategy.together,
             evaluated=functools.partial(run.evaluations.due, steps_per_epoch=workload.steps_per_epoch),
+            meets=strategy.synchronous,
             updated=lambda weights: journal.event("updated", sums=first_update.sums(weights, workload.trained)),
         )
         if profiler:

@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ POLL_SECONDS = 0.05
 LOAD_SECONDS = 60.0
 """How long the evaluation waits for what other tasks save: all have finished their last step by then."""
 _DIGEST_BYTES = 6
+_PATIENCE = 10
+"""How many times as long as writing to nowhere it may take until a file is seen, which over a network may be late."""
+_SHORT_SECONDS = 0.0005
 
 
 def digest(weights: Sequence[np.ndarray]) -> str:
@@ -30,7 +34,9 @@ def digest(weights: Sequence[np.ndarray]) -> str:
     return found.hexdigest()
 
 
-def save(folder: Path, done: int, rank: int, weights: Sequence[np.ndarray | None], reports: bool, again: bool) -> None:
+def save(
+    folder: Path, done: int, rank: int, weights: Sequence[np.ndarray | None], reports: bool, again: bool, meets: bool
+) -> None:
     """Save what this process has to save, if anything.
 
     Args:
@@ -39,14 +45,17 @@ def save(folder: Path, done: int, rank: int, weights: Sequence[np.ndarray | None
         weights: as `stratbench.strategies.trainer.Trainer.weights` gives them.
         reports: whether this process is the one that saves weights that all hold.
         again: whether a file that is there already is replaced.
+        meets: whether this process meets the one that saves in its next step, and then would wait for it on the clock.
     """
     held: dict[str, Any] = {str(position): weight for position, weight in enumerate(weights) if weight is not None}
     whole = len(held) == len(weights)
-    if whole and not reports:
-        return
-    if not held and not whole:
-        return
     path = folder / (f"step-{done}.npz" if whole else f"step-{done}.worker-{rank}.npz")
+    if whole and not reports:
+        if meets:
+            _rest(path, held)
+        return
+    if not held:
+        return
     if not again and path.exists():
         return
     # Under another name first: a process that dies meanwhile leaves no part of a file.
@@ -54,6 +63,23 @@ def save(folder: Path, done: int, rank: int, weights: Sequence[np.ndarray | None
     with fresh.open("wb") as file:
         np.savez(file, **held)
     fresh.replace(path)
+
+
+class _Nowhere(io.RawIOBase):
+    """A file that keeps nothing. That of the system always tells 0 as its place, which a zip file can't have."""
+
+    def write(self, data: Any) -> int:
+        """All of it."""
+        return memoryview(data).nbytes
+
+
+def _rest(path: Path, held: Mapping[str, Any]) -> None:
+    """For as long as another process saves the same arrays: until the file can be seen, or it should be there."""
+    begin = time.monotonic()
+    np.savez(_Nowhere(), **held)
+    latest = begin + _PATIENCE * (time.monotonic() - begin)
+    while not path.exists() and time.monotonic() < latest:
+        time.sleep(_SHORT_SECONDS)
 
 
 def steps(folder: Path) -> list[int]:

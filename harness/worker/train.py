@@ -43,6 +43,7 @@ def train(
     together: int = 1,
     updated: Callable[[Sequence[np.ndarray | None]], None] = lambda weights: None,
     evaluated: Callable[[int], bool] | None = None,
+    meets: bool = False,
 ) -> None:
     """Train from ``first_step`` up to ``total_steps`` updates and journal each.
 
@@ -59,6 +60,7 @@ def train(
             call of several. A process that continues a run has no first update.
         evaluated: whether the weights after so many steps are saved; by default those after each epoch. Those after
             the last step always are.
+        meets: whether the next step waits for the other processes, which save meanwhile.
 
     Raises:
         RunError: the loss of a step is NaN or infinite.
@@ -67,7 +69,7 @@ def train(
     measured = warm + (bounds.left_out(profiler.steps, together) if profiler else 0)
     record = functools.partial(profiler.between, first=warm) if profiler else lambda done: None
     evaluated = evaluated or (lambda done: done % batches.steps_per_epoch == 0)
-    keep = functools.partial(_keep, trainer, journal, folder, reports)
+    keep = functools.partial(_keep, trainer, journal, folder, reports, meets)
     first_update = 0 if first_step or together > 1 else accumulate
 
     def rest(done: int) -> Callable[[], bool] | None:
@@ -126,6 +128,7 @@ def _keep(
     journal: Journal,
     folder: Path,
     reports: Callable[[], bool],
+    meets: bool,
     done: int,
     again: bool = True,
     tells: Callable[[Sequence[np.ndarray | None]], None] | None = None,
@@ -140,7 +143,7 @@ def _keep(
     if tells:
         tells(weights)
     if saves:
-        save(folder, done, trainer.rank, weights, reports(), again)
+        save(folder, done, trainer.rank, weights, reports(), again, meets)
     return whole
 
 
