@@ -53,12 +53,23 @@ def test_several_steps_of_a_call_have_no_weights_between() -> None:
     assert make_spec("single:steps_per_execution=4", evaluate_every="2epochs").skip() is None
 
 
-RUN = {"train_examples": 100.0, "global_batch": 10, "last_batch": "drop", "steps_done": 25, "examples_done": 500}
-EPOCHS = pd.DataFrame({"epoch": [0, 1, 2], "seconds": [1.0, 2.0, 1.0], "traffic_bytes_measured": [10.0, 10.0, 5.0]})
+RUN = {
+    "run_id": "a",
+    "train_examples": 100.0,
+    "global_batch": 10,
+    "last_batch": "drop",
+    "steps_done": 25,
+    "examples_done": 500,
+}
+EPOCHS = pd.DataFrame(
+    {"run_id": "a", "epoch": [0, 1, 2], "seconds": [1.0, 2.0, 1.0], "traffic_bytes_measured": [10.0, 10.0, 5.0]}
+)
 
 
 def points(**values: list[float]) -> dict[str, Any]:
-    return analysis.of_run(RUN, pd.DataFrame(values), EPOCHS).to_dict("list")
+    """Of one run among others."""
+    runs = pd.DataFrame([RUN | {"run_id": "b"}, RUN])
+    return analysis.of_runs(runs, pd.DataFrame(values).assign(run_id="a"), EPOCHS).to_dict("list")
 
 
 def test_how_far_a_run_was() -> None:

@@ -1,48 +1,58 @@
-"""How far a run was when its weights were evaluated."""
+"""How far runs were when their weights were evaluated."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 PROGRESS = ("epochs", "seconds", "examples", "traffic_bytes")
+_RUN = ("run_id", "train_examples", "global_batch", "last_batch", "steps_done", "examples_done")
 
 
-def of_run(run: Mapping[Any, Any], values: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
-    """A row for each evaluation, in order: ``epoch``, ``step``, ``value``, and how much of the run was done by then:
+def main(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the metrics table with each run's main metric on the validation examples."""
+    return metrics[metrics["split"] == "validation"].merge(runs[["run_id", "metric"]], on=["run_id", "metric"])
+
+
+def of_runs(runs: pd.DataFrame, values: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
+    """A row for each evaluation, by run and in order: ``run_id``, ``epoch``, ``step``, ``value``, and by then
 
     - ``epochs``, with the part of one that had not ended, and ``seconds`` of training;
     - ``examples`` and ``traffic_bytes`` of all workers: of an epoch that had not ended, in proportion to its steps.
 
     Args:
-        run: its row of the runs table.
-        values: its rows of the metrics table, for one metric on the validation examples. Rows of older versions, which
-            have no ``step``, are of whole epochs.
-        epochs: its rows of the epochs table.
+        runs: some rows of the runs table.
+        values: rows of the metrics table, one metric on the validation examples for each run. Those of older versions,
+            which have no ``step``, are of whole epochs.
+        epochs: the epochs table.
     """
-    own = epochs.sort_values("epoch")
-    length = _steps_per_epoch(run) or run["steps_done"] / max(len(own), 1)
-    ends = np.minimum(np.arange(1, len(own) + 1) * length, run["steps_done"])
-    whole = pd.DataFrame({"step": ends, "seconds": own["seconds"].cumsum(skipna=False).to_numpy()}, own["epoch"])
-    found = values[["epoch", "step", "seconds", "value"]].set_index("epoch", drop=False)
+    known = runs[list(_RUN)].merge(epochs.groupby("run_id").size().rename("count"), on="run_id")
+    known["length"] = _steps_per_epoch(known)
+    own = epochs.merge(known[["run_id", "length", "steps_done"]], on="run_id").sort_values(["run_id", "epoch"])
+    each = own.groupby("run_id")
+    own["end"] = np.minimum((each.cumcount() + 1) * own["length"], own["steps_done"])
+    own["clock"] = each["seconds"].cumsum(skipna=False)
+    own["traffic"] = each["traffic_bytes_measured"].cumsum(skipna=False)
+    own[["begin", "before"]] = own.groupby("run_id")[["end", "traffic"]].shift(fill_value=0.0)
+
+    found = values[["run_id", "epoch", "step", "seconds", "value"]].merge(known, on="run_id")
+    moments = ["run_id", "epoch", "begin", "end", "clock", "before", "traffic"]
+    found = found.merge(own[moments], on=["run_id", "epoch"], how="left")
     older = found["step"].isna()
-    found[["step", "seconds"]] = found[["step", "seconds"]].mask(older, whole.reindex(found.index))
-    found = found.sort_values("step", ignore_index=True)
-    traffic = own["traffic_bytes_measured"].cumsum(skipna=False)
-    return found.assign(
-        epochs=found["step"] / length,
-        examples=run["examples_done"] * found["step"] / run["steps_done"],
-        traffic_bytes=np.interp(found["step"], [0, *ends], [0.0, *traffic]),
+    found["step"], found["seconds"] = (
+        found[new].mask(older, found[old]) for new, old in (("step", "end"), ("seconds", "clock"))
     )
+    share = (found["step"] - found["begin"]) / (found["end"] - found["begin"])
+    found = found.assign(
+        epochs=found["step"] / found["length"],
+        examples=found["examples_done"] * found["step"] / found["steps_done"],
+        traffic_bytes=found["before"] + share * (found["traffic"] - found["before"]),
+    )
+    return found[["run_id", "epoch", "step", "value", *PROGRESS]].sort_values(["run_id", "step"], ignore_index=True)
 
 
-def _steps_per_epoch(run: Mapping[Any, Any]) -> int:
-    """0 if it is not known, as of older versions."""
-    if math.isnan(run["train_examples"]):
-        return 0
-    whole, rest = divmod(int(run["train_examples"]), int(run["global_batch"]))
-    return whole + (rest > 0 and run["last_batch"] == "keep")
+def _steps_per_epoch(known: pd.DataFrame) -> pd.Series:
+    """Of each run; of older versions, which don't tell the number of examples, on average over its epochs."""
+    batches = known["train_examples"] / known["global_batch"]
+    whole = np.where(known["last_batch"] == "keep", np.ceil(batches), np.floor(batches))
+    return pd.Series(whole, known.index).fillna(known["steps_done"] / known["count"])

@@ -79,22 +79,22 @@ def of_runs(tables: Tables, target: Target) -> pd.DataFrame:
             f"Received: '{target.metric}'."
         )
     ok = tables.runs[tables.runs["status"] == "ok"]
-    found = [_of_run(run, values, tables.epochs, target) for run in ok.to_dict("records")]
-    return pd.DataFrame(found, columns=list(_COLUMNS))
+    found = dict(list(evaluations.of_runs(ok, values, tables.epochs).groupby("run_id")))
+    rows = [_of_run(run, found.get(run), target) for run in ok["run_id"]]
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
-def _of_run(run: Mapping[Any, Any], values: pd.DataFrame, epochs: pd.DataFrame, target: Target) -> Row:
-    found = evaluations.of_run(
-        run, values[values["run_id"] == run["run_id"]], epochs[epochs["run_id"] == run["run_id"]]
-    )
-    met = target.met(found["value"])
-    row: Row = {"run_id": run["run_id"], "reached": bool(met.any()), "kept": bool(len(met) and met.iloc[-1])}
+def _of_run(run_id: str, found: pd.DataFrame | None, target: Target) -> Row:
+    if found is None:
+        return {"run_id": run_id, "reached": False, "kept": False}
+    met = target.met(found["value"]).to_numpy()
+    row: Row = {"run_id": run_id, "reached": bool(met.any()), "kept": bool(met[-1])}
     if not row["reached"]:
         return row
     # For good: from the evaluation after the last one that was not as good.
     last_miss = max((place for place, good in enumerate(met) if not good), default=-1)
     kept = float(found["seconds"].iloc[last_miss + 1]) if row["kept"] else math.nan
-    first = found.iloc[int(met.to_numpy().argmax())]
+    first = found.iloc[int(met.argmax())]
     return row | {name: float(first[name]) for name in evaluations.PROGRESS} | {"kept_seconds": kept}
 
 

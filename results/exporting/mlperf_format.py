@@ -30,16 +30,15 @@ def write(tables: Tables, folder: Path, tell: Callable[[str], None]) -> list[Pat
     """``RUN_ID.log`` for each run."""
     made = []
     epochs = dict(list(tables.epochs.groupby("run_id")))
-    validation = tables.metrics[tables.metrics["split"] == "validation"]
-    metrics = dict(list(validation.groupby("run_id")))
+    values = evaluations.main(tables.runs, tables.metrics)
+    evaluated = dict(list(evaluations.of_runs(tables.runs, values, tables.epochs).groupby("run_id")))
     for run in rows(tables.runs):
         if math.isnan(run["startup_seconds"]):
             continue
         tell(f"run {run['run_id']}")
-        own, values = epochs.get(run["run_id"], tables.epochs[:0]), metrics.get(run["run_id"], validation[:0])
-        evaluated = evaluations.of_run(run, values[values["metric"] == run["metric"]], own)
+        own, found = (rows(each[run["run_id"]]) if run["run_id"] in each else [] for each in (epochs, evaluated))
         made.append(folder / f"{run['run_id']}.log")
-        made[-1].write_text("".join(_lines(run, rows(own), rows(evaluated))), encoding="utf-8")
+        made[-1].write_text("".join(_lines(run, own, found)), encoding="utf-8")
     return made
 
 
@@ -83,18 +82,22 @@ def _start(run: dict[str, Any]) -> Iterator[_Line]:
 def _training(run: dict[str, Any], epochs: list[dict[str, Any]], evaluated: list[dict[str, Any]]) -> Iterator[_Line]:
     ready = now = run["startup_seconds"]
     yield now, _START, "run_start", None, {}
+    by_epoch: dict[int, list[dict[str, Any]]] = {}
+    for each in evaluated:
+        if math.isfinite(each["value"]):
+            by_epoch.setdefault(each["epoch"], []).append(each)
     for row, end in zip(epochs, ends(epochs, now), strict=True):
         number = {"epoch_num": row["epoch"] + 1}
         yield now, _START, "epoch_start", None, number
-        own = [each for each in evaluated if each["epoch"] == row["epoch"] and math.isfinite(each["value"])]
         # An evaluation within an epoch is within it here, too; one at its end comes after it.
-        within = [each for each in own if ready + each["seconds"] < end]
-        for each in within:
-            yield from _evaluation(run, each, ready + each["seconds"])
+        own = [(each, ready + each["seconds"]) for each in by_epoch.get(row["epoch"], [])]
+        for each, moment in own:
+            if moment < end:
+                yield from _evaluation(run, each, moment)
         now = end
         yield now, _END, "epoch_stop", None, number
-        for each in own:
-            if each not in within:
+        for each, moment in own:
+            if not moment < end:
                 yield from _evaluation(run, each, now)
     yield now, _END, "run_stop", None, {"status": "success" if run["status"] == "ok" else "aborted"}
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from ..analysis import evaluations, split
 from ..analysis.bases import Row
@@ -106,21 +105,14 @@ def over_time(rows: Sequence[Row], tables: Tables) -> Records:
 
 def quality(rows: Sequence[Row], tables: Tables) -> Records:
     """The main metric on the validation examples at each evaluation: means over each row's runs."""
-    metrics = tables.metrics[tables.metrics["split"] == "validation"]
+    values = evaluations.main(tables.runs, tables.metrics)
+    each = evaluations.of_runs(tables.runs, values, tables.epochs).dropna(subset=["value", "seconds"])
     found = []
     for row in rows:
-        each = [_evaluations(run, metrics, tables.epochs) for run in row["ok_runs"]]
-        if not each:
-            continue
-        points = pd.concat(each).dropna(subset=["value", "seconds"])
-        means = points.groupby("step")[["epochs", "seconds", "examples", "value"]].mean()
+        own = each[each["run_id"].isin({run["run_id"] for run in row["ok_runs"]})]
+        means = own.groupby("step")[["epochs", "seconds", "examples", "value"]].mean()
         found += [_who(row) | {str(name): float(value) for name, value in mean.items()} for _, mean in means.iterrows()]
     return found
-
-
-def _evaluations(run: Row, metrics: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
-    own = metrics[(metrics["run_id"] == run["run_id"]) & (metrics["metric"] == run["metric"])]
-    return evaluations.of_run(run, own, epochs[epochs["run_id"] == run["run_id"]])
 
 
 def traffic(rows: Sequence[Row]) -> Records:
