@@ -13,6 +13,7 @@ import tensorflow as tf
 from stratbench.datasets.base import Array, parse
 from stratbench.errors import UsageError
 from stratbench.harness.cli.commands import cli
+from stratbench.harness.plan import temporary
 from stratbench.harness.worker import prepare
 from stratbench.results import load
 
@@ -125,13 +126,17 @@ def test_what_will_not_do_is_one_line(options: str, message: str, folder: Path) 
 
 
 @pytest.mark.slow
-def test_a_run(folder: Path, no_strays: None) -> None:
+def test_a_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_strays: None) -> None:
     reference = "tfrecord:train-*.tfrecord,parse=records_of_mine:parse,test=test.tfrecord"
     flags = ["--model", "mlp", "--global-batch", "10", "--steps", "3", "--output", "out"]
-    temporary = set(Path(tempfile.gettempdir()).glob("__autograph*"))
+    # Other programs use that of the machine.
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setenv(temporary.VARIABLE, str(place))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     with pytest.raises(SystemExit) as ended:
         cli(["run", "-s", "single", "--dataset", reference, *flags])
     assert ended.value.code == 0
-    assert set(Path(tempfile.gettempdir()).glob("__autograph*")) == temporary
+    assert not list(place.rglob("*"))
     (row,) = load(folder / "out").runs.to_dict("records")
     assert (row["dataset"], row["input"], row["status"]) == (reference, "float32", "ok")
