@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,9 @@ def by_keras(work: dict[str, Any]) -> list[np.ndarray]:
     workload = SpecWorkload(make_spec(**work, steps=STEPS))
     keras.utils.set_random_seed(workload.spec.seed)
     model = getattr(text_models, work["model"].partition(":")[2])()
-    for _, (x, y) in zip(range(STEPS), workload.batches(1, 0).epoch(0), strict=False):
+    batches = workload.batches(1, 0)
+    steps = itertools.chain.from_iterable(map(batches.epoch, itertools.count()))
+    for x, y in itertools.islice(steps, STEPS):
         model.train_on_batch(map_structure(tf.constant, x), y)
     return model.get_weights()
 
