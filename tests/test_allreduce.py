@@ -231,10 +231,13 @@ def test_what_was_measured_before_a_death_is_kept(tmp_path: Path, no_strays: Non
     def kill(label: str, event: dict[str, Any]) -> None:
         if event["event"] == "start":
             pids[label] = event["pid"]
-        if (label, event["event"]) == ("worker-0", "reduced") and pids.get("worker-1"):
+        if event["event"] == "reduced":
+            told.add(label)
+        # What both have told is measured.
+        if told == {"worker-0", "worker-1"} and "worker-1" in pids:
             os.kill(pids.pop("worker-1"), signal.SIGKILL)
 
-    pids: dict[str, int] = {}
+    pids, told = dict[str, int](), set[str]()
     begin = time.monotonic()
     cases = tuple(case("vector", ((256,),), 10_000) for _ in range(50))
     rows = reduced(spec(cases=cases), tmp_path, kill)
