@@ -221,6 +221,7 @@ def train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal
         injected = injector.around(trainer, first_step)
         reports = functools.partial(workload.reports, trainer.rank)
         schedule, steps = workload.schedule(), workload.total_steps
+        exchange = strategy.exchange(run.replicas, workload.accumulate)
         train(
             injected,
             batches,
@@ -235,7 +236,7 @@ def train_or_serve(run: spec.RunSpec, task: Task, folder: Path, journal: Journal
             profiler=profiler,
             together=strategy.together,
             evaluated=functools.partial(run.evaluations.due, steps_per_epoch=workload.steps_per_epoch),
-            meets=strategy.synchronous,
+            meets=exchange is None or exchange.waits,
             updated=lambda weights: journal.event("updated", sums=first_update.sums(weights, workload.trained)),
         )
         if profiler:
