@@ -165,6 +165,7 @@ class Strategy(ABC):
         compiles: whether XLA can compile what computes its gradients.
         runs_own_steps: whether it can call a model's own ``train_step`` (`Workload.own_step`).
         tries_models: whether `skip_model` may have something to say of the models that come along, too.
+        synchronizes: whether what layers reduce over replicas is over all, as ``synchronized=True`` of a normalisation.
         new_models: whether the model must be made when it asks for it, as within a scope of tf.distribute.
         transports: references, with options, of its all-reduces that `transport` gives by themselves; none if it has
             none.
@@ -190,6 +191,7 @@ class Strategy(ABC):
     compiles: ClassVar[bool] = False
     runs_own_steps: ClassVar[bool] = False
     delays_parts: ClassVar[bool] = False
+    synchronizes: ClassVar[bool] = False
     new_models: ClassVar[bool] = False
     tries_models: ClassVar[bool] = False
     transports: ClassVar[tuple[str, ...]] = ()

@@ -28,6 +28,7 @@ DATA = {
     "half": "x=wide,y=three",
     "scheduled": "x=wide,y=three",
     "accumulated": "x=wide,y=three",
+    "bounded": "x=wide,y=three",
 }
 """Function here → options of its data set."""
 
@@ -255,4 +256,18 @@ def half() -> keras.Model:
     """Computed in 16 bits, as the command line says, with weights of 32."""
     model = _dense(3)
     model.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss="mse", metrics=["mae"])
+    return model
+
+
+def bounded(bounds: bool = True) -> keras.Model:
+    """Constraints that change every weight, which Keras applies after each update."""
+    short, positive = (keras.constraints.MaxNorm(0.5), "non_neg") if bounds else (None, None)
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(8, activation="tanh", kernel_constraint=short),
+            layers.Dense(3, kernel_constraint=positive, bias_constraint=positive),
+        ]
+    )
+    model.compile("sgd", loss="mse", metrics=["mae"])
     return model

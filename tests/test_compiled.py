@@ -35,6 +35,8 @@ class Base(keras.Model):
 
 def compiled(arguments: str) -> str:
     return (
+        "def without_decay(*names):\n    optimizer = optimizers.AdamW()\n"
+        "    optimizer.exclude_from_weight_decay(var_names=names)\n    return optimizer\n"
         "def make(shape, classes):\n    model = layered(shape, classes)\n"
         f"    model.compile({arguments})\n    return model"
     )
@@ -105,12 +107,29 @@ def test_the_optimizer_of_a_model_in_the_words_of_the_command_line(arguments: st
     assert hasattr(keras.optimizers, optimizers.parse(found["optimizer"]).settings["name"])
 
 
+@pytest.mark.parametrize("metrics", ["None", "['accuracy']"])
+def test_what_was_changed_after_compile_counts(metrics: str, write: Write) -> None:
+    """With a metric and without one, which is added."""
+    make = compiled(f"'sgd', metrics={metrics}").replace("return model", "model.optimizer.learning_rate = 0.5")
+    assert trial.attempt(make_spec(model=write(f"{make}\n    return model")))["learning_rate"] == 0.5
+
+
+@pytest.mark.parametrize(("strategy", "unused"), [("horovod", "synchronized=True of norm"), ("mirrored", "")])
+def test_statistics_of_all_replicas_where_there_are_none(strategy: str, unused: str, write: Write) -> None:
+    norm = "layers.BatchNormalization(synchronized=True, name='norm')"
+    reference = write(compiled("'sgd'").replace("model.compile", f"model.add({norm})\n    model.compile"))
+    for replicas in (1, 2):
+        spec = make_spec(strategy, replicas, model=reference, optimizer="sgd", learning_rate=0.01)
+        assert trial.attempt(spec)["unused"] == (unused if replicas > 1 else "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
         ("optimizers.SGD(use_ema=True)", "Received: SGD with use_ema=true, which is not supported yet."),
         ("optimizers.SGD(lambda: 0.1)", "SGD with a function as its learning rate; use a number, or a Learn"),
         ("type('Mine', (optimizers.SGD,), {})(0.1)", "Received: Mine, which is not one of Adadelta, "),
+        ("without_decay('bias')", "Received: AdamW with exclude_from_weight_decay, which is not supported yet."),
     ],
 )
 def test_an_optimizer_that_is_not_supported_is_named(arguments: str, problem: str, write: Write) -> None:

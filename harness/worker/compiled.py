@@ -61,6 +61,7 @@ def unused(
     optimizer: keras.optimizers.Optimizer | None = None,
     scheduled: bool = False,
     jit: bool | None = None,
+    apart: bool = False,
 ) -> str:
     """What the model says, mostly by ``compile()``, and this run does not use, in words; empty if there is nothing.
 
@@ -68,6 +69,7 @@ def unused(
         optimizer: that the run trains with; by default the model's own.
         scheduled: whether its rate follows the model's own schedule.
         jit: whether XLA compiles the step; by default as the model says.
+        apart: whether the layers of one replica know nothing of other replicas.
     """
     config = arguments(model)
     words = []
@@ -81,6 +83,8 @@ def unused(
         words.append("run_eagerly=True")
     if (config.get("steps_per_execution") or 1) > 1:
         words.append(f"steps_per_execution={config['steps_per_execution']}")
+    if synchronized := [each.name for each in layers(model) if apart and getattr(each, "synchronized", False)]:
+        words.append(f"synchronized=True of {', '.join(synchronized)}")
     return "; ".join(words)
 
 

@@ -15,7 +15,7 @@ from ...datasets.base import described
 from ...datasets.structure import is_empty, map_structure
 from ...errors import UsageError
 from ...results.raw.quality import ACCURACY
-from . import normalisers
+from . import compiled, normalisers
 from .compiled import OWN_STEP, arguments, has_own
 from .wording import one_line
 
@@ -123,6 +123,9 @@ class Objective:
 
         model = self._model
         given = dict(arguments(model)) if model.compiled else {"optimizer": None}
+        if (own_optimizer := compiled.own_optimizer(model)) is not None:
+            # It may have been changed since, as by ``model.optimizer.learning_rate = 0.5``.
+            given["optimizer"] = own_optimizer
         missing: dict[str, Any] = {}
         own = any(has_own(model, name) for name in ("compute_loss", OWN_STEP))
         if given.get("loss") is None and not own and not (model.compiled and adds(model)):

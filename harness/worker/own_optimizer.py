@@ -67,6 +67,8 @@ def _choice(optimizer: keras.optimizers.Optimizer) -> optimizers.Choice:
         raise UsageError(
             f"{kind.__name__} with a function as its learning rate; use a number, or a LearningRateSchedule."
         )
+    if config.get("weight_decay") and _decays_some_only(optimizer):
+        raise UsageError(f"{kind.__name__} with exclude_from_weight_decay, which is not supported yet.")
     usual = kind.__name__.lower()
     name, differing = min(
         (_differing(name, config) for name in names), key=lambda each: (len(each[1]), each[0] != usual)
@@ -76,6 +78,12 @@ def _choice(optimizer: keras.optimizers.Optimizer) -> optimizers.Choice:
         return optimizers.parse(f"{name}:{','.join(words)}" if words else name)
     except UsageError:
         raise UsageError(f"{kind.__name__} with {', '.join(words)}, which is not supported yet.") from None
+
+
+def _decays_some_only(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether ``exclude_from_weight_decay`` was called; its configuration does not say so."""
+    names = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")
+    return any(getattr(optimizer, name, None) for name in names)
 
 
 def _differing(name: str, config: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -128,7 +128,8 @@ class SpecWorkload:
         able = able and (strategy.keras_loop or not self.own_step)
         self.jit = numerics.jit(self.spec.model, model, self.spec.jit, able)
         self._loss_scale = None if self._own_optimizers else numerics.loss_scale(model)
-        self.unused = compiled.unused(model, trained_by, self._scheduled, self.jit)
+        apart = strategy.divides(self.replicas) and not strategy.synchronizes
+        self.unused = compiled.unused(model, trained_by, self._scheduled, self.jit, apart)
         self._tables = compiled.tables(model)
         self._own_schedule = own_schedule.of(compiled.own_optimizer(model)) if self._scheduled else None
         return model

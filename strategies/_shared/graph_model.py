@@ -37,8 +37,12 @@ def keep_constants(model: keras.Model) -> None:
 
 
 def rules_of(workload: Workload, model: keras.Model) -> dict[int, KerasRule]:
-    """By the id of each trained Keras variable: its update, if no kernel computes it. Call it outside of a graph."""
-    trained = [] if has_kernel(workload.optimizer_settings) else model.trainable_variables
+    """By the id of each trained Keras variable: its update, if no kernel computes it. Call it outside of a graph.
+
+    No kernel applies a weight's constraint.
+    """
+    known = has_kernel(workload.optimizer_settings)
+    trained = [v for v in model.trainable_variables if not known or v.constraint is not None]
     return {id(v): KerasRule(unclipped(workload.optimizer()), v) for v in trained}
 
 

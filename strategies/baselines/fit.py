@@ -47,6 +47,7 @@ class Fit(Strategy):
     uneven = True
     own_loop = True
     keras_loop = True
+    synchronizes = True
     max_replicas = 1
     compiles = True
     runs_own_steps = True

@@ -63,9 +63,14 @@ class DownpourTrainer(PsTrainer):
             rate = v1.placeholder(tf.float32, ())
             with tf.control_dependencies([*work.gradients, *work.moved.values()]):
                 learning = [*work.move(own), work.local]
-                for place, total, gradient in zip(shared.places, sums, work.gradients, strict=True):
-                    learning.append(own[place].assign_sub(rate * gradient, read_value=False))
-                    learning.append(total.assign_add(gradient, read_value=False))
+                trained = node.source.model.trainable_variables
+                for place, total, gradient, known in zip(shared.places, sums, work.gradients, trained, strict=True):
+                    descent = own[place].assign_sub(rate * gradient, read_value=False)
+                    learning += [descent, total.assign_add(gradient, read_value=False)]
+                    if known.constraint is not None:
+                        with tf.control_dependencies([descent]):
+                            bound = known.constraint(own[place].read_value())
+                        learning.append(own[place].assign(bound, read_value=False))
             fixed = [own[place] for place in range(len(own)) if place not in shared.places]
             sent = [own_variable("sent", each) for each in [*shared.trained, *self._fixed]] if overlap else []
             stashing = _moved([*sums, *fixed], sent, cleared=sums)

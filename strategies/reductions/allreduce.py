@@ -33,7 +33,7 @@ from .._shared.messages import PEERS_VARIABLE, connected
 from ..base import Place, Strategy, Task, Traits, option
 from ..trainer import Batch, Trainer, Workload
 from ..transport import Exchange, Group, Transport
-from ._algorithms import BESIDE, EXPECTED, LONGEST, broadcast
+from ._algorithms import BESIDE, EXPECTED, LONGEST, barrier, broadcast
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -125,6 +125,8 @@ class AllReduce(Strategy):
                 value = variable.numpy().reshape(-1)
                 broadcast(messages, value)
                 variable.assign(value.reshape(variable.shape))
+            # What is still on its way would count as traffic of the first steps.
+            barrier(messages)
 
             def compute(batch: Batch) -> tuple[tf.Tensor, list[tf.Tensor]]:
                 return loss_and_gradients(workload, model, batch, optimizer, mean=reduce.mean)

@@ -37,6 +37,7 @@ class CentralStorage(Strategy):
     summary = "tf.distribute.experimental.CentralStorageStrategy: one process, one copy of the weights for its devices"
     family = "tf.distribute"
     good_for = "weights that the host's memory holds once for all GPUs"
+    synchronizes = True
     new_models = True
     traits = Traits("yes", "yes", "between devices, in one process", "W + S in one process", "the run ends")
 

@@ -32,6 +32,7 @@ class Mirrored(Together):
     summary = "tf.distribute.MirroredStrategy: one process, all-reduce between its devices"
     family = "tf.distribute"
     good_for = "the GPUs of one machine, in one process"
+    synchronizes = True
     new_models = True
     traits = Traits("yes", "yes", "between devices, in one process", "N·(W + S) in one process", "the run ends")
     runs_own_steps = True

@@ -35,6 +35,7 @@ class MultiWorker(Together):
     family = "tf.distribute"
     good_for = "several machines, with nothing beside TensorFlow"
     needs = "one free TCP port a replica"
+    synchronizes = True
     new_models = True
     traits = Traits("yes", "yes", "2(N−1)/N·W each way", "W + S", "the run ends")
     runs_own_steps = True

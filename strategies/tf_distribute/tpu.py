@@ -37,6 +37,7 @@ class Tpu(Strategy):
     family = "tf.distribute"
     good_for = "Google's TPUs"
     needs = "a TPU, and a TensorFlow that is built for it"
+    synchronizes = True
     new_models = True
     traits = Traits("yes", "yes", "between devices, in one process", "W + S a core", "the run ends")
 
