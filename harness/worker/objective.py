@@ -163,6 +163,11 @@ class Objective:
 
         x, y, *weights = self._made_up(self.unlike_outputs(_TRIED))
         targets = None if is_empty(y) else self.targets(y)
+        if targets is None and self.losses and not has_own(self._model, "compute_loss"):
+            raise UsageError(
+                f"model {self._reference} is compiled with a loss, which needs targets: give the data some, or have "
+                "the model add its loss itself (add_loss). Received: examples without targets."
+            )
         try:
             known = [(variable, variable.value) for variable in self._model.variables]
             with keras.StatelessScope(known, collect_losses=True), normalisers.combined_by(self._note_count):

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from .._shared.devices import gpus
 from .._shared.held import tell, told
-from .._shared.moments import moment
+from .._shared.moments import moment, not_before
 from .._shared.replica import loss_with, set_threads, size_bytes, use_gpu
 from .._shared.sleeping import asleep, register
 from ..base import Task
@@ -117,6 +117,7 @@ class CoordinatorTrainer(Trainer):
             for variables in (model.trainable_variables, model.non_trainable_variables)
         )
         taken = moment(trained + fixed)
+        trained, fixed = not_before(taken, trained), not_before(taken, fixed)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(trained)
             loss, moved = loss_with(self._workload, model, trained, fixed, batch)
