@@ -14,6 +14,7 @@ import pytest
 from conformance import CUT, RATE, STEPS, SYNCHRONOUS, TOLERANCE, assert_same, keep_weights, weights  # noqa: F401
 from conftest import make_spec
 from stratbench.datasets.structure import is_empty
+from stratbench.errors import UsageError
 from stratbench.harness.plan import class_weights
 from stratbench.harness.worker import evaluate, trial
 from stratbench.harness.worker.building import policy
@@ -207,6 +208,26 @@ def cases() -> list[Any]:
         # Each process has an optimizer of its own, which follows its own gradients.
         if name != "allgather:share=weights"
     ]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[] if case in ("scheduled", "bounded") else [pytest.mark.exhaustive])
+        for case in any_models.DATA
+    ],
+)
+def test_pieces_of_weights_on_several_servers_equal_one(
+    case: str, single, data: Path, tmp_path: Path, no_strays: None
+) -> None:
+    found = weights("ps:sync=true,ps=3", 2, folder=tmp_path / "run", **work(case, data))
+    assert_same(found, single(case)[1], tolerance(case))
+
+
+def test_a_loss_without_targets_is_refused(data: Path) -> None:
+    spec = make_spec(**work("regression", data) | {"dataset": any_models.dataset(data, "untargeted")})
+    with pytest.raises(UsageError, match="is compiled with a loss, which needs targets"):
+        trial.attempt(spec)
 
 
 @pytest.mark.parametrize(("case", "strategy"), cases())

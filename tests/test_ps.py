@@ -218,8 +218,8 @@ class UnlinkedError(Exception):
 def test_no_worker_begins_before_the_ps_tasks_reach_one_another(reachable: bool) -> None:
     """Ps task 0 looks for ps task 1 where nobody is; the worker reaches both."""
     import tensorflow as tf
-    from stratbench.strategies.parameter_server._graph import shared_variable
     from stratbench.strategies.parameter_server._session import Member, Sessions
+    from stratbench.strategies.parameter_server._variables import shared_variable
 
     asked: list[bool] = []
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from stratbench.harness.plan import optimizers
 from stratbench.strategies._shared.keras_rule import KerasRule
 from stratbench.strategies._shared.update_rules import has_kernel, update_of
+from stratbench.strategies._shared.whole_weights import skip_optimizers
 
 v1 = tf.compat.v1
 STEPS = 5
@@ -67,6 +68,34 @@ def test_it_is_keras_own(text: str, lock: bool) -> None:
     expected = by_keras(settings)
     for weight in in_a_graph(settings, lock):
         np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", [text for text in SETTINGS if not skip_optimizers(optimizers.parse(text).settings)])
+def test_pieces_are_updated_as_the_whole(text: str) -> None:
+    """Of weights that are cut: not under the optimizers that need all of a weight."""
+    settings = optimizers.parse(text).settings | {"learning_rate": 0.5}
+    bounds = [(0, 9), (9, 24)]
+    rules = [
+        None if has_kernel(settings) else KerasRule(make(settings), keras.Variable(np.zeros(end - begin, "float32")))
+        for begin, end in bounds
+    ]
+    with tf.Graph().as_default() as graph, v1.Session(graph=graph) as session:
+        rate = v1.get_variable("rate", initializer=0.0, use_resource=True)
+        gradient = v1.placeholder(tf.float32, 24)
+        pieces = [
+            v1.get_variable(f"piece_{begin}", initializer=WEIGHT.reshape(-1)[begin:end], use_resource=True)
+            for begin, end in bounds
+        ]
+        updates = [
+            update_of(piece, rate, settings, False, rule)(gradient[begin:end])
+            for piece, rule, (begin, end) in zip(pieces, rules, bounds, strict=True)
+        ]
+        session.run(v1.global_variables_initializer())
+        for values, number in zip(GRADIENTS, RATES, strict=True):
+            rate.load(number, session)
+            session.run(updates, {gradient: values.reshape(-1)})
+        found = np.concatenate(session.run(pieces)).reshape(WEIGHT.shape)
+    np.testing.assert_allclose(found, by_keras(settings), rtol=1e-5, atol=1e-6)
 
 
 def test_every_optimizer_of_keras_is_known() -> None:

@@ -22,8 +22,8 @@ from stratbench.strategies._shared.keras_rule import KerasRule
 from stratbench.strategies._shared.lookups import each_row_once
 from stratbench.strategies._shared.rows import kept_as_rows
 from stratbench.strategies._shared.update_rules import has_kernel, update_of
-from stratbench.strategies.parameter_server._graph import Source
 from stratbench.strategies.parameter_server._lookup import tables_of
+from stratbench.strategies.parameter_server._source import Source
 from test_ps_rules import RATES, WEIGHT, make
 
 pytestmark = pytest.mark.slow

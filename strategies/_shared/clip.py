@@ -49,8 +49,13 @@ class Clip:
             return tf.fill(squares.shape, self.global_norm / tf.maximum(norm, self.global_norm))
         return tf.ones_like(squares)
 
-    def __call__(self, gradients: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
-        """The clipped gradients. Each is computed where it is; of the norms, only single numbers are sent."""
+    def __call__(self, gradients: Sequence[tf.Tensor], weights: Sequence[int] | None = None) -> Sequence[tf.Tensor]:
+        """The clipped gradients. Each is computed where it is; of the norms, only single numbers are sent.
+
+        Args:
+            weights: whose gradient, or piece of one, each is: numbers from 0, in ascending order; by default each is
+                that of another one.
+        """
         if not self:
             return gradients
         clipped = []
@@ -59,14 +64,15 @@ class Clip:
                 with tf.device(gradient.device):
                     clipped.append(tf.clip_by_value(gradient, -self.value, self.value))
             return clipped
+        weights = weights or range(len(gradients))
         squares = []
         for gradient in gradients:
             with tf.device(gradient.device):
                 squares.append(tf.reduce_sum(tf.square(gradient)))
-        factors = self.factors(tf.stack(squares))
-        for place, gradient in enumerate(gradients):
+        factors = self.factors(tf.math.unsorted_segment_sum(tf.stack(squares), weights, weights[-1] + 1))
+        for weight, gradient in zip(weights, gradients, strict=True):
             with tf.device(gradient.device):
-                clipped.append(gradient * factors[place])
+                clipped.append(gradient * factors[weight])
         return clipped
 
 

@@ -36,14 +36,14 @@ def keep_constants(model: keras.Model) -> None:
                 setattr(each, name, value.numpy())
 
 
-def rules_of(workload: Workload, model: keras.Model) -> dict[int, KerasRule]:
-    """By the id of each trained Keras variable: its update, if no kernel computes it. Call it outside of a graph.
+def rule_of(workload: Workload, weight: keras.Variable) -> KerasRule | None:
+    """The update of a trained weight, if no kernel computes it. Call it outside of a graph.
 
     No kernel applies a weight's constraint.
     """
-    known = has_kernel(workload.optimizer_settings)
-    trained = [v for v in model.trainable_variables if not known or v.constraint is not None]
-    return {id(v): KerasRule(unclipped(workload.optimizer()), v) for v in trained}
+    if has_kernel(workload.optimizer_settings) and weight.constraint is None:
+        return None
+    return KerasRule(unclipped(workload.optimizer()), weight)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from ...errors import UsageError
 from .._shared.devices import gpus
-from .._shared.graph_model import keep_constants, placeholders, rules_of
+from .._shared.graph_model import keep_constants, placeholders, rule_of
 from .._shared.held import tell
 from .._shared.replica import release, size_bytes
 from ..trainer import Batch, Memory, Split, StepResult, Trainer, Workload, examples_of
@@ -59,7 +59,8 @@ class CutTrainer(Trainer):
         self._layout, self._workload = layout, workload
         self._model = workload.model()
         keep_constants(self._model)
-        rules = rules_of(workload, self._model)
+        trained = self._model.trainable_variables
+        rules = {id(weight): rule for weight in trained if (rule := rule_of(workload, weight))}
         made, costs = _cut(self._model, workload, layout, node.config)
         self._cut = made
         with tf.Graph().as_default():

@@ -8,41 +8,33 @@ import tensorflow as tf
 
 from ..trainer import Batch, Update, Workload
 from ._count import Counter, Section, at_servers
-from ._graph import FIRST, compute, share, shared_variable
-from ._lookup import Tables, readers
+from ._graph import compute
+from ._lookup import readers
 from ._session import Node
 from ._trainer import Advance, PsTrainer, split_of
+from ._variables import FIRST, shared_variable
+from ._weights import share
 
 
 class AsyncTrainer(PsTrainer):
     """Fetches θ, computes g and pushes it, in one ``Session.run``; the servers apply it at once.
 
     Args:
-        servers: how many ps tasks hold weights.
         lock: see `Counter`.
         bound: steps that a worker may be ahead of the slowest one; None for no bound.
-        checkpoint_every, tables: see `PsTrainer`.
+        checkpoint_every: see `PsTrainer`.
     """
 
-    def __init__(
-        self,
-        node: Node,
-        workload: Workload,
-        servers: int,
-        lock: bool,
-        bound: int | None,
-        checkpoint_every: int,
-        tables: Tables,
-    ):
+    def __init__(self, node: Node, workload: Workload, lock: bool, bound: int | None, checkpoint_every: int):
         with tf.device(node.device):
-            shared = share(workload, node.source, range(servers), worker=node.task.index, lock=lock)
-            super().__init__(node, workload, shared, checkpoint_every=checkpoint_every, tables=tables)
+            shared = share(workload, node.source, worker=node.task.index, lock=lock)
+            super().__init__(node, workload, shared, checkpoint_every=checkpoint_every)
             counter = Counter(lock)
-            fetched, values, fetch = counter.fetch(shared.weights)
-            read = readers(node.source.model, tables, shared.trained, [fetched])
-            work = compute(workload, node.source, values, read=read)
-            gradients = at_servers(work.gradients, shared.trained)
-            number, push = counter.push(gradients, lambda: [*shared.apply(gradients), *work.move(shared.weights)])
+            fetched, pieces, fetch = counter.fetch(shared.weights)
+            read = readers(node.source.model, shared.tables, [fetched])
+            work = compute(workload, node.source, shared.shards.join(pieces), read=read)
+            gradients = at_servers(shared.trained_shards.cut(work.gradients), shared.trained)
+            number, push = counter.push(gradients, lambda: [*shared.apply(gradients), *shared.move(work.moved)])
             counts = [fetched, number]
             if bound is not None:
                 with tf.control_dependencies([push]):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from ..trainer import Workload
-from ._graph import FIRST, Shared, server_of, shared_variable, staging_variable
-from ._lookup import Tables
 from ._sync import Barrier
+from ._variables import FIRST, server_of, shared_variable, staging_variable
+from ._weights import Shared
 
 
 class BackupBarrier(Barrier):
@@ -102,13 +102,9 @@ class BackupBarrier(Barrier):
         return [later, tf.reduce_any(tf.equal(self._chosen, member))]
 
 
-def meet(workload: Workload, shared: Shared, backup: int, tables: Tables) -> Barrier:
-    """The barrier of all workers, at the first ps task.
-
-    Args:
-        tables: whose gradients are rows; none with backup workers.
-    """
+def meet(workload: Workload, shared: Shared, backup: int) -> Barrier:
+    """The barrier of all workers, at the first ps task. With backup workers, no gradients are rows."""
     workers = range(workload.replicas)
     if not backup:
-        return Barrier(FIRST, "", workers, shared.trained, tables)
+        return Barrier(FIRST, "", workers, shared.trained, shared.tables.values())
     return BackupBarrier(FIRST, workers, shared.trained, len(workers) - backup, workload.total_steps)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from .._shared.update_rules import Gradient
-from ._graph import FIRST, shared_variable
+from ._variables import FIRST, shared_variable
 
 COUNTER = "updates"
 """Name of the variable that counts them."""

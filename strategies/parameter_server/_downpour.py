@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
 from .._shared.replica import size_bytes
 from ..trainer import Batch, Memory, Split, Update, Workload
 from ._count import Counter, at_servers
-from ._graph import FIRST, compute, own_variable, share
+from ._graph import compute
 from ._session import Node
 from ._trainer import Advance, PsTrainer
+from ._variables import FIRST, own_variable
+from ._weights import share
+
+if TYPE_CHECKING:
+    import keras
 
 v1 = tf.compat.v1
 
@@ -26,7 +31,6 @@ class DownpourTrainer(PsTrainer):
     its steps meanwhile: it takes θ when it has come, and adds gradients to the next sum while one is sent.
 
     Args:
-        servers: how many ps tasks hold weights.
         lock: see `Counter`.
         fetch, push: n_fetch and n_push, in steps.
         warm_start: steps that worker 0 takes before the others begin.
@@ -37,7 +41,6 @@ class DownpourTrainer(PsTrainer):
         self,
         node: Node,
         workload: Workload,
-        servers: int,
         lock: bool,
         fetch: int,
         push: int,
@@ -51,28 +54,29 @@ class DownpourTrainer(PsTrainer):
         self._numbers: list[int] = []
         self._fetching, self._pushing = Beside("fetch"), Beside("push")
         with tf.device(node.device):
-            shared = share(workload, node.source, range(servers), worker=node.task.index, lock=lock)
+            shared = share(workload, node.source, worker=node.task.index, lock=lock)
             super().__init__(node, workload, shared)
             counter = Counter(lock)
-            own = [own_variable("own", weight) for weight in shared.weights]
-            sums = [own_variable("sum", weight) for weight in shared.trained]
-            come = [own_variable("come", weight) for weight in shared.weights] if overlap else own
+            known, places = node.source.model.weights, node.source.places
+            self._fixed = [place for place in range(len(known)) if place not in places]
+            own = _like("own", known, range(len(known)))
+            sums = _like("sum", known, places)
+            come = _like("come", known, range(len(known))) if overlap else own
             fetching = self._build_fetch(counter, come)
             adopting = [variable.assign(value.read_value(), read_value=False) for variable, value in _pairs(own, come)]
             work = compute(workload, node.source, [variable.read_value() for variable in own])
             rate = v1.placeholder(tf.float32, ())
             with tf.control_dependencies([*work.gradients, *work.moved.values()]):
-                learning = [*work.move(own), work.local]
-                trained = node.source.model.trainable_variables
-                for place, total, gradient, known in zip(shared.places, sums, work.gradients, trained, strict=True):
+                learning = [own[place].assign(value, read_value=False) for place, value in work.moved.items()]
+                for place, total, gradient in zip(places, sums, work.gradients, strict=True):
                     descent = own[place].assign_sub(rate * gradient, read_value=False)
                     learning += [descent, total.assign_add(gradient, read_value=False)]
-                    if known.constraint is not None:
+                    if (constraint := known[place].constraint) is not None:
                         with tf.control_dependencies([descent]):
-                            bound = known.constraint(own[place].read_value())
+                            bound = constraint(own[place].read_value())
                         learning.append(own[place].assign(bound, read_value=False))
-            fixed = [own[place] for place in range(len(own)) if place not in shared.places]
-            sent = [own_variable("sent", each) for each in [*shared.trained, *self._fixed]] if overlap else []
+            fixed = [own[place] for place in self._fixed]
+            sent = _like("sent", known, [*places, *self._fixed]) if overlap else []
             stashing = _moved([*sums, *fixed], sent, cleared=sums)
             pushing = self._build_push(counter, sent or [*sums, *fixed], cleared=[] if overlap else sums)
             with tf.device(FIRST):
@@ -85,28 +89,28 @@ class DownpourTrainer(PsTrainer):
         run = self.session.make_callable
         self._take, self._send, self._warmed, self._wait = run(fetching), run(pushing), run(warmed), run(waited)
         self._adopt, self._stash = run(tf.group(*adopting)), run(stashing)
-        self._learn = run([work.loss, tf.group(*learning)], [*work.feeds, rate])
+        self._learn = run([work.loss, tf.group(work.local, *learning)], [*work.feeds, rate])
 
     def _build_fetch(self, counter: Counter, own: list[tf.Variable]) -> list[tf.Tensor | tf.Operation]:
-        fetched, values, leave = counter.fetch(self._shared.weights)
+        fetched, pieces, leave = counter.fetch(self._shared.weights)
+        values = self._shared.shards.join(pieces)
         taken = [variable.assign(value, read_value=False) for variable, value in zip(own, values, strict=True)]
         return [fetched, tf.group(leave, *taken)]
-
-    @property
-    def _fixed(self) -> list[tf.Variable]:
-        """Weights on the servers that are not trained, as moving statistics."""
-        return [each for place, each in enumerate(self._shared.weights) if place not in self._shared.places]
 
     def _build_push(
         self, counter: Counter, values: Sequence[tf.Variable], cleared: Sequence[tf.Variable]
     ) -> list[tf.Tensor | tf.Operation]:
         """Push sums and this replica's moving statistics, then set ``cleared`` to zero."""
-        shared = self._shared
-        placed = at_servers([each.read_value() for each in values], [*shared.trained, *self._fixed])
+        shared, fixed_shards = self._shared, self._shared.shards.only(self._fixed)
+        trained = len(values) - len(self._fixed)
+        read = [each.read_value() for each in values]
+        pieces = [*shared.trained_shards.cut(read[:trained]), *fixed_shards.cut(read[trained:])]
+        fixed = [each for number, each in enumerate(shared.weights) if number not in shared.places]
+        placed = at_servers(pieces, [*shared.trained, *fixed])
         gradients, statistics = placed[: len(shared.trained)], placed[len(shared.trained) :]
 
         def apply() -> list[tf.Operation]:
-            moves = [each.assign(value, read_value=False) for each, value in _pairs(self._fixed, statistics)]
+            moves = [each.assign(value, read_value=False) for each, value in _pairs(fixed, statistics)]
             return [*shared.apply(gradients), *moves]
 
         number, leave = counter.push(placed, apply)
@@ -209,6 +213,11 @@ class Beside:
         assert self._call is not None
         call, self._call = self._call, None
         return call.result()
+
+
+def _like(name: str, weights: Sequence[keras.Variable], places: Iterable[int]) -> list[tf.Variable]:
+    """Own variables as these weights."""
+    return [own_variable(f"{name}_{place}_{weights[place].path}", weights[place]) for place in places]
 
 
 def _pairs(one: Sequence[Any], other: Sequence[Any]) -> list[tuple[Any, Any]]:

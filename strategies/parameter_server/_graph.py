@@ -1,4 +1,4 @@
-"""A Keras 3 model as a TensorFlow graph whose variables live on parameter servers.
+"""A worker's forward and backward pass as a TensorFlow graph, with weights that are on parameter servers.
 
 The model is called as a pure function on tensors, wherever they were read from.
 """
@@ -6,138 +6,24 @@ The model is called as a pure function on tensors, wherever they were read from.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tensorflow as tf
 
-from .._shared.clip import Clip
-from .._shared.graph_model import explained, keep_constants, placeholders, rules_of
-from .._shared.keras_rule import KerasRule
+from .._shared.graph_model import explained, placeholders
 from .._shared.lookups import Lookups, Read
 from .._shared.moments import moment, not_before
-from .._shared.replica import loss_with, size_bytes
-from .._shared.update_rules import Gradient, Update, update_of
-from ..trainer import Mean, Memory, Workload
+from .._shared.replica import loss_with
+from .._shared.update_rules import Gradient
+from ..trainer import Mean, Workload
 from ._lookup import NOTHING, gradient_of
+from ._source import Source
 
 if TYPE_CHECKING:
     import keras
 
 v1 = tf.compat.v1
-FIRST = "/job:ps/task:0/cpu:0"
-"""The ps task that counts updates and keeps the clocks."""
-_STAGING = "staging"
-"""Collection of the variables that hold gradients in transit."""
-
-
-def on_server(server: int) -> str:
-    """Device of that ps task."""
-    return f"/job:ps/task:{server}/cpu:0"
-
-
-def server_of(device: str) -> int:
-    """Index of the ps task of a device."""
-    return int(tf.DeviceSpec.from_string(device).task)
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """The Keras model and the values of its variables, which can only be read outside of a graph.
-
-    Attributes:
-        weights: in the order of ``model.weights``.
-        state: by the id of each non-trainable Keras variable.
-        rules: by the id of each trained Keras variable, if its update has no kernel.
-    """
-
-    model: keras.Model
-    weights: list[np.ndarray]
-    state: dict[int, np.ndarray]
-    rules: dict[int, KerasRule]
-
-    @classmethod
-    def of(cls, workload: Workload) -> Source:
-        """Build the model and read the values; call it eagerly."""
-        model = workload.model()
-        keep_constants(model)
-        state = {id(v): v.numpy() for v in model.non_trainable_variables}
-        return cls(model, model.get_weights(), state, rules_of(workload, model))
-
-
-@dataclasses.dataclass(frozen=True)
-class Shared:
-    """The model's weights on ps tasks, their updates, and the learning rate of these.
-
-    Attributes:
-        weights: in the order of ``model.weights``.
-        trained: of these, the trained ones, in the order of ``model.trainable_variables``.
-        places: where each of `trained` is in `weights`.
-        updates: one a trained weight.
-        clip: of the gradients, before they are applied.
-        learning_rate: placeholder of `set_learning_rate`. The ps tasks keep the rate, so a step does not send it.
-    """
-
-    weights: list[tf.Variable]
-    trained: list[tf.Variable]
-    places: list[int]
-    updates: list[Update]
-    clip: Clip
-    learning_rate: tf.Tensor
-    set_learning_rate: tf.Operation
-
-    def apply(self, gradients: Sequence[Gradient]) -> list[tf.Operation]:
-        """Update every trained weight by its gradient, which is on the weight's ps task."""
-        # The rows that a gradient leaves out are 0: they change no norm.
-        values = self.clip([each.values if isinstance(each, tf.IndexedSlices) else each for each in gradients])
-        clipped = [
-            tf.IndexedSlices(each, whole.indices, whole.dense_shape) if isinstance(whole, tf.IndexedSlices) else each
-            for whole, each in zip(gradients, values, strict=True)
-        ]
-        return [update(gradient) for update, gradient in zip(self.updates, clipped, strict=True)]
-
-
-def share(
-    workload: Workload, source: Source, servers: Sequence[int], worker: int | None = None, lock: bool = False
-) -> Shared:
-    """Define the variables on the ps tasks ``servers``, balanced by size; every task's graph has the same ones.
-
-    Args:
-        worker: whose updates these are, with its own learning rate; None for a rate that all workers share.
-        lock: whether an update locks its variable. Without a lock, two updates may overwrite parts of each other
-            (Hogwild).
-    """
-    placement = balance(source.model.weights, servers)
-    # Numbered, as layers of two models within the model may have the same names.
-    by_id = {
-        id(weight): shared_variable(f"{place}/{weight.path}", server, weight.shape, weight.dtype, weight.trainable)
-        for place, (weight, server) in enumerate(zip(source.model.weights, placement, strict=True))
-    }
-    server_of = {id(weight): server for weight, server in zip(source.model.weights, placement, strict=True)}
-    rates = {server: _rate(worker, server) for server in servers}
-    learning_rate = v1.placeholder(tf.float32, (), name="learning_rate")
-    trained = source.model.trainable_variables
-    place_of = {id(weight): place for place, weight in enumerate(source.model.weights)}
-    return Shared(
-        weights=[by_id[id(weight)] for weight in source.model.weights],
-        trained=[by_id[id(weight)] for weight in trained],
-        places=[place_of[id(weight)] for weight in trained],
-        updates=[
-            update_of(
-                by_id[id(weight)],
-                rates[server_of[id(weight)]],
-                workload.optimizer_settings,
-                lock,
-                source.rules.get(id(weight)),
-            )
-            for weight in trained
-        ],
-        clip=Clip.of(workload.optimizer_settings),
-        learning_rate=learning_rate,
-        set_learning_rate=tf.group(*[each.assign(learning_rate, read_value=False) for each in rates.values()]),
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,10 +46,6 @@ class Pass:
     moved: dict[int, tf.Tensor]
     local: tf.Operation
     moments: tf.Tensor
-
-    def move(self, weights: Sequence[tf.Variable]) -> list[tf.Operation]:
-        """Assign the moved values to ``weights``, in the order of ``model.weights``."""
-        return [weights[place].assign(value, read_value=False) for place, value in self.moved.items()]
 
 
 def compute(
@@ -249,83 +131,6 @@ class Came:
     def until(self, ends: Sequence[Gradient]) -> tf.Tensor:
         """See `Pass.moments`."""
         return tf.stack([tf.reduce_max(tf.stack(self._moments)), moment(ends)])
-
-
-def memory_of(server: int, weights: Sequence[tf.Variable]) -> Memory:
-    """What a ps task holds in the default graph: of ``weights``, of gradients in transit, of optimizer state."""
-    here = [variable for variable in v1.global_variables() if variable.device == _full(server)]
-    known = {id(variable) for variable in weights}
-    staging = {id(variable) for variable in v1.get_collection(_STAGING)}
-    return Memory(
-        weights_bytes=size_bytes([variable for variable in here if id(variable) in known]),
-        optimizer_bytes=size_bytes([variable for variable in here if id(variable) not in known | staging]),
-        transient_bytes=size_bytes([variable for variable in here if id(variable) in staging]) if staging else None,
-    )
-
-
-def _full(server: int) -> str:
-    return f"/job:ps/task:{server}/device:CPU:0"
-
-
-def balance(weights: Sequence[Any], servers: Sequence[int]) -> list[int]:
-    """The ps task of each weight: largest first, each to the task with the fewest bytes so far."""
-    sizes = [math.prod(weight.shape) for weight in weights]
-    loads = dict.fromkeys(servers, 0)
-    placement = [0] * len(sizes)
-    for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        server = min(loads, key=lambda task: loads[task])
-        loads[server] += sizes[index]
-        placement[index] = server
-    return placement
-
-
-def shared_variable(name: str, server: int, shape: Any, dtype: Any, trainable: bool = False) -> tf.Variable:
-    """A variable on a ps task, which every task knows by its name. Starts from zeros unless given other values."""
-    with tf.device(on_server(server)):
-        return v1.get_variable(
-            name.replace("/", "_"),
-            shape,
-            tf.as_dtype(dtype),
-            v1.zeros_initializer(),
-            use_resource=True,
-            trainable=trainable,
-        )
-
-
-def staging_variable(like: tf.Variable, rows: int) -> tf.Variable:
-    """Where workers write their gradients of a variable, a row each, on the same ps task."""
-    staging = shared_variable(f"{like.op.name}_staging", server_of(like.device), (rows, *like.shape), like.dtype)
-    v1.add_to_collection(_STAGING, staging)
-    return staging
-
-
-def own_variable(name: str, like: tf.Variable) -> tf.Variable:
-    """A worker's own variable, in the shape of a shared one; it starts from zeros."""
-    return v1.get_variable(
-        f"{name}_{like.op.name}",
-        like.shape,
-        like.dtype,
-        v1.zeros_initializer(),
-        use_resource=True,
-        trainable=False,
-        collections=[v1.GraphKeys.LOCAL_VARIABLES],
-    )
-
-
-def _rate(worker: int | None, server: int) -> tf.Variable:
-    if worker is None:
-        return shared_variable(f"learning_rate_{server}", server, (), tf.float32)
-    with tf.device(on_server(server)):
-        return v1.get_variable(
-            f"learning_rate_{server}_of_{worker}",
-            (),
-            tf.float32,
-            v1.zeros_initializer(),
-            use_resource=True,
-            trainable=False,
-            # It is this worker's: no other one initialises it, or waits for it.
-            collections=[v1.GraphKeys.LOCAL_VARIABLES],
-        )
 
 
 def _local(place: int, state: Any, source: Source) -> tf.Variable:

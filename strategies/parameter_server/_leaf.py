@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from ._count import Counter, at_servers
-from ._graph import Shared
 from ._sync import Barrier
+from ._weights import Shared
 
 
 @dataclasses.dataclass(frozen=True)

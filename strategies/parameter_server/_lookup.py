@@ -60,11 +60,11 @@ def tables_of(workload: Workload, model: keras.Model) -> Tables:
     return {place: ids for place, ids in found.items() if ids and fewer(ids, places[place])}
 
 
-def readers(model: keras.Model, tables: Tables, shared: Sequence[tf.Variable], after: Sequence[tf.Tensor]) -> Read:
+def readers(model: keras.Model, tables: Mapping[int, tf.Variable], after: Sequence[tf.Tensor]) -> Read:
     """For `Lookups`: each reads rows of a table on its ps task, once ``after`` is computed.
 
     Args:
-        shared: the tables on the ps tasks, in the order of ``model.trainable_variables``.
+        tables: on the ps tasks, by their places in ``model.trainable_variables``.
     """
 
     def reader(table: tf.Variable) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -74,7 +74,7 @@ def readers(model: keras.Model, tables: Tables, shared: Sequence[tf.Variable], a
 
         return read
 
-    return {id(model.trainable_variables[place]): reader(shared[place]) for place in tables}
+    return {id(model.trainable_variables[place]): reader(table) for place, table in tables.items()}
 
 
 def gradient_of(loss: tf.Tensor, lookups: Lookups, variable: keras.Variable) -> tf.IndexedSlices:

@@ -6,7 +6,7 @@ import itertools
 
 import tensorflow as tf
 
-from ._graph import FIRST
+from ._variables import FIRST
 
 v1 = tf.compat.v1
 

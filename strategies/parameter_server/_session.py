@@ -15,7 +15,8 @@ from .._shared.replica import set_threads, use_gpu
 from ..base import Task
 from ..trainer import Memory, Server, Workload
 from ..transport import Group
-from ._graph import Source, memory_of
+from ._source import Source
+from ._variables import memory_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,10 +66,10 @@ def start(task: Task, group: Group) -> Member:
 
 
 @contextmanager
-def join(task: Task, workload: Workload) -> Iterator[Node]:
-    """Start this task's server, and build its model."""
+def join(task: Task, workload: Workload, servers: int, by_rows: bool = False) -> Iterator[Node]:
+    """Start this task's server, and build its model. For the other arguments see `Source.of`."""
     member = start(task, workload)
-    source = Source.of(workload)
+    source = Source.of(workload, servers, by_rows)
     with tf.Graph().as_default():
         yield Node(member.task, member.target, member.config, source)
 

@@ -10,11 +10,13 @@ import tensorflow as tf
 from .._shared.replica import size_bytes
 from .._shared.update_rules import Gradient
 from ..trainer import Batch, Memory, Update, Workload
-from ._graph import Shared, compute, own_variable, server_of, shared_variable
-from ._lookup import NOTHING, Tables, readers
+from ._graph import compute
+from ._lookup import readers
 from ._mean import MeanOverWorkers
 from ._session import Node
 from ._trainer import Advance, PsTrainer, split_of
+from ._variables import own_variable, server_of, shared_variable
+from ._weights import Shared
 
 v1 = tf.compat.v1
 
@@ -56,14 +58,15 @@ class Barrier:
         name: str,
         members: Sequence[int],
         variables: Sequence[tf.Variable],
-        tables: Collection[int] = (),
+        tables: Collection[tf.Variable] = (),
     ):
         self.place, self._needed = place, len(members)
         self._clock = shared_variable(f"{name}clock", server_of(place), (), tf.int64)
         self._accumulators = []
         for index, variable in enumerate(variables):
             with tf.device(variable.device):
-                kind = _RowAccumulator if index in tables else v1.ConditionalAccumulator
+                by_rows = any(variable is table for table in tables)
+                kind = _RowAccumulator if by_rows else v1.ConditionalAccumulator
                 self._accumulators.append(
                     kind(variable.dtype, variable.shape, shared_name=f"{name}accumulator_{index}")
                 )
@@ -128,11 +131,10 @@ class SyncTrainer(PsTrainer):
 
     Args:
         barrier: of this worker.
-        nearest: what it reads θ from, in the order of ``model.weights``.
+        nearest: what it reads θ from, in the order of `Shared.weights`.
         told: begins with (number, fetched) of the last update that this worker contributed to; None if the barrier's
             clock counts the updates.
         copies: further variables with the same initial values as the weights.
-        tables: see `PsTrainer`.
     """
 
     def __init__(
@@ -144,20 +146,19 @@ class SyncTrainer(PsTrainer):
         nearest: Sequence[tf.Variable],
         told: tf.Variable | None = None,
         copies: Sequence[Sequence[tf.Variable]] = (),
-        tables: Tables = NOTHING,
     ):
         # One worker sets the rate and the statistics: those of the others are the same.
-        super().__init__(node, workload, shared, sets_rate=node.task.index == 0, tables=tables)
+        super().__init__(node, workload, shared, sets_rate=node.task.index == 0)
         self._accumulate = workload.accumulate
         next_token = barrier.wait(self.rank)
         clock = barrier.begin()
         with tf.control_dependencies([clock]):
-            values = [weight.read_value() for weight in nearest]
+            pieces = [weight.read_value() for weight in nearest]
         mean = MeanOverWorkers(self.rank, self.shards)
-        read = readers(node.source.model, tables, shared.trained, [clock])
-        work = compute(workload, node.source, values, mean, read)
-        moved = work.move(shared.weights) if self.rank == 0 else []
-        add, gradients, clear = self._accumulated(work.gradients, shared)
+        read = readers(node.source.model, shared.tables, [clock])
+        work = compute(workload, node.source, shared.shards.join(pieces), mean, read)
+        moved = shared.move(work.moved) if self.rank == 0 else []
+        add, gradients, clear = self._accumulated(shared.trained_shards.cut(work.gradients), shared)
         with tf.control_dependencies(moved):
             now, push = barrier.push(self.rank, gradients, clock)
         with tf.control_dependencies(push), tf.device(barrier.place):
@@ -183,8 +184,8 @@ class SyncTrainer(PsTrainer):
         """Operations that add the gradients up; the mean that is pushed; those that begin the next sums."""
         if self._accumulate == 1:
             return [], gradients, list
-        sums = [own_variable("sum", weight) for weight in shared.trained]
-        self.memory = Memory(0, size_bytes(sums), size_bytes(shared.weights))
+        sums = [own_variable(f"sum_{weight.op.name}", weight) for weight in shared.trained]
+        self.memory = Memory(0, size_bytes(sums), self.memory.transient_bytes)
         pairs = list(zip(sums, gradients, strict=True))
         return (
             [total.assign_add(gradient, read_value=False) for total, gradient in pairs],

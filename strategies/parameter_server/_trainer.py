@@ -13,12 +13,12 @@ from .._shared.replica import size_bytes
 from .._shared.rows import row_bytes
 from ..trainer import Batch, Memory, Split, StepResult, Trainer, Update, Workload, examples_of
 from ._checkpoint import Checkpoints
-from ._graph import FIRST, Shared, shared_variable
-from ._lookup import NOTHING, Tables
 from ._session import LOST, POLL_SECONDS, Node, Sessions
+from ._source import Source
+from ._variables import FIRST, shared_variable
+from ._weights import Shared
 
 if TYPE_CHECKING:
-    import keras
     import numpy as np
 
 v1 = tf.compat.v1
@@ -54,7 +54,6 @@ class PsTrainer(Trainer):
     Args:
         sets_rate: whether this worker sets the learning rate.
         checkpoint_every: steps between checkpoints, from which all continue when a ps task died; 0 for none.
-        tables: trained weights of which only rows are fetched, and pushed.
     """
 
     def __init__(
@@ -64,7 +63,6 @@ class PsTrainer(Trainer):
         shared: Shared,
         sets_rate: bool = True,
         checkpoint_every: int = 0,
-        tables: Tables = NOTHING,
     ):
         self._node = node
         self.rank = self.shard = node.task.index
@@ -77,20 +75,24 @@ class PsTrainer(Trainer):
         self._shared = shared
         self._sets_rate = sets_rate
         self._learning_rate: float | None = None
-        self._set_sizes(node.source.model, tables)
+        self._set_sizes(node.source)
         ended = shared_variable("ended", 0, (self.shards,), tf.int32)
         with tf.device(FIRST):
             self._end = tf.raw_ops.ResourceScatterUpdate(resource=ended.handle, indices=self.rank, updates=1)
             self._ended = ended.read_value()
         self._checkpoints = Checkpoints(node.task, workload, checkpoint_every) if checkpoint_every else None
 
-    def _set_sizes(self, model: keras.Model, tables: Tables) -> None:
+    def _set_sizes(self, source: Source) -> None:
         """What is held in transit, and what is sent if only rows of some weights are."""
-        shared = self._shared
+        model, tables = source.model, source.tables
         # At most: ids that repeat are sent once.
-        rows = sum(row_bytes(ids, shared.trained[place]) for place, ids in tables.items())
-        whole = size_bytes([each for place, each in enumerate(shared.trained) if place not in tables])
-        self.memory = Memory(0, 0, size_bytes(shared.weights) - size_bytes(shared.trained) + whole + rows)
+        rows = sum(row_bytes(ids, model.trainable_variables[place]) for place, ids in tables.items())
+        whole = size_bytes([each for place, each in enumerate(model.trainable_variables) if place not in tables])
+        # Those that are cut are put together.
+        joined = size_bytes([model.weights[place] for place in source.shards.cut_places])
+        self.memory: Memory = Memory(
+            0, 0, size_bytes(model.weights) - size_bytes(model.trainable_variables) + whole + rows + joined
+        )
         if tables:
             self.sparse = [model.trainable_variables[place].path for place in tables]
             self.traffic_bytes = 2.0 * self.shards * (whole + rows)
@@ -99,11 +101,12 @@ class PsTrainer(Trainer):
         """Open the session. One worker initializes the variables of the graph so far; the others wait until it has.
 
         Args:
-            copies: further variables with the same initial values as the weights, in the order of ``model.weights``.
+            copies: further variables with the same initial values as the weights, in the order of `Shared.weights`.
         """
-        reads = [variable.read_value() for variable in self._shared.weights]
-        everywhere = (self._shared.weights, *copies)
-        pairs = [pair for variables in everywhere for pair in zip(variables, self._node.source.weights, strict=True)]
+        shards = self._shared.shards
+        reads = shards.join([variable.read_value() for variable in self._shared.weights])
+        values = shards.cut(self._node.source.weights)
+        pairs = [pair for variables in (self._shared.weights, *copies) for pair in zip(variables, values, strict=True)]
         placeholders = [v1.placeholder(variable.dtype, variable.shape) for variable, _ in pairs]
         start = [
             variable.assign(placeholder, read_value=False)

@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from ..transport import Transport
-from ._graph import FIRST, balance, own_variable, shared_variable
 from ._session import Member, Sessions
+from ._shards import Shards
+from ._variables import FIRST, own_variable, shared_variable
 
 v1 = tf.compat.v1
 _TURNS = 3
@@ -38,11 +39,12 @@ class PsTransport(Transport):
             self._session.close()
         with tf.Graph().as_default(), tf.device(self._member.device):
             given = [v1.placeholder(each.dtype, each.shape) for each in tensors]
-            sums = [self._sums(tensors, turn) for turn in range(_TURNS)]
+            shards = Shards.of([each.shape for each in tensors], self._servers)
+            sums = [self._sums(tensors, shards, turn) for turn in range(_TURNS)]
             # They stay in this task, and are not fed anew for each sum.
-            own = [own_variable("own", total) for total in sums[0]]
+            own = [own_variable(f"own_{number}", each) for number, each in enumerate(tensors)]
             fill = [variable.assign(each, read_value=False) for variable, each in zip(own, given, strict=True)]
-            turns = [self._turn(own, sums[turn], sums[(turn + 1) % _TURNS], turn) for turn in range(_TURNS)]
+            turns = [self._turn(own, shards, sums[turn], sums[(turn + 1) % _TURNS], turn) for turn in range(_TURNS)]
             init = tf.group(*[each.initializer for each in v1.global_variables()])
             session = Sessions(self._member, init, {}).open(lambda: self.rank == 0)
             session.run(fill, dict(zip(given, tensors, strict=True)))
@@ -56,19 +58,23 @@ class PsTransport(Transport):
 
         return reduce
 
-    def _sums(self, tensors: Sequence[np.ndarray], turn: int) -> list[tf.Variable]:
-        places = balance(tensors, range(self._servers))
+    def _sums(self, tensors: Sequence[np.ndarray], shards: Shards, turn: int) -> list[tf.Variable]:
         return [
-            shared_variable(f"sum_{self._prepared}_{turn}_{number}", server, each.shape, each.dtype)
-            for number, (each, server) in enumerate(zip(tensors, places, strict=True))
+            shared_variable(f"sum_{self._prepared}_{turn}_{number}", piece.server, shape, tensors[place].dtype)
+            for number, (place, piece, shape) in enumerate(shards)
         ]
 
     def _turn(
-        self, own: Sequence[tf.Variable], sums: Sequence[tf.Variable], following: Sequence[tf.Variable], turn: int
+        self,
+        own: Sequence[tf.Variable],
+        shards: Shards,
+        sums: Sequence[tf.Variable],
+        following: Sequence[tf.Variable],
+        turn: int,
     ) -> list[Any]:
         """Add to ``sums``, wait, read them."""
         added: list[tf.Operation] = []
-        for total, mine in zip(sums, [each.read_value() for each in own], strict=True):
+        for total, mine in zip(sums, shards.cut([each.read_value() for each in own]), strict=True):
             with tf.device(total.device):
                 added.append(total.assign_add(mine, read_value=False))
         for total in following if self.rank == 0 else ():
@@ -85,4 +91,4 @@ class PsTransport(Transport):
             with tf.control_dependencies(told):
                 met = queues[self.rank].dequeue_many(self._workers)
         with tf.control_dependencies([met]):
-            return [total.read_value() for total in sums]
+            return shards.join([total.read_value() for total in sums])

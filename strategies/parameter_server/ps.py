@@ -17,7 +17,8 @@ When a worker dies, async and downpour continue without it, and sync continues w
 ``restart=true`` starts it again. ``checkpoint_every=k``: the first remaining worker saves what the servers hold. A ps
 task that dies is started again from there.
 
-Of large embedding tables, async, ssp and sync fetch and push only the rows that a batch looks up (Li et al., above).
+With several ps tasks, each holds an equal part of the weights: see `_shards`. Of large embedding tables, async, ssp and
+sync fetch and push only the rows that a batch looks up (Li et al., above).
 
 Limits: the gRPC servers listen on every interface, without authentication. Only mode=sync applies one update for each
 global batch. The other modes apply one for each worker, at the same learning rate, and their weights depend on timing.
@@ -70,7 +71,7 @@ class ParameterServer(Strategy):
         failure="async, downpour: others go on; sync: up to backup may die; ssp: ends",
     )
 
-    ps: Annotated[int, Ge(1), Le(4096)] = option(1, "parameter servers; variables are spread over them by size")
+    ps: Annotated[int, Ge(1), Le(4096)] = option(1, "parameter servers, each with an equal part of the weights")
     mode: Literal["async", "sync", "ssp", "downpour"] = option("async", "when the servers apply what workers push")
     sync: bool = option(False, "short for mode=sync")
     lock: bool = option(False, "async, ssp, downpour: fetch and update all weights in one go, one worker at a time")
@@ -187,29 +188,27 @@ class ParameterServer(Strategy):
         from ._async import AsyncTrainer
         from ._backup import meet
         from ._downpour import DownpourTrainer
-        from ._graph import share
-        from ._lookup import tables_of
         from ._session import join
         from ._sync import SyncTrainer, update_forever
+        from ._weights import share
 
-        with join(task, workload) as node, tf.device(node.device):
+        # A lock holds whole weights, and late gradients need a place to wait, so both exchange all rows.
+        by_rows = not self.lock and not self.backup and self._rule != "downpour"
+        with join(task, workload, self.ps, by_rows) as node, tf.device(node.device):
             if task.role == "worker" and self._rule == "downpour":
                 loops = (self.fetch, self.push, self.warm_start, self.overlap)
-                yield DownpourTrainer(node, workload, self.ps, self.lock, *loops)
+                yield DownpourTrainer(node, workload, self.lock, *loops)
                 return
-            # A lock holds whole weights, and late gradients need a place to wait, so both exchange all rows.
-            tables = {} if self.lock or self.backup else tables_of(workload, node.source.model)
             if task.role == "worker" and self._rule != "sync":
-                bound = self._bound(workload)
-                yield AsyncTrainer(node, workload, self.ps, self.lock, bound, self.checkpoint_every, tables)
+                yield AsyncTrainer(node, workload, self.lock, self._bound(workload), self.checkpoint_every)
                 return
-            shared = share(workload, node.source, range(self.ps))
+            shared = share(workload, node.source)
             if self._rule != "sync":
                 yield node.server(shared.weights, None)
                 return
-            barrier = meet(workload, shared, self.backup, tables)
+            barrier = meet(workload, shared, self.backup)
             if task.role == "worker":
-                yield SyncTrainer(node, workload, shared, barrier, shared.weights, tables=tables)
+                yield SyncTrainer(node, workload, shared, barrier, shared.weights)
             else:
                 loop = update_forever(barrier, shared) if task.index == 0 else None
                 yield node.server(shared.weights, loop)

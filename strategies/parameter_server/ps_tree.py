@@ -61,7 +61,7 @@ class ParameterServerTree(Strategy):
 
     fanout: Annotated[int, Ge(1)] = option(2, "workers of a leaf, and servers below one of the levels between")
     depth: Annotated[int, Ge(2), Le(32)] = option(2, "levels of servers, the root and the leaves included")
-    ps: Annotated[int, Ge(1), Le(4096)] = option(1, "tasks of the root, over which its weights are dealt")
+    ps: Annotated[int, Ge(1), Le(4096)] = option(1, "tasks of the root, each with an equal part of its weights")
     mode: Literal["sync", "async"] = option("sync", "whether the root waits for all servers below it")
     port: Annotated[int, Ge(0), Le(65535)] = option(0, "first TCP port, root first, then leaves; 0 takes free ones")
 
@@ -107,14 +107,15 @@ class ParameterServerTree(Strategy):
         import tensorflow as tf
 
         from ._count import Counter
-        from ._graph import on_server, share, shared_variable
         from ._leaf import Above, combine, push_at_once
         from ._session import join
         from ._sync import Barrier, SyncTrainer, update_forever
+        from ._variables import on_server, shared_variable
+        from ._weights import share
 
         nodes = self.nodes(workload.replicas)
-        with join(task, workload) as member, tf.device(member.device):
-            shared = share(workload, member.source, range(self.ps))
+        with join(task, workload, self.ps) as member, tf.device(member.device):
+            shared = share(workload, member.source)
             copies = {
                 node: [shared_variable(f"leaf_{node}/{w.op.name}", node, w.shape, w.dtype) for w in shared.weights]
                 for node in nodes

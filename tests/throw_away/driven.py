@@ -56,7 +56,8 @@ class Client(Trainer):
     def __init__(self, target: str, workload: Workload):
         import tensorflow as tf
         from stratbench.strategies._shared.update_rules import update_of
-        from stratbench.strategies.parameter_server._graph import Source, compute
+        from stratbench.strategies.parameter_server._graph import compute
+        from stratbench.strategies.parameter_server._source import Source
 
         v1 = tf.compat.v1
         self.shards = self.count = workload.replicas
