@@ -14,7 +14,7 @@ import pytest
 from stratbench.errors import StratbenchError
 from stratbench.harness.horovod_setup import install as install_horovod
 from stratbench.harness.horovod_setup import recipe
-from stratbench.harness.horovod_setup.logged_run import LoggedRun
+from stratbench.harness.horovod_setup.logged_run import LoggedRun, ended_by_signal
 from stratbench.strategies.collectives import _build as _horovod_build
 
 CHECKOUT = Path(__file__).parents[1]
@@ -213,6 +213,23 @@ class TestLoggedRun:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 128 + signal.SIGTERM
         wait_until(lambda: not alive(int(child.read_text())))
+
+
+    def test_a_signal_waits_until_the_command_is_known(self, tmp_path, monkeypatch):
+        """It comes within Popen, when the command runs already."""
+        started = []
+
+        def popen(*arguments, **settings):
+            started.append(original(*arguments, **settings))
+            signal.raise_signal(signal.SIGTERM)
+            return started[0]
+
+        original = subprocess.Popen
+        monkeypatch.setattr(subprocess, "Popen", popen)
+        run = LoggedRun(tmp_path / "log", print)
+        with pytest.raises(SystemExit), ended_by_signal():
+            run("wait", ["sleep", "600"], os.environ)
+        assert started[0].returncode == -signal.SIGTERM
 
 
 def wait_until(condition, seconds=20.0):

@@ -25,6 +25,7 @@ COMMAND_MARK = "\n$ "
 _PERCENT = re.compile(rb"\[\s*(\d{1,3})%\]")
 _STEP_PERCENT = 10
 _PATIENCE_SECONDS = 5
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -53,21 +54,24 @@ class LoggedRun:
         self.say(phase)
         with self.path.open("ab", buffering=0) as file:
             file.write(f"{COMMAND_MARK}{' '.join(command)}\n".encode())
-            process = subprocess.Popen(
-                command,
-                env=dict(env),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                bufsize=0,
-                start_new_session=True,  # so that make and its compilers can be ended together, as one group
-            )
+            process = None
             try:
+                with held_back():
+                    process = subprocess.Popen(
+                        command,
+                        env=dict(env),
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.STDOUT,
+                        bufsize=0,
+                        start_new_session=True,  # so that make and its compilers can be ended together, as one group
+                    )
                 assert process.stdout is not None
                 self._follow(phase, process.stdout, file)
                 return process.wait()
             except BaseException:
-                end_group(process)
+                if process:
+                    end_group(process)
                 raise
 
     def _follow(self, phase: str, output: IO[bytes], file: IO[bytes]) -> None:
@@ -117,9 +121,27 @@ def ended_by_signal() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, leave) for number in _ENDING}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Let signals that would raise an exception wait: within, a process may run already that nobody knows yet."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    interrupting = [number for number in (signal.SIGINT, *_ENDING) if callable(signal.getsignal(number))]
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in interrupting}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for each in came:
+        signal.raise_signal(each)
