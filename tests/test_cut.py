@@ -290,10 +290,10 @@ class TestTraffic:
                 y = tf.reduce_sum(x + 1) + tf.reduce_sum(x + 2)
             with tf.device("/job:part/task:2"):
                 z = tf.identity(y)
-            assert bytes_of(0, [y]) == 10 * 4 + 4
-            assert bytes_of(1, [z.op]) == 10 * 4 + 4
-            assert bytes_of(2, [z]) == 4 + 4
-            assert bytes_of(0, [z.op]) == 40
+            assert bytes_of(("part", 0), [y], ("part", 0)) == 10 * 4 + 4
+            assert bytes_of(("part", 1), [z.op], ("part", 0)) == 10 * 4 + 4
+            assert bytes_of(("part", 2), [z], ("part", 0)) == 4 + 4
+            assert bytes_of(("part", 0), [z.op], ("part", 0)) == 40
 
     def test_an_unknown_shape(self) -> None:
         with tf.Graph().as_default():
@@ -301,7 +301,7 @@ class TestTraffic:
                 x = v1.placeholder(tf.float32, (None,))
             with tf.device("/job:part/task:1"):
                 y = tf.reduce_sum(x)
-            assert bytes_of(0, [y.op]) is None
+            assert bytes_of(("part", 0), [y.op], ("part", 0)) is None
 
 
 class TestOptions:

@@ -37,7 +37,11 @@ def run(spec: RunSpec, folder: Path) -> tuple[list[np.ndarray], list[journal.Tas
     outcome = launch(spec, folder)
     assert outcome.status == "ok", outcome.reason
     final = [weight.astype(np.float64) for weight in kept(folder)[-1]]
-    return final, [journal.read(folder / f"worker-{index}.jsonl") for index in range(spec.replicas)]
+    return final, [journal.read(folder / f"worker-{index}.jsonl") for index in range(workers(spec))]
+
+
+def workers(spec: RunSpec) -> int:
+    return spec.replicas // getattr(spec.create_strategy(), "parts", 1)
 
 
 def initial(spec: RunSpec) -> list[np.ndarray]:
@@ -46,7 +50,7 @@ def initial(spec: RunSpec) -> list[np.ndarray]:
 
 def batches(spec: RunSpec) -> list[Iterator[tuple[np.ndarray, np.ndarray]]]:
     workload = SpecWorkload(spec)
-    return [workload.batches(spec.replicas, worker).epoch(0) for worker in range(spec.replicas)]
+    return [workload.batches(workers(spec), worker).epoch(0) for worker in range(workers(spec))]
 
 
 def events(logs: list[journal.TaskLog]) -> list[tuple[int, np.void]]:
@@ -78,11 +82,12 @@ def test_asynchronous_updates_are_what_their_recorded_order_makes_them(tmp_path:
 
 
 @pytest.mark.slow
-def test_downpour_with_adagrad(tmp_path: Path, no_strays: None) -> None:
+@pytest.mark.parametrize("parts", [1, 2])
+def test_downpour_with_adagrad(parts: int, tmp_path: Path, no_strays: None) -> None:
     fetch, push, steps, rate = 3, 2, 50, 0.01
-    reference = f"ps:mode=downpour,fetch={fetch},push={push},warm_start=10,lock=true,ps=2"
+    reference = f"ps:mode=downpour,fetch={fetch},push={push},warm_start=10,lock=true,ps=2,parts={parts}"
     spec = make_spec(
-        reference, 2, model=MODEL, dataset="mnist-12k", steps=steps, optimizer="adagrad", learning_rate=rate
+        reference, 2 * parts, model=MODEL, dataset="mnist-12k", steps=steps, optimizer="adagrad", learning_rate=rate
     )
     final, logs = run(spec, tmp_path / "run")
     data = batches(spec)
@@ -263,16 +268,18 @@ def model(shape, classes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("fetch", "push", "steps"), [(1, 1, 31), (2, 3, 20), (1, 1, 1)])
+@pytest.mark.parametrize(
+    ("fetch", "push", "steps", "parts"), [(1, 1, 31, 1), (2, 3, 20, 1), (1, 1, 1, 1), (2, 3, 20, 2)]
+)
 def test_overlapping_loops_lose_no_gradient_and_repeat_none(
-    fetch: int, push: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_strays: None
+    fetch: int, push: int, steps: int, parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_strays: None
 ) -> None:
     """Gradients that don't depend on the weights add up to the same, whenever they come."""
     (tmp_path / "linear_model.py").write_text(LINEAR)
     monkeypatch.chdir(tmp_path)
     work = {"model": "linear_model:model", "dataset": "mnist-12k", "steps": steps, "optimizer": "sgd"}
-    reference = f"ps:mode=downpour,fetch={fetch},push={push},overlap=true,lock=true"
-    final, logs = run(make_spec(reference, 2, learning_rate=0.1, **work), tmp_path / "run")
+    reference = f"ps:mode=downpour,fetch={fetch},push={push},overlap=true,lock=true,parts={parts}"
+    final, logs = run(make_spec(reference, 2 * parts, learning_rate=0.1, **work), tmp_path / "run")
     # Two workers' updates, where one process applies their mean.
     expected, _ = run(make_spec("single", 1, learning_rate=0.2, **work), tmp_path / "single")
     assert_close(final, expected)

@@ -77,7 +77,7 @@ class Slowness:
 
 
 class Injector:
-    """The faults of one worker, and of the tasks that take no steps, if it is worker 0.
+    """The faults of one worker. Those of tasks that take no steps are worker 0's, but for slowness, which all know.
 
     Args:
         faults: of the whole run.
@@ -86,9 +86,9 @@ class Injector:
 
     def __init__(self, faults: Sequence[Fault], task: Task, seed: int, journal: Journal, first_step: int = 0):
         mine = [fault for fault in faults if fault.label == task.label]
-        if task.label == "worker-0":
-            # A task without steps can't count them.
-            mine += [fault for fault in faults if fault.role != "worker"]
+        if task.role == "worker":
+            # A task without steps can't count them. Any worker may drive one that is slow.
+            mine += [fault for fault in faults if fault.role != "worker" and (task.index == 0 or fault.kind == "slow")]
         slow = [fault for fault in mine if fault.kind == "slow"]
         self._slow = {
             label: Slowness([fault for fault in slow if fault.label == label], seed)

@@ -35,14 +35,13 @@ class Copy:
     """Builds all passes in the default graph.
 
     Args:
-        name: of this copy, unlike those of others.
+        variables: by the id of the Keras variable, each where its part is: see `variables_of`.
         devices: of its parts.
         batches: its micro-batches.
         scale: factor on all gradients, so that their sum over micro-batches and copies is the mean.
         sleeps: by part, what makes its forward passes slow.
 
     Attributes:
-        variables: by the id of the Keras variable.
         loss: scalar: mean over the copy's examples.
         gradients: of each part, in the order of its trained variables.
         moved: operations that assign what is not trained, after the last pass.
@@ -53,10 +52,10 @@ class Copy:
 
     def __init__(
         self,
-        name: str,
         cut: Cut,
         model: keras.Model,
         workload: Workload,
+        variables: Mapping[int, tf.Variable],
         devices: Sequence[str],
         batches: Sequence[Batch],
         schedule: Schedule,
@@ -66,12 +65,7 @@ class Copy:
         self._cut, self._model, self._workload, self._devices = cut, model, workload, devices
         self._batches, self._scale, self._sleeps = batches, scale, sleeps
         self.kept: dict[Value, Tensor] = {}
-        # Numbered, as layers of two models within the model may have the same names.
-        self.variables = {
-            id(v): zeros_variable(f"{name}/{part}/{number}/{v.path}", v, devices[part])
-            for part, each in enumerate(cut.parts)
-            for number, v in enumerate((*each.trained, *each.fixed))
-        }
+        self.variables = variables
         # Once a step, where they are.
         self._trained = [self._read(part.trained, device) for part, device in zip(cut.parts, devices, strict=True)]
         self._fixed = [self._read(part.fixed, device) for part, device in zip(cut.parts, devices, strict=True)]
@@ -194,6 +188,21 @@ class Copy:
 
         with tf.control_dependencies(after):
             return [copy(each) for each in tensors]
+
+
+def variables_of(name: str, cut: Cut, devices: Sequence[str]) -> dict[int, tf.Variable]:
+    """Of one copy, by the id of the Keras variable.
+
+    Args:
+        name: of this copy, unlike those of others.
+        devices: of its parts.
+    """
+    # Numbered, as layers of two models within the model may have the same names.
+    return {
+        id(v): zeros_variable(f"{name}/{part}/{number}/{v.path}", v, devices[part])
+        for part, each in enumerate(cut.parts)
+        for number, v in enumerate((*each.trained, *each.fixed))
+    }
 
 
 def zeros_variable(name: str, like: keras.Variable | tf.Tensor, device: str) -> tf.Variable:

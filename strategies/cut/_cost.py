@@ -22,7 +22,7 @@ import tensorflow as tf
 from .._shared.graph_model import placeholders
 from ..trainer import Workload
 from ._calls import Calls, Value
-from ._copy import Copy
+from ._copy import Copy, variables_of
 from ._parts import cut
 
 v1 = tf.compat.v1
@@ -56,7 +56,8 @@ def measure(
         # Fed, as TensorFlow computes nothing with zeros that it knows.
         batch = placeholders(workload, examples)
         feeds = {each: np.zeros(each.shape, each.dtype.as_numpy_dtype) for each in tf.nest.flatten(batch)}
-        copy = Copy("measured", whole, model, workload, ["/cpu:0"], [batch], "gpipe", 1.0, {})
+        variables = variables_of("measured", whole, ["/cpu:0"])
+        copy = Copy(whole, model, workload, variables, ["/cpu:0"], [batch], "gpipe", 1.0, {})
         pairs = zip(whole.parts[0].trained, copy.gradients[0], strict=True)
         # Assigned, as TensorFlow computes nothing that nobody takes.
         applied = [copy.variables[id(v)].assign_sub(g, read_value=False) for v, g in pairs if g is not None]

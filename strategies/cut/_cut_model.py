@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,18 +69,7 @@ class CutModel(Strategy):
 
     def skip_model(self, model: keras.Model, replicas: int) -> str | None:
         """One that computes by code of its own, or has too few layers, or not those of ``cut``."""
-        from ._calls import calls_of
-        from ._where import check, named_places
-
-        try:
-            calls = calls_of(model)
-            if self._names:
-                named_places(calls, self._names)
-            else:
-                check(calls, self._parts(replicas))
-        except UsageError as error:
-            return f"model {model.name} can't be cut: {error}"
-        return None
+        return skip_uncut(model, self._parts(replicas), self._names)
 
     def skip_batch(self, global_batch: int, replicas: int) -> str | None:
         """Micro-batches are of one size."""
@@ -119,3 +108,19 @@ class CutModel(Strategy):
         micro_batches, schedule = self._passes
         layout = Layout(workload.replicas // parts, parts, self._names, micro_batches, schedule)
         yield CutTrainer(node, workload, layout)
+
+
+def skip_uncut(model: keras.Model, parts: int, names: Sequence[str] = ()) -> str | None:
+    """Why a model can't be cut into so many parts, or after the layers of these names; None if it can."""
+    from ._calls import calls_of
+    from ._where import check, named_places
+
+    try:
+        calls = calls_of(model)
+        if names:
+            named_places(calls, names)
+        else:
+            check(calls, parts)
+    except UsageError as error:
+        return f"model {model.name} can't be cut: {error}"
+    return None

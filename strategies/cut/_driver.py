@@ -18,7 +18,7 @@ from .._shared.replica import release, size_bytes
 from ..trainer import Batch, Memory, Split, StepResult, Trainer, Workload, examples_of
 from ._calls import calls_of
 from ._cluster import Node, device, sleep
-from ._copy import Copy
+from ._copy import Copy, variables_of
 from ._cost import Costs, measure
 from ._parts import Cut, cut
 from ._schedule import Schedule, bubble, most_kept, order
@@ -104,13 +104,14 @@ class CutTrainer(Trainer):
             index: functools.partial(sleep, index, seconds / layout.micro_batches)
             for index, (seconds, _) in self._delays.items()
         }
+        devices = [[device(number * parts + part) for part in range(parts)] for number in range(layout.copies)]
         return [
             Copy(
-                f"copy_{number}",
                 self._cut,
                 self._model,
                 self._workload,
-                [device(number * parts + part) for part in range(parts)],
+                variables_of(f"copy_{number}", self._cut, devices[number]),
+                devices[number],
                 pieces[number * layout.micro_batches :][: layout.micro_batches],
                 layout.schedule,
                 1 / len(pieces),
@@ -126,7 +127,7 @@ class CutTrainer(Trainer):
         held = []
         for index in range(layout.copies * layout.parts):
             place = index % layout.parts
-            here = [v for v in v1.global_variables() if task_of(v.device) == index]
+            here = [v for v in v1.global_variables() if task_of(v.device) == (JOB, index)]
             kept = most_kept(order(place, layout.parts, layout.micro_batches, layout.schedule))
             part = self._cut.parts[place]
             values = [*part.takes, *[value for call in part.calls for value in call.outputs]]
@@ -140,7 +141,7 @@ class CutTrainer(Trainer):
         self.memory = held[0]
         tell(self._workload, {f"{JOB}-{index}": each for index, each in enumerate(held)})
         self.notes = {
-            "cut": _words(self._cut, costs) if layout.parts > 1 else "",
+            "cut": words(self._cut, costs) if layout.parts > 1 else "",
             "bubble_expected": bubble(layout.parts, layout.micro_batches),
             # Micro-batches and copies do not wait for one another.
             "work_seconds": costs.work * layout.micro_batches * layout.copies,
@@ -181,7 +182,7 @@ def _cut(model: keras.Model, workload: Workload, layout: Layout, config: tf.comp
         raise UsageError(f"model {model.name} can't be cut: {error}") from error
 
 
-def _words(cut: Cut, costs: Costs) -> str:
+def words(cut: Cut, costs: Costs) -> str:
     """``dense_1 40 %, dense_3 60 %``: the last layer of each part, and the part's share of a pass's time."""
     seconds = [sum(costs.seconds[call.number] for call in part.calls) for part in cut.parts]
     shares = [each / (sum(seconds) or 1.0) for each in seconds]
@@ -190,7 +191,7 @@ def _words(cut: Cut, costs: Costs) -> str:
 
 def _mean_bytes(always: list[tf.Tensor], update: tf.Operation, add: tf.Operation, steps: int) -> float | None:
     """What worker 0 sends and receives in a step, of which every ``steps``-th updates; None if it is not known."""
-    whole, part = (bytes_of(0, [*always, each]) for each in (update, add))
+    whole, part = (bytes_of((JOB, 0), [*always, each], (JOB, 0)) for each in (update, add))
     return None if whole is None or part is None else (whole + part * (steps - 1)) / steps
 
 

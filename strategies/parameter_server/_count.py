@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from .._shared.update_rules import Gradient
-from ._variables import FIRST, shared_variable
+from ._variables import FIRST, read, shared_variable
 
 COUNTER = "updates"
 """Name of the variable that counts them."""
@@ -57,12 +57,12 @@ class Counter:
     def fetch(self, weights: Sequence[tf.Variable]) -> tuple[tf.Tensor, list[tf.Tensor], tf.Operation]:
         """(updates applied before, the weights' values on their servers, another operation to run)."""
 
-        def read() -> list[tf.Tensor]:
+        def take() -> list[tf.Tensor]:
             before = self._read()
             with tf.control_dependencies([before]):
-                return [before, *[_read_where_it_is(weight) for weight in weights]]
+                return [before, *[read(weight) for weight in weights]]
 
-        made, leave = self._section.run(read) if self._lock else (read(), tf.no_op())
+        made, leave = self._section.run(take) if self._lock else (take(), tf.no_op())
         return made[0], list(made[1:]), leave
 
     def push(
@@ -97,8 +97,3 @@ def at_servers(gradients: Sequence[Gradient], variables: Sequence[tf.Variable]) 
         with tf.device(variable.device):
             placed.append(tf.nest.map_structure(tf.identity, gradient, expand_composites=True))
     return placed
-
-
-def _read_where_it_is(variable: tf.Variable) -> tf.Tensor:
-    with tf.device(variable.device):
-        return variable.read_value()

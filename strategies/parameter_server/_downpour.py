@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
-from .._shared.replica import size_bytes
-from ..trainer import Batch, Memory, Split, Update, Workload
+from ..cut._traffic import bytes_of, task_of
+from ..trainer import Batch, Split, Update, Workload
+from ._beside import Beside
 from ._count import Counter, at_servers
-from ._graph import compute
+from ._replica import Parted, Whole
 from ._session import Node
 from ._trainer import Advance, PsTrainer
-from ._variables import FIRST, own_variable
+from ._variables import FIRST, own_variable, read
 from ._weights import share
-
-if TYPE_CHECKING:
-    import keras
 
 v1 = tf.compat.v1
 
@@ -35,6 +32,7 @@ class DownpourTrainer(PsTrainer):
         fetch, push: n_fetch and n_push, in steps.
         warm_start: steps that worker 0 takes before the others begin.
         overlap: whether fetches and pushes go on beside the steps.
+        parts: tasks over which the model of each worker is cut.
     """
 
     def __init__(
@@ -46,56 +44,83 @@ class DownpourTrainer(PsTrainer):
         push: int,
         warm_start: int,
         overlap: bool,
+        parts: int,
     ):
         self._fetch_every, self._push_every = fetch, push
-        self._warm_start = warm_start if workload.replicas > 1 else 0
+        self._warm_start = warm_start if workload.replicas > parts else 0
         self._overlap = overlap
         self._step, self._fetched, self._sent_fetched, self._blocked, self._due = 0, 0, 0, 0.0, False
         self._numbers: list[int] = []
         self._fetching, self._pushing = Beside("fetch"), Beside("push")
+        self._replica = replica = Parted(node, workload, parts) if parts > 1 else Whole(node, workload)
         with tf.device(node.device):
             shared = share(workload, node.source, worker=node.task.index, lock=lock)
-            super().__init__(node, workload, shared)
+            super().__init__(node, workload, shared, workers=workload.replicas // parts)
             counter = Counter(lock)
             known, places = node.source.model.weights, node.source.places
-            self._fixed = [place for place in range(len(known)) if place not in places]
-            own = _like("own", known, range(len(known)))
-            sums = _like("sum", known, places)
-            come = _like("come", known, range(len(known))) if overlap else own
+            everywhere = range(len(known))
+            self._fixed = [place for place in everywhere if place not in places]
+            own, sums = self._like("own", everywhere), self._like("sum", places)
+            come = self._like("come", everywhere) if overlap else own
             fetching = self._build_fetch(counter, come)
-            adopting = [variable.assign(value.read_value(), read_value=False) for variable, value in _pairs(own, come)]
-            work = compute(workload, node.source, [variable.read_value() for variable in own])
+            adopting = [_set(variable, read(value)) for variable, value in _pairs(own, come)]
+            work = replica.compute(own)
             rate = v1.placeholder(tf.float32, ())
-            with tf.control_dependencies([*work.gradients, *work.moved.values()]):
-                learning = [own[place].assign(value, read_value=False) for place, value in work.moved.items()]
-                for place, total, gradient in zip(places, sums, work.gradients, strict=True):
+            learning = [_set(own[place], value, replica.over[place]) for place, value in work.moved.items()]
+            for place, total, gradient in zip(places, sums, work.gradients, strict=True):
+                with tf.device(own[place].device), tf.control_dependencies([replica.over[place]]):
                     descent = own[place].assign_sub(rate * gradient, read_value=False)
                     learning += [descent, total.assign_add(gradient, read_value=False)]
-                    if (constraint := known[place].constraint) is not None:
-                        with tf.control_dependencies([descent]):
-                            bound = constraint(own[place].read_value())
-                        learning.append(own[place].assign(bound, read_value=False))
+                if (constraint := known[place].constraint) is not None:
+                    with tf.device(own[place].device), tf.control_dependencies([descent]):
+                        learning.append(own[place].assign(constraint(own[place].read_value()), read_value=False))
             fixed = [own[place] for place in self._fixed]
-            sent = _like("sent", known, [*places, *self._fixed]) if overlap else []
+            sent = self._like("sent", [*places, *self._fixed]) if overlap else []
             stashing = _moved([*sums, *fixed], sent, cleared=sums)
             pushing = self._build_push(counter, sent or [*sums, *fixed], cleared=[] if overlap else sums)
-            with tf.device(FIRST):
-                warm = tf.queue.FIFOQueue(-1, [tf.bool], [()], shared_name="warm")
-                warmed, wait = warm.enqueue_many([tf.fill([workload.replicas - 1], True)]), tf.group(warm.dequeue())
-                with tf.control_dependencies([(began := tf.timestamp())]), tf.control_dependencies([wait]):
-                    waited = tf.timestamp() - began
-        self.memory = Memory(size_bytes(own), 0, size_bytes([*sums, *sent, *(come if overlap else [])]))
+            warmed, waited = self._build_warm_start()
+        if parts > 1:
+            step = [work.loss, work.moments, work.local, *learning]
+            self.traffic_bytes = self._own_traffic([(step, 1), (fetching, fetch), (pushing, push)])
+        self.notes = replica.notes
         self.connect()
+        self.memory = replica.held([own, [*sums, *sent, *(come if overlap else [])]])
         run = self.session.make_callable
         self._take, self._send, self._warmed, self._wait = run(fetching), run(pushing), run(warmed), run(waited)
         self._adopt, self._stash = run(tf.group(*adopting)), run(stashing)
-        self._learn = run([work.loss, tf.group(work.local, *learning)], [*work.feeds, rate])
+        self._learn = run([work.loss, work.moments, tf.group(work.local, *learning)], [*work.feeds, rate])
+
+    def _like(self, name: str, places: Iterable[int]) -> list[tf.Variable]:
+        """Own variables as these weights, where the replica has them."""
+        made, weights = [], self._node.source.model.weights
+        for place in places:
+            with tf.device(self._replica.devices[place]):
+                made.append(own_variable(f"{name}_{place}_{weights[place].path}", weights[place]))
+        return made
+
+    def _own_traffic(self, calls: Iterable[tuple[Sequence[Any], int]]) -> float | None:
+        """Of all workers in a step, without what other parts exchange with the ps tasks; None if it is not known.
+
+        Args:
+            calls: what is fetched, and every how many steps.
+        """
+        here = task_of(self._node.device)
+        found = [(bytes_of(here, fetched, here), every) for fetched, every in calls]
+        sizes = [size / every for size, every in found if size is not None]
+        return self.shards * sum(sizes) if len(sizes) == len(found) else None
+
+    def _build_warm_start(self) -> tuple[tf.Operation, tf.Tensor]:
+        """(lets the others begin, waits for that and tells how many seconds it took)."""
+        with tf.device(FIRST):
+            warm = tf.queue.FIFOQueue(-1, [tf.bool], [()], shared_name="warm")
+            warmed, wait = warm.enqueue_many([tf.fill([self.shards - 1], True)]), tf.group(warm.dequeue())
+            with tf.control_dependencies([(began := tf.timestamp())]), tf.control_dependencies([wait]):
+                return warmed, tf.timestamp() - began
 
     def _build_fetch(self, counter: Counter, own: list[tf.Variable]) -> list[tf.Tensor | tf.Operation]:
         fetched, pieces, leave = counter.fetch(self._shared.weights)
-        values = self._shared.shards.join(pieces)
-        taken = [variable.assign(value, read_value=False) for variable, value in zip(own, values, strict=True)]
-        return [fetched, tf.group(leave, *taken)]
+        values = self._shared.shards.join(pieces, self._replica.devices)
+        return [fetched, tf.group(leave, *[_set(variable, value) for variable, value in _pairs(own, values)])]
 
     def _build_push(
         self, counter: Counter, values: Sequence[tf.Variable], cleared: Sequence[tf.Variable]
@@ -103,8 +128,8 @@ class DownpourTrainer(PsTrainer):
         """Push sums and this replica's moving statistics, then set ``cleared`` to zero."""
         shared, fixed_shards = self._shared, self._shared.shards.only(self._fixed)
         trained = len(values) - len(self._fixed)
-        read = [each.read_value() for each in values]
-        pieces = [*shared.trained_shards.cut(read[:trained]), *fixed_shards.cut(read[trained:])]
+        found = [read(each) for each in values]
+        pieces = [*shared.trained_shards.cut(found[:trained]), *fixed_shards.cut(found[trained:])]
         fixed = [each for number, each in enumerate(shared.weights) if number not in shared.places]
         placed = at_servers(pieces, [*shared.trained, *fixed])
         gradients, statistics = placed[: len(shared.trained)], placed[len(shared.trained) :]
@@ -115,7 +140,7 @@ class DownpourTrainer(PsTrainer):
 
         number, leave = counter.push(placed, apply)
         with tf.control_dependencies([leave]):
-            zero = [total.assign(tf.zeros_like(total), read_value=False) for total in cleared]
+            zero = list(map(_clear, cleared))
         return [number, tf.group(leave, *zero)]
 
     def advance(self, batch: Batch) -> Advance:
@@ -127,8 +152,9 @@ class DownpourTrainer(PsTrainer):
         beside = self._overlap and (bool(self.rank) or self._step >= self._warm_start)
         self._fetch(beside)
         computing = time.perf_counter()
-        loss, _ = self._learn(*tf.nest.flatten(batch), self._learning_rate)
-        computing = time.perf_counter() - computing
+        loss, moments, _ = self._learn(*tf.nest.flatten(batch), *self._replica.delays(), self._learning_rate)
+        computing, waited_inside = self._replica.split(time.perf_counter() - computing, moments)
+        waited += waited_inside
         self._step += 1
         self._due |= self._step % self._push_every == 0
         left = self._total - self._done - 1
@@ -182,42 +208,15 @@ class DownpourTrainer(PsTrainer):
         return Update(number, fetched, number - fetched - own, blocked_seconds=blocked)
 
 
-class Beside:
-    """One call at a time in a thread of its own."""
-
-    def __init__(self, name: str):
-        self._pool = ThreadPoolExecutor(1, name)
-        self._call: Future[Any] | None = None
-
-    def begin(self, call: Callable[[], Any]) -> None:
-        """Call it now. The one before must have ended, and its result been taken."""
-        self._call = self._pool.submit(call)
-
-    @property
-    def free(self) -> bool:
-        """Whether there is neither a call nor a result."""
-        return self._call is None
-
-    @property
-    def ended(self) -> bool:
-        """Whether there is a result."""
-        return self._call is not None and self._call.done()
-
-    def wait(self) -> None:
-        """For the call, if there is one; its result is dropped."""
-        if self._call:
-            self.result()
-
-    def result(self) -> Any:
-        """Of the call, or what it raised."""
-        assert self._call is not None
-        call, self._call = self._call, None
-        return call.result()
+def _set(variable: tf.Variable, value: tf.Tensor, *after: tf.Operation) -> tf.Operation:
+    """Assign it, where the variable is."""
+    with tf.device(variable.device), tf.control_dependencies(after):
+        return variable.assign(value, read_value=False)
 
 
-def _like(name: str, weights: Sequence[keras.Variable], places: Iterable[int]) -> list[tf.Variable]:
-    """Own variables as these weights."""
-    return [own_variable(f"{name}_{place}_{weights[place].path}", weights[place]) for place in places]
+def _clear(variable: tf.Variable) -> tf.Operation:
+    with tf.device(variable.device):
+        return variable.assign(tf.zeros(variable.shape, variable.dtype), read_value=False)
 
 
 def _pairs(one: Sequence[Any], other: Sequence[Any]) -> list[tuple[Any, Any]]:
@@ -228,5 +227,5 @@ def _moved(values: Sequence[tf.Variable], into: Sequence[tf.Variable], cleared: 
     """Copy the values, and set some of them to zero then; nothing if there is no place for them."""
     if not into:
         return tf.no_op()
-    with tf.control_dependencies([to.assign(each.read_value(), read_value=False) for to, each in _pairs(into, values)]):
-        return tf.group(*[total.assign(tf.zeros_like(total), read_value=False) for total in cleared])
+    with tf.control_dependencies([_set(to, read(each)) for to, each in _pairs(into, values)]):
+        return tf.group(*map(_clear, cleared))

@@ -37,7 +37,7 @@ class Pass:
         moved: new values of the model's non-trained weights, such as moving statistics, by their place in its weights.
         local: assigns the state that each worker keeps for itself, such as random seeds.
         moments: when all that it fetches had come, weights and rows that are looked up, and when all gradients were
-            computed, in Unix seconds. (2,), float64.
+            computed, in Unix seconds. (2,), float64. Of a cut model: see `stratbench.strategies.cut._copy.Copy.times`.
     """
 
     feeds: list[tf.Tensor]
@@ -68,7 +68,7 @@ def compute(
     by_id = {id(weight): value for weight, value in zip(model.weights, values, strict=True)}
     places = {id(weight): place for place, weight in enumerate(model.weights)}
     kept = [state for state in model.non_trainable_variables if id(state) not in by_id]
-    own = {id(state): _local(place, state, source) for place, state in enumerate(kept)}
+    own = {id(state): state_variable(str(place), state, source) for place, state in enumerate(kept)}
     batch = placeholders(workload, None)
     fed = tf.nest.flatten(batch)
     trained = [by_id[id(weight)] for weight in model.trainable_variables]
@@ -133,10 +133,10 @@ class Came:
         return tf.stack([tf.reduce_max(tf.stack(self._moments)), moment(ends)])
 
 
-def _local(place: int, state: Any, source: Source) -> tf.Variable:
+def state_variable(name: str, state: Any, source: Source) -> tf.Variable:
     """State that is not a weight, such as a dropout layer's seed: each worker keeps its own."""
     return v1.get_variable(
-        f"state_{place}_{state.path}".replace("/", "_"),
+        f"state_{name}_{state.path}".replace("/", "_"),
         initializer=tf.constant(source.state[id(state)]),
         use_resource=True,
         trainable=False,

@@ -16,6 +16,7 @@ from ..base import Task
 from ..trainer import Memory, Server, Workload
 from ..transport import Group
 from ._source import Source
+from ._tasks import PART, parts_of
 from ._variables import memory_of
 
 if TYPE_CHECKING:
@@ -56,11 +57,14 @@ class Node(Member):
 def start(task: Task, group: Group) -> Member:
     """Start this task's TensorFlow server in the cluster that ``TF_CONFIG`` describes."""
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    cores = group.cores_per_replica * (1 if task.role == "worker" else group.replicas)
-    if task.role == "worker":
-        set_threads(1, cores)
+    cores = group.cores_per_replica * (group.replicas if task.role == "ps" else 1)
+    cut = resolver.cluster_spec().as_dict().get(PART, [])
+    if task.role != "ps":
+        # Where a model is cut, a thread more, so that what arrives is taken while others compute.
+        set_threads(1, cores, exchanges=bool(cut))
         use_gpu(task.index)
-    config = session_config(task, cores)
+    parts = 1 + len(cut) // len(resolver.cluster_spec().job_tasks("worker"))
+    config = session_config(task, cores, parts)
     server = tf.distribute.Server(resolver.cluster_spec(), task.role, task.index, config=config)
     return Member(task, server.target, config)
 
@@ -74,12 +78,19 @@ def join(task: Task, workload: Workload, servers: int, by_rows: bool = False) ->
         yield Node(member.task, member.target, member.config, source)
 
 
-def session_config(task: Task, cores: int) -> tf.compat.v1.ConfigProto:
-    """The task's threads. A worker sees the ps tasks and itself, so no worker waits for the server of another."""
-    config = v1.ConfigProto(intra_op_parallelism_threads=cores, inter_op_parallelism_threads=cores)
+def session_config(task: Task, cores: int, parts: int) -> tf.compat.v1.ConfigProto:
+    """The task's threads. A worker sees the ps tasks and itself, so no worker waits for the server of another.
+
+    Args:
+        parts: of a worker's model; it sees the tasks that have them, too.
+    """
+    threads = cores if task.role == "ps" else cores + (parts > 1)
+    config = v1.ConfigProto(intra_op_parallelism_threads=cores, inter_op_parallelism_threads=threads)
     config.device_filters.append("/job:ps")
-    if task.role == "worker":
-        config.device_filters.append(f"/job:worker/task:{task.index}")
+    worker = task.index // (parts - 1) if task.role == PART else task.index
+    if task.role != "ps":
+        config.device_filters.append(f"/job:worker/task:{worker}")
+        config.device_filters.extend(f"/job:{PART}/task:{index}" for index in parts_of(worker, parts))
     return config
 
 
@@ -117,6 +128,10 @@ class Sessions:
                 # A ps task has not started yet, or has died.
                 pass
             time.sleep(POLL_SECONDS)
+
+    def forget(self) -> None:
+        """The first values: no session will be opened again."""
+        self._feeds = {}
 
     def _begin(self, source: dict[str, Any]) -> tf.compat.v1.Session:
         # After a refused connection gRPC waits some time before it tries again, and calls fail until then. A ps task

@@ -87,16 +87,26 @@ class Shards:
             if len(pieces) == 1:
                 found.append(tensor)
                 continue
-            line = tensor.reshape(-1) if isinstance(tensor, np.ndarray) else tf.reshape(tensor, [-1])
-            found += [line[piece.begin : piece.end] for piece in pieces]
+            if isinstance(tensor, np.ndarray):
+                line = tensor.reshape(-1)
+                found += [line[piece.begin : piece.end] for piece in pieces]
+                continue
+            with tf.device(tensor.device):
+                line = tf.reshape(tensor, [-1])
+                found += [line[piece.begin : piece.end] for piece in pieces]
         return found
 
-    def join(self, pieces: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """The tensors whose pieces these are, in the order of `cut`."""
+    def join(self, pieces: Sequence[tf.Tensor], devices: Sequence[str] | None = None) -> list[tf.Tensor]:
+        """The tensors whose pieces these are, in the order of `cut`.
+
+        Args:
+            devices: where each tensor is put together; by default in the present device.
+        """
         following, found = iter(pieces), []
-        for shape, known in zip(self._shapes, self._pieces, strict=True):
+        for place, (shape, known) in enumerate(zip(self._shapes, self._pieces, strict=True)):
             here = list(itertools.islice(following, len(known)))
-            found.append(here[0] if len(known) == 1 else tf.reshape(tf.concat(here, 0), shape))
+            with tf.device(devices[place] if devices else ""):
+                found.append(here[0] if len(known) == 1 else tf.reshape(tf.concat(here, 0), shape))
         return found
 
 

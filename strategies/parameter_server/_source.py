@@ -18,10 +18,10 @@ from ._shards import Shards
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The Keras model and the values of its variables, which can only be read outside of a graph.
+    """The Keras model, whose variables have no values any more, and these, which can only be read outside of a graph.
 
     Attributes:
-        weights: in the order of ``model.weights``.
+        weights: in the order of ``model.weights``; none any more once the ps tasks have them.
         state: by the id of each non-trainable Keras variable.
         places: of the trained weights in ``model.weights``, in the order of ``model.trainable_variables``.
         tables: trained weights of which only rows are fetched, and pushed.
@@ -59,7 +59,11 @@ class Source:
         ]
         shards = Shards.of([weight.shape for weight in model.weights], servers, whole)
         rules = _rules(workload, model, shards.only(places))
-        return cls(model, model.get_weights(), state, places, tables, shards, rules)
+        values = model.get_weights()
+        # A graph reads values from the ps tasks.
+        for variable in model.variables:
+            release(variable)
+        return cls(model, values, state, places, tables, shards, rules)
 
 
 def _rules(workload: Workload, model: keras.Model, shards: Shards) -> list[KerasRule | None]:

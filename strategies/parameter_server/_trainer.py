@@ -54,6 +54,7 @@ class PsTrainer(Trainer):
     Args:
         sets_rate: whether this worker sets the learning rate.
         checkpoint_every: steps between checkpoints, from which all continue when a ps task died; 0 for none.
+        workers: how many there are; by default one for each replica.
     """
 
     def __init__(
@@ -63,10 +64,11 @@ class PsTrainer(Trainer):
         shared: Shared,
         sets_rate: bool = True,
         checkpoint_every: int = 0,
+        workers: int | None = None,
     ):
         self._node = node
         self.rank = self.shard = node.task.index
-        self.shards = workload.replicas
+        self.shards = workers or workload.replicas
         self._workers_left = workload.workers_left
         self._done, self._total = workload.first_step, workload.total_steps
         self.finished = self._done >= self._total
@@ -120,6 +122,9 @@ class PsTrainer(Trainer):
             self._checkpoints.build()
         self._sessions = Sessions(self._node, tf.group(*start, *rest), feeds)
         self._through(lambda: None)
+        if not self._checkpoints:
+            self._sessions.forget()
+            self._node.source.weights.clear()
 
     def _open(self) -> None:
         begin = self._failed or time.monotonic()

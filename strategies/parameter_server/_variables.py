@@ -30,6 +30,12 @@ def server_of(device: str) -> int:
     return int(tf.DeviceSpec.from_string(device).task)
 
 
+def read(variable: tf.Variable) -> tf.Tensor:
+    """Its value, where it is."""
+    with tf.device(variable.device):
+        return variable.read_value()
+
+
 def memory_of(server: int, weights: Sequence[tf.Variable]) -> Memory:
     """What a ps task holds in the default graph: of ``weights``, of gradients in transit, of optimizer state."""
     here = [variable for variable in v1.global_variables() if variable.device == _full(server)]

@@ -10,8 +10,9 @@ A worker reads θ, computes g over its part of the global batch and pushes it. `
   (Ho et al., *More Effective Distributed ML via a Stale Synchronous Parallel Parameter Server*, NIPS 2013).
 - ``downpour``: a worker fetches θ every ``fetch`` steps and pushes the sum of its gradients every ``push`` steps; in
   between it updates its own copy by its own gradients. ``overlap=true``: fetching, computing and pushing are three
-  loops that do not wait for one another. ``warm_start``: worker 0 alone takes so many steps first. Adagrad on the
-  servers is ``--optimizer adagrad`` (Dean et al., *Large Scale Distributed Deep Networks*, NIPS 2012).
+  loops that do not wait for one another. ``warm_start``: worker 0 alone takes so many steps first. ``parts=P``: the
+  layers of each worker's model are cut over P tasks, as by `model-parallel`, so N replicas make N/P workers. Adagrad on
+  the servers is ``--optimizer adagrad`` (Dean et al., *Large Scale Distributed Deep Networks*, NIPS 2012).
 
 When a worker dies, async and downpour continue without it, and sync continues without up to ``backup`` workers.
 ``restart=true`` starts it again. ``checkpoint_every=k``: the first remaining worker saves what the servers hold. A ps
@@ -29,16 +30,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
 from ...errors import UsageError
 from .._shared.devices import skip_for_gpus
 from ..base import Place, Reaction, Strategy, Task, Traits, option
+from ..cut._cut_model import skip_uncut
 from ..trainer import Server, Trainer, Workload
 from ..transport import Exchange, Group, Transport
-from ._tasks import ps_tasks
+from ._tasks import PART, ps_tasks
+
+if TYPE_CHECKING:
+    import keras
 
 _ONLY = {
     "backup": "sync",
@@ -47,6 +52,7 @@ _ONLY = {
     "push": "downpour",
     "warm_start": "downpour",
     "overlap": "downpour",
+    "parts": "downpour",
     "restart": "async",
     "checkpoint_every": "async",
 }
@@ -81,6 +87,7 @@ class ParameterServer(Strategy):
     push: Annotated[int, Ge(1)] = option(1, "downpour: steps between pushes of the summed gradients")
     warm_start: Annotated[int, Ge(0)] = option(0, "downpour: steps of worker 0 before the others begin")
     overlap: bool = option(False, "downpour: fetches and pushes go on beside the steps")
+    parts: Annotated[int, Ge(1), Le(4096)] = option(1, "downpour: tasks over which the layers of each worker are cut")
     restart: bool = option(False, "async: a worker that died is started again")
     checkpoint_every: Annotated[int, Ge(0)] = option(
         0, "async: steps of a worker between checkpoints, from which a ps task that died comes back; 0 for none"
@@ -97,6 +104,9 @@ class ParameterServer(Strategy):
                 raise UsageError(f"option {field.name} of strategy ps is for mode={mode}. Received: mode={self._mode}.")
         if self.lock and self._rule == "sync":
             raise UsageError("option lock of strategy ps is for mode=async, ssp or downpour: sync updates once a step.")
+        if self.parts > 1:
+            for name in ("fixed_batch", "delays_parts", "new_models", "tries_models"):
+                object.__setattr__(self, name, True)
 
     @property
     def _mode(self) -> str:
@@ -109,14 +119,18 @@ class ParameterServer(Strategy):
 
     def traffic_bytes(self, weights_bytes: int, replicas: int, accumulate: int = 1) -> float:
         """Each worker fetches the weights and pushes a gradient, or a sum of some."""
-        return replicas * weights_bytes * (1 / self.fetch + 1 / self.push / accumulate)
+        return replicas // self.parts * weights_bytes * (1 / self.fetch + 1 / self.push / accumulate)
 
     def reduced(self, accumulate: int = 1) -> float:
-        """A push and a fetch are one."""
+        """A push and a fetch are one. Of parts, each task sends its own."""
+        if self.parts > 1:
+            return 0.0
         return (1 / self.fetch + 1 / self.push / accumulate) / 2
 
     def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
         """Each ps task sends its part of the weights to each worker, and receives as much."""
+        if self.parts > 1:
+            return None
         share = 1 / self.fetch + 1 / self.push / accumulate
         waits = self._rule in ("sync", "ssp")
         return Exchange(1.0, replicas / self.ps, waits=waits, hides=self.overlap).scaled(share)
@@ -139,10 +153,22 @@ class ParameterServer(Strategy):
         """Replicas need a GPU each where there are any; a step must wait for one gradient at least."""
         if self.backup >= replicas:
             return f"backup={self.backup} leaves none of {replicas} gradients to wait for; ask for less"
+        if replicas % self.parts:
+            return f"{replicas} replicas can't be divided into workers of {self.parts} parts; ask for a multiple of it"
         return skip_for_gpus(replicas)
+
+    def skip_model(self, model: keras.Model, replicas: int) -> str | None:
+        """One that can't be cut into so many parts."""
+        return skip_uncut(model, self.parts) if self.parts > 1 else None
+
+    def divides(self, replicas: int) -> bool:
+        """Among workers; parts share one loss."""
+        return replicas > self.parts
 
     def after_death(self, task: Task, left: Sequence[Task], everyone: Sequence[Task]) -> Reaction:
         """A ps task is restarted if there are checkpoints. A worker is restarted, or the others continue without it."""
+        if self.parts > 1:
+            return Reaction.END
         workers, had = ([each for each in tasks if each.role == "worker"] for tasks in (left, everyone))
         if task.role == "ps":
             # A worker must restore the weights: a remaining one, or one that died at the same time and is restarted.
@@ -161,7 +187,7 @@ class ParameterServer(Strategy):
 
     def tasks(self, replicas: int, place: Place) -> list[Task]:
         """The ps tasks, then the workers; ``TF_CONFIG`` tells each of all."""
-        return ps_tasks(self.ps, replicas, self.port, place)
+        return ps_tasks(self.ps, replicas // self.parts, self.port, place, self.parts)
 
     def skip_transport(self) -> str | None:
         """What is no sum of all."""
@@ -182,21 +208,27 @@ class ParameterServer(Strategy):
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer | Server]:
-        """A ps task serves; a worker builds its graph against the ps tasks' variables."""
+        """A ps task serves, as does a part; a worker builds its graph against the ps tasks' variables."""
         import tensorflow as tf
 
         from ._async import AsyncTrainer
         from ._backup import meet
         from ._downpour import DownpourTrainer
-        from ._session import join
+        from ._session import join, start
         from ._sync import SyncTrainer, update_forever
         from ._weights import share
 
+        if task.role == PART:
+            from ..cut._cluster import PartServer
+
+            start(task, workload)
+            yield PartServer(task, workload, slow=bool(workload.delays))
+            return
         # A lock holds whole weights, and late gradients need a place to wait, so both exchange all rows.
         by_rows = not self.lock and not self.backup and self._rule != "downpour"
         with join(task, workload, self.ps, by_rows) as node, tf.device(node.device):
             if task.role == "worker" and self._rule == "downpour":
-                loops = (self.fetch, self.push, self.warm_start, self.overlap)
+                loops = (self.fetch, self.push, self.warm_start, self.overlap, self.parts)
                 yield DownpourTrainer(node, workload, self.lock, *loops)
                 return
             if task.role == "worker" and self._rule != "sync":
