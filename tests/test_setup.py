@@ -214,7 +214,6 @@ class TestLoggedRun:
         assert process.wait(20) == 128 + signal.SIGTERM
         wait_until(lambda: not alive(int(child.read_text())))
 
-
     def test_a_signal_waits_until_the_command_is_known(self, tmp_path, monkeypatch):
         """It comes within Popen, when the command runs already."""
         started = []
