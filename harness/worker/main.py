@@ -27,7 +27,7 @@ from ...results.raw import journal as journals
 from ...results.raw.journal import PROFILES, Journal
 from ...strategies.base import TASK_VARIABLE
 from ...strategies.trainer import Server
-from ..launch.processes import created
+from ..launch.processes import alive, created
 from ..launch.starter import FRESH, START_VARIABLE
 from ..plan import cores, spec, temporary, variables
 from ..plan.task import current_task, launcher_pid
@@ -309,7 +309,7 @@ def watch_parent(last: Callable[[], None] = lambda: None) -> None:
         os._exit(FAILED)
 
     def watch() -> None:
-        while launcher.is_running():
+        while alive(launcher):
             time.sleep(1.0)
         last()
         os._exit(FAILED)
