@@ -271,3 +271,11 @@ def bounded(bounds: bool = True) -> keras.Model:
     )
     model.compile("sgd", loss="mse", metrics=["mae"])
     return model
+
+
+def assigned() -> keras.Model:
+    """A layer whose call assigns its kernel, before the optimizer does."""
+    dense = layers.SpectralNormalization(layers.Dense(8, activation="tanh"))
+    model = keras.Sequential([keras.Input((6,)), dense, layers.Dense(3)])
+    model.compile("sgd", loss="mse", metrics=["mae"])
+    return model

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 from conformance import CUT, RATE, STEPS, SYNCHRONOUS, TOLERANCE, assert_same, keep_weights, weights  # noqa: F401
-from conftest import make_spec
+from conftest import launch, make_spec
 from stratbench.datasets.structure import is_empty
 from stratbench.errors import UsageError
 from stratbench.harness.plan import class_weights
@@ -222,6 +222,29 @@ def test_pieces_of_weights_on_several_servers_equal_one(
 ) -> None:
     found = weights("ps:sync=true,ps=3", 2, folder=tmp_path / "run", **work(case, data))
     assert_same(found, single(case)[1], tolerance(case))
+
+
+ASSIGNED = {"model": "any_models:assigned", "optimizer": "momentum", "learning_rate": RATE["momentum"]}
+"""Not in `any_models.DATA`, as some strategies can't train it."""
+
+
+@pytest.mark.parametrize("strategy", ["mirrored", "horovod"])
+def test_weights_that_the_call_assigns(strategy: str, data: Path, tmp_path: Path, no_strays: None) -> None:
+    known = ASSIGNED | {"dataset": any_models.dataset(data, "regression")}
+    expected = weights("single", 1, folder=tmp_path / "single", **known)
+    assert_same(weights(strategy, 2, folder=tmp_path / "run", **known), expected, TOLERANCE["momentum"])
+
+
+@pytest.mark.parametrize(
+    "strategy", ["ps:sync=true", "fsdp", "model-parallel", "central-storage", "parameter-server", "sandblaster"]
+)
+def test_weights_that_the_call_assigns_where_others_hold_them(
+    strategy: str, data: Path, tmp_path: Path, no_strays: None
+) -> None:
+    known = ASSIGNED | {"dataset": any_models.dataset(data, "regression")}
+    outcome = launch(make_spec(strategy, 2, **known, steps=2), tmp_path)
+    assert outcome.status == "failed"
+    assert "call assigns sequential/spectral_normalization/dense/kernel, as SpectralNorm" in outcome.reason
 
 
 def test_a_loss_without_targets_is_refused(data: Path) -> None:

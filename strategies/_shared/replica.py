@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
+from ...errors import RunError
 from ..trainer import Batch, Mean, Memory, Split, StepResult, Structure, Trainer, Workload, examples_of
 from .accumulation import Steps
 from .lookups import Lookups, each_row_once
@@ -102,6 +104,19 @@ def _reader(table: tf.Variable, tape: tf.GradientTape) -> Callable[[tf.Tensor], 
     return read
 
 
+@contextmanager
+def keeps_trained(scope: keras.StatelessScope, trained: Sequence[keras.Variable]) -> Iterator[None]:
+    """Around a call of the model in that scope. Raises RunError if it assigns a trained weight, which would be lost."""
+    before = [scope.get_current_value(variable) for variable in trained]
+    yield
+    for variable, value in zip(trained, before, strict=True):
+        if scope.get_current_value(variable) is not value:
+            raise RunError(
+                f"the model's call assigns {variable.path}, as SpectralNormalization does, which is lost where weights "
+                "are held elsewhere; use single, mirrored, multiworker or horovod"
+            )
+
+
 def loss_with(
     workload: Workload,
     model: keras.Model,
@@ -126,7 +141,10 @@ def loss_with(
     others = zip(model.non_trainable_variables, fixed, strict=True)
     # Of metrics that the loss updates, as that of several outputs does. Nobody reads them.
     metrics = [(variable, tf.zeros(variable.shape, variable.dtype)) for variable in model.metrics_variables]
-    with keras.StatelessScope([*trainable, *others, *metrics], collect_losses=True) as scope:
+    with (
+        keras.StatelessScope([*trainable, *others, *metrics], collect_losses=True) as scope,
+        keeps_trained(scope, model.trainable_variables),
+    ):
         loss = workload.total_loss(model, batch, mean)
     return loss, [scope.get_current_value(variable) for variable in model.non_trainable_variables]
 

@@ -18,6 +18,7 @@ import tensorflow as tf
 from keras.src.backend import get_keras_mask, set_keras_mask
 
 from .._shared.graph_model import explained
+from .._shared.replica import keeps_trained
 from ..trainer import Batch, Workload
 from ._calls import Value
 from ._parts import Cut, Part
@@ -109,7 +110,7 @@ class Copy:
         known = dict(zip(taken, self._gate(gated, [start]), strict=True))
         passed = dict(known)
         scope = keras.StatelessScope(self._values(place), collect_losses=True)
-        with scope, explained():
+        with scope, explained(), keeps_trained(scope, part.trained):
             for call in part.calls:
                 with tf.name_scope(call.scope):
                     known |= call(known)

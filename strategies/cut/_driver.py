@@ -127,7 +127,7 @@ class CutTrainer(Trainer):
         held = []
         for index in range(layout.copies * layout.parts):
             place = index % layout.parts
-            here = [v for v in v1.global_variables() if task_of(v.device) == (JOB, index)]
+            here = [v for v in v1.global_variables() if task_of(v.device)[1] == index]
             kept = most_kept(order(place, layout.parts, layout.micro_batches, layout.schedule))
             part = self._cut.parts[place]
             values = [*part.takes, *[value for call in part.calls for value in call.outputs]]
