@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -327,7 +328,9 @@ def test_a_dead_shard_ends_the_run(killed: str, tmp_path: Path, no_strays: None)
 def test_dead_remote_workers_end_the_run(tmp_path: Path, no_strays: None) -> None:
     spec = make_spec("sandblaster", 2, inject=["kill:remote=0,step=3", "kill:remote=1,step=5"])
     outcome = launch(spec, tmp_path, reacts=True)
-    assert (outcome.status, "remote-1 was killed" in outcome.reason) == ("failed", True)
+    # On a busy machine both are found dead at once, and the reason names the first.
+    assert outcome.status == "failed" and re.search("remote-[01] was killed by SIGKILL", outcome.reason)
+    assert outcome.tasks["remote-0"] == outcome.tasks["remote-1"] == "killed by SIGKILL"
 
 
 @pytest.mark.slow
