@@ -74,7 +74,7 @@ class ParameterServer(Strategy):
         consistent="only mode=sync",
         traffic="W each way; downpour: W/n_fetch in, W/n_push out",
         memory="W in transit; W + S over the ps tasks; with backup N W more",
-        failure="async, downpour: others go on; sync: up to backup may die; ssp: ends",
+        failure="async, downpour: others go on; sync: up to backup may die; ssp, parts: ends",
     )
 
     ps: Annotated[int, Ge(1), Le(4096)] = option(1, "parameter servers, each with an equal part of the weights")
