@@ -63,7 +63,7 @@ class Transport(ABC):
     """All-reduce over all replicas, in one worker, once it is connected.
 
     Attributes:
-        rank: of this process.
+        rank: of this process; of its first replica, if it has several.
     """
 
     rank: int
@@ -77,7 +77,10 @@ class Transport(ABC):
     def prepare(self, tensors: Sequence[np.ndarray]) -> Callable[[], Sequence[Any]]:
         """Make ready to reduce these tensors, again and again. All processes call it with the same shapes.
 
+        Args:
+            tensors: ``rank`` + 1 everywhere. Each further replica of this process has its own rank + 1 in its place.
+
         Returns:
-            What reduces once. It returns the sums over all processes, for ``np.asarray``, when they are there; on GPUs
+            What reduces once. It returns the sums over all replicas, for ``np.asarray``, when they are there; on GPUs
             too, which otherwise go on by themselves.
         """

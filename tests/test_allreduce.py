@@ -198,7 +198,7 @@ def test_bytes_and_rounds_are_those_of_the_formula(tmp_path: Path, invoke: Invok
         *("--max-size", "64KiB", "--factor", "8", "--model", "mlp", "--output", str(tmp_path)),
     )
     assert code == 0, err
-    assert "all-reduce among 3 processes" in out
+    assert "all-reduce among 3 replicas" in out
     assert "mlp" in out
     tables = load(tmp_path)
     assert list(tables.transports["status"]) == ["ok"] * 3
@@ -209,7 +209,7 @@ def test_bytes_and_rounds_are_those_of_the_formula(tmp_path: Path, invoke: Invok
     assert set(tables.samples["rank"]) == {0, 1, 2}
     code, shown, err = invoke("show", str(tmp_path))
     assert code == 0, err
-    assert "all-reduce among 3 processes" in shown
+    assert "all-reduce among 3 replicas" in shown
 
 
 @pytest.mark.slow
@@ -224,6 +224,18 @@ def test_libraries_sum(strategy: str, request: pytest.FixtureRequest, tmp_path: 
     assert [row["size_bytes"] for row in rows["reductions"]] == [4, 2**20, 88]
     large = rows["reductions"][1]
     assert large["moved_bytes_measured"] == pytest.approx(large["moved_bytes_expected"], rel=0.05)
+
+
+@pytest.mark.slow
+def test_the_devices_of_one_process_sum(tmp_path: Path, no_strays: None) -> None:
+    several = case("model", ((3, 5), (7,)), 5)
+    rows = reduced(spec("mirrored", replicas=3, cases=(*spec(sizes=(4, 2**20)).cases, several)), tmp_path)
+    assert rows["transports"][0]["status"] == "ok", rows["transports"][0]["reason"]
+    assert [row["size_bytes"] for row in rows["reductions"]] == [4, 2**20, 88]
+    assert {row["rank"] for row in rows["samples"]} == {0}
+    large = rows["reductions"][1]
+    assert large["busbw_bytes_per_second"] == pytest.approx(large["algbw_bytes_per_second"] * 4 / 3)
+    assert large["moved_bytes_expected"] == large["moved_bytes_measured"] == 0
 
 
 @pytest.mark.slow

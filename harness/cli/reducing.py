@@ -59,7 +59,7 @@ class Size(click.ParamType):
     multiple=True,
     default=["2"],
     show_default=True,
-    help="Numbers of processes that reduce together.",
+    help="Numbers of replicas that reduce together: processes, or the devices of one with mirrored.",
 )
 @click.option("--min-size", type=Size(), default="1KiB", show_default=True, help="Smallest vector.")
 @click.option("--max-size", type=Size(), default="256MiB", show_default=True, help="Largest vector, at most.")
@@ -106,7 +106,7 @@ def allreduce(
 ) -> int:
     """Time the all-reduce of each transport by itself: what exchanging gradients costs at least.
 
-    Every process reduces float32 vectors of growing size. A row has the median of the slowest process, the algorithm's
+    Every replica reduces float32 vectors of growing size. A row has the median of the slowest process, the algorithm's
     bandwidth S/t and the bus bandwidth 2(N−1)/N·S/t, as in nccl-tests, and the bytes and rounds by the formula beside
     those counted. The first row of figures, memory, is what copying takes: on one host, no all-reduce is faster.
 

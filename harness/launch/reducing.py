@@ -64,7 +64,7 @@ def reduce_one(spec: ReductionSpec, output: Path, stop: threading.Event, listen:
         except OSError as error:
             raise RunError(f"the folder {shown(folder)} can't be written: {why(error)}") from None
         outcome = _outcome(spec, folder, stop, listen, starter)
-    logs = [folder / f"worker-{rank}.jsonl" for rank in range(spec.replicas)]
+    logs = [folder / f"{label}.jsonl" for label in spec.workers()]
     transport = {
         "run_id": run_id,
         "status": outcome.status,

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...strategies import registry as strategies
-from ...strategies.base import Strategy
+from ...strategies.base import Strategy, Task
 from ...strategies.reductions._memory import Memory
 from .task import NoPlace, task_labels
 
@@ -86,7 +86,14 @@ class ReductionSpec(BaseModel):
 
     def labels(self) -> list[str]:
         """Of the tasks that it will have."""
-        return task_labels(self.create_strategy().tasks(self.replicas, NoPlace()))
+        return task_labels(self._tasks())
+
+    def workers(self) -> list[str]:
+        """Of those tasks, the labels of the ones that reduce."""
+        return task_labels([task for task in self._tasks() if not task.serves])
+
+    def _tasks(self) -> list[Task]:
+        return self.create_strategy().tasks(self.replicas, NoPlace())
 
 
 def sizes(smallest: int, largest: int, factor: int) -> list[int]:

@@ -13,7 +13,7 @@ _TENSORS = (
     Column(
         "tensors", "text", "", "What is reduced together: vector, or the model whose trained weights have its shapes"
     ),
-    Column("size_bytes", "int", "bytes", "S, of what one process reduces"),
+    Column("size_bytes", "int", "bytes", "S, of what one replica reduces"),
 )
 
 TABLES: dict[str, tuple[Column, ...]] = {
@@ -25,8 +25,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("transport", "text", "", "The strategy with its options; memory: each process copies, nothing is sent"),
         Column("strategy", "text", "", "Name of the strategy"),
         Column("options", "text", "JSON", "Its options"),
-        Column("replicas", "int", "processes", "N, that reduce together"),
-        Column("cores_per_replica", "int", "cores", "CPU cores given to each process"),
+        Column("replicas", "int", "", "N, that reduce together: processes, or devices of one process"),
+        Column("cores_per_replica", "int", "cores", "CPU cores given to each replica"),
         Column("alpha_seconds", "float", "s", "α of t = α + β·S, fitted to the medians of vectors by relative error"),
         Column("beta_seconds_per_byte", "float", "s/byte", "β of the same fit"),
         Column("fit_error", "float", "1", "Mean distance of the fit from these medians, as a share of each"),

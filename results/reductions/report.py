@@ -31,7 +31,7 @@ def render(tables: Reductions, console: Console) -> None:
     """Print them, for each number of processes. Of a transport measured several times, the last counts."""
     last = tables.transports.drop_duplicates(["transport", "replicas"], keep="last")
     for replicas, transports in last.groupby("replicas", sort=True):
-        console.print(f"all-reduce among {replicas} processes · float32", style="bold", markup=False)
+        console.print(f"all-reduce among {replicas} replicas · float32", style="bold", markup=False)
         rows = tables.reductions.merge(transports[["run_id", "transport"]], on="run_id")
         rows = rows.assign(model=rows["tensors"] != VECTOR).sort_values(["model", "size_bytes"])
         if len(rows):

@@ -15,23 +15,30 @@ if TYPE_CHECKING:
 
 
 class DistributeTransport(Transport):
-    """``ReplicaContext.all_reduce`` of all tensors at once, in a ``tf.function``."""
+    """``ReplicaContext.all_reduce`` of all tensors at once, in a ``tf.function``.
 
-    def __init__(self, strategy: tf.distribute.Strategy, rank: int):
+    Args:
+        rank: of the first replica of this process. Those of the others follow it.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, rank: int = 0):
         self.rank = rank
         self._strategy = strategy
 
     def prepare(self, tensors: Sequence[np.ndarray]) -> Callable[[], Sequence[tf.Tensor]]:
         """See `Transport.prepare`."""
-        given = [tf.constant(each) for each in tensors]
+        given = self._strategy.experimental_distribute_values_from_function(
+            lambda context: self._own(context.replica_id_in_sync_group, tensors)
+        )
 
-        def each() -> Sequence[tf.Tensor]:
+        def each(own: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
             context = tf.distribute.get_replica_context()
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, given)
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, own)
 
         @tf.function(autograph=False)
         def reduce() -> Sequence[tf.Tensor]:
-            return self._strategy.run(each)
+            sums = self._strategy.run(each, (given,))
+            return tf.nest.flatten([self._strategy.experimental_local_results(one) for one in sums])
 
         def finished() -> Sequence[tf.Tensor]:
             sums = reduce()
@@ -39,3 +46,9 @@ class DistributeTransport(Transport):
             return sums
 
         return finished
+
+    def _own(self, replica: int, tensors: Sequence[np.ndarray]) -> list[tf.Tensor]:
+        """On the replica's device."""
+        place = replica - self.rank
+        with tf.device(self._strategy.extended.worker_devices[place]):
+            return [tf.constant(each + each.dtype.type(place)) for each in tensors]

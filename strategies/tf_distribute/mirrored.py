@@ -18,7 +18,7 @@ from .._shared.devices import gpus, replica_devices, skip_for_gpus
 from .._shared.together import Together
 from ..base import Place, Task, Traits, option
 from ..trainer import Trainer, Workload
-from ..transport import Exchange, copies
+from ..transport import Exchange, Group, Transport, copies
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -36,6 +36,7 @@ class Mirrored(Together):
     new_models = True
     traits = Traits("yes", "yes", "between devices, in one process", "N·(W + S) in one process", "the run ends")
     runs_own_steps = True
+    transports = ("mirrored",)
 
     cross_device_ops: Literal["auto", "nccl", "hierarchical_copy", "reduction_to_one_device"] = option(
         "auto", "how gradients are reduced; auto is NCCL on GPUs, reduction to one device on CPUs"
@@ -66,15 +67,25 @@ class Mirrored(Together):
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """Each replica has a copy of the weights."""
+        from ._in_process import trainer_of
+
+        trainer = trainer_of(self._over_devices(task, workload), workload, copies=task.replicas)
+        yield self.in_calls(trainer)
+
+    @contextmanager
+    def transport(self, task: Task, group: Group) -> Iterator[Transport]:
+        """TensorFlow's all-reduce between devices, by itself."""
+        from ._transport import DistributeTransport
+
+        yield DistributeTransport(self._over_devices(task, group))
+
+    def _over_devices(self, task: Task, group: Group) -> tf.distribute.MirroredStrategy:
         import tensorflow as tf
 
         from .._shared.replica import set_threads
-        from ._in_process import trainer_of
 
-        set_threads(task.replicas, workload.cores_per_replica)
-        strategy = tf.distribute.MirroredStrategy(replica_devices(task.replicas), self._cross_device_ops())
-        trainer = trainer_of(strategy, workload, copies=task.replicas)
-        yield self.in_calls(trainer)
+        set_threads(task.replicas, group.cores_per_replica)
+        return tf.distribute.MirroredStrategy(replica_devices(task.replicas), self._cross_device_ops())
 
     def _cross_device_ops(self) -> tf.distribute.CrossDeviceOps | None:
         import tensorflow as tf
