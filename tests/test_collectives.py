@@ -9,14 +9,12 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from conftest import kept, launch, make_spec
 from stratbench.errors import UsageError
 from stratbench.harness.plan.spec import RunSpec
-from stratbench.harness.plan.task import NoPlace
 from stratbench.harness.worker.main import KEEP_VARIABLE
 from stratbench.harness.worker.workload import SpecWorkload
 from stratbench.results.raw import journal
@@ -367,18 +365,6 @@ def test_ranks_on_two_hosts_are_numbered_as_horovodrun_does() -> None:
         ["2", "3", "0", "1", "1", "2", "10.0.0.2"],
     ]
     assert {env["HOROVOD_GLOO_RENDEZVOUS_ADDR"] for env in environments} == {"10.0.0.1"}
-
-
-@pytest.mark.parametrize(
-    ("options", "starts"), [({}, 2), ({"launcher": "horovodrun"}, 1), ({"elastic": True}, 1), ({"op": "adasum"}, 1)]
-)
-def test_stratbench_starts_the_processes_that_need_no_horovodrun(
-    options: dict[str, Any], starts: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    built = HorovodStatus(True, "0.28.1", "2.21.0", ("gloo", "mpi"))
-    monkeypatch.setattr(_collectives, "status", lambda: built)
-    tasks = registry.create("horovod", options).tasks(2, NoPlace())
-    assert len(tasks) == starts and bool(tasks[0].command) is (starts == 1)
 
 
 def test_every_process_hears_of_every_other() -> None:

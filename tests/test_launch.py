@@ -89,7 +89,8 @@ def test_an_interrupt_ends_the_run_and_keeps_its_steps(tmp_path: Path) -> None:
     outcome = launch(make_spec("ps", 2, **LONG), tmp_path, stop, Injector("worker-0", lambda pid: stop.set()))
     assert outcome.status == "failed"
     assert outcome.reason.startswith("interrupted after step")
-    assert len(journal.read(tmp_path / "worker-0.jsonl").steps)
+    # Workers of ps do not wait for each other: one may not have begun.
+    assert any(len(journal.read(path).steps) for path in tmp_path.glob("worker-*.jsonl"))
 
 
 def test_a_loss_that_turns_nan_names_the_step(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import RunError
+from ...results.raw.journal import Follower
 from ...strategies.trainer import Server
 from ..plan import reduction
 from . import main as worker
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from ...results.raw.journal import Journal
     from ...strategies.base import Task
     from ...strategies.transport import Transport
+
+_POLL_SECONDS = 0.01
 
 
 def main() -> None:
@@ -41,7 +44,18 @@ def _work(spec: reduction.ReductionSpec, task: Task, folder: Path, journal: Jour
             journal.event("reduced", case=number, **measure(transport, case, spec))
         journal.event("trained")
         used = usage.totals()
+        _wait_for_all(spec, folder)
     journal.event("end", **used)
+
+
+def _wait_for_all(spec: reduction.ReductionSpec, folder: Path) -> None:
+    """Until all have their last sum. TensorFlow's collectives fail where a process ends that has its own already.
+
+    If one never has it, its death or the launcher's time-out ends this process.
+    """
+    journals = [Follower(folder / f"{label}.jsonl") for label in spec.workers()]
+    while journals := [each for each in journals if not any(event["event"] == "trained" for event in each.poll())]:
+        time.sleep(_POLL_SECONDS)
 
 
 def measure(transport: Transport, case: reduction.Case, spec: reduction.ReductionSpec) -> dict[str, Any]:

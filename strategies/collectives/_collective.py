@@ -26,6 +26,7 @@ from .._shared.devices import skip_for_gpus
 from ..base import Place, Strategy, Task, option
 from ..trainer import Batch, Mean, Recorder, Workload
 from ..transport import Group
+from . import _mpi
 from ._build import status
 from ._ranks import meeting, variables
 
@@ -37,10 +38,10 @@ if TYPE_CHECKING:
 
 _ENDS = (
     r"Process (?P<index>\d+) exit with status code (?P<code>\d+)",
-    r"process rank (?P<index>\d+) with PID \d+ on node \S+ exited on signal (?P<signal>\d+)",
-    r"Process name: \[\[\d+,\d+\],(?P<index>\d+)\]\s+Exit code: +(?P<code>\d+)",
+    r"process rank (?P<index>\d+) with PID \d+ on node \S+ exited on\s+signal (?P<signal>\d+)",
+    r"Process name: \[\S+,(?P<index>\d+)\]\s+Exit code: +(?P<code>\d+)",
 )
-"""What horovodrun prints with Gloo when a worker ends, and Open MPI's mpirun when the first one ends."""
+"""What horovodrun prints with Gloo when a worker ends, and the mpirun of Open MPI 4 and 5 when the first one ends."""
 
 
 def bucket_option(done: str) -> Any:
@@ -58,9 +59,11 @@ class Collective(Strategy):
 
     needs = "Horovod built for this TensorFlow (stratbench install-horovod)"
 
-    controller: Literal["auto", "gloo", "mpi"] = option("auto", "what coordinates; auto is Gloo if built, else MPI")
+    controller: Literal["auto", "gloo", "mpi"] = option(
+        "auto", "what coordinates, and reduces on CPUs; auto is Gloo if built, else MPI"
+    )
     launcher: Literal["auto", "horovodrun"] = option(
-        "auto", "what starts the processes; auto is stratbench itself with Gloo, horovodrun with MPI"
+        "auto", "what starts the processes; auto is stratbench itself with Gloo and Open MPI, horovodrun with other MPI"
     )
     cycle_ms: Annotated[float, Gt(0)] = option(1.0, "how often the background thread looks for tensors, in ms")
 
@@ -77,23 +80,20 @@ class Collective(Strategy):
         """N workers, or one ``horovodrun`` that starts them and tells them their ranks."""
         if self._starts_ranks():
             hosts = [place.host(rank) for rank in range(replicas)]
-            environments = variables(hosts, place.address(hosts[0]))
+            mpi = self._controller() == "mpi"
+            environments = _mpi.variables(replicas) if mpi else variables(hosts, place.address(hosts[0]))
             return [
                 Task(index=rank, host=host, first_replica=rank, env=env)
                 for rank, (host, env) in enumerate(zip(hosts, environments, strict=True))
             ]
         launcher = (_horovodrun(), "-np", str(replicas), *self._hosts(replicas), "--disable-cache")
-        return [
-            Task(
-                command=(*launcher, f"--{self._controller()}"),
-                starts=replicas,
-                exit_patterns=_ENDS,
-            )
-        ]
+        mpi_flags = ("--mpi", f"--binding-args={' '.join(_mpi.BINDING)}")
+        controller = mpi_flags if self._controller() == "mpi" else ("--gloo",)
+        return [Task(command=(*launcher, *controller), starts=replicas, exit_patterns=_ENDS)]
 
     def _starts_ranks(self) -> bool:
-        """Whether stratbench's own launcher starts the processes: ``mpirun`` must start those that use MPI."""
-        return self.launcher == "auto" and self._controller() == "gloo"
+        """Whether stratbench's own launcher starts the processes."""
+        return self.launcher == "auto" and (self._controller() == "gloo" or _mpi.open_mpi())
 
     def _hosts(self, replicas: int) -> tuple[str, ...]:
         """Where ``horovodrun`` is to start them."""
@@ -119,7 +119,7 @@ class Collective(Strategy):
         set_threads(1, workload.cores_per_replica, exchanges)
         # Horovod reads these in init. Set here, they also hold in a job that the user's own horovodrun started.
         os.environ.update(self.environment())
-        with meeting():
+        with meeting(), _mpi.ranked():
             hvd.init()
             try:
                 if hvd.size() != workload.replicas:
@@ -138,7 +138,7 @@ class Collective(Strategy):
         return [Timeline()]
 
     def _controller(self) -> str:
-        """The one to use. With Gloo, horovodrun reports more about a job's end, and does so on every machine."""
+        """The one to use. Neither is always the faster one: see docs/performance.md."""
         if self.controller != "auto":
             return self.controller
         return "gloo" if "gloo" in status().controllers else "mpi"
