@@ -114,6 +114,14 @@ def test_an_mpirun_that_fails_is_quoted(path: Path, tmp_path: Path, monkeypatch:
         raise AssertionError("it has no rank")
 
 
+def test_an_error_in_the_block_stays_what_it_is(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(path, MPIRUN)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(OSError, match="mine"), _mpi.ranked(_mpi.variables(1)[0]):
+        raise OSError("mine")
+    wait_for_end(tmp_path)
+
+
 def test_a_process_that_is_no_rank_runs_no_mpirun(path: Path) -> None:
     put(path, "exit 1\n", "/bin/sh")
     environment = {"OMPI_COMM_WORLD_RANK": "1"}

@@ -79,23 +79,23 @@ def ranked(environ: MutableMapping[str, str] = os.environ) -> Iterator[None]:
 @contextmanager
 def _mpirun(folder: Path, replicas: int) -> Iterator[subprocess.Popen[bytes]]:
     """It ends with the block, or with this process, however that ends."""
-    folder.mkdir()
-    held = _mpi_rank.hold(folder)
     loopback = ["--mca", "btl_tcp_if_include", interface(THIS_HOST)]
     command = ["mpirun", "-np", str(replicas), "-H", f"localhost:{replicas}", *_FLAGS, *loopback]
     program = [sys.executable, "-I", "-S", _mpi_rank.__file__, str(folder)]
     try:
+        folder.mkdir()
+        held = _mpi_rank.hold(folder)
         with (folder / _OUTPUT).open("wb") as output:
             process = subprocess.Popen(
                 [*command, *program], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
             )
-        try:
-            yield process
-        finally:
-            os.close(held)
-            _end(process)
     except OSError as error:
         raise RunError(f"mpirun can't be started: {error}") from None
+    try:
+        yield process
+    finally:
+        os.close(held)
+        _end(process)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
