@@ -59,7 +59,7 @@ def put(folder: Path, text: str, program: str = sys.executable) -> None:
     mpirun.chmod(0o700)
 
 
-def rank(number: int, folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[str]:
+def rank(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", RANK],
         env={**os.environ, **environment, "TMPDIR": str(folder)},
@@ -86,7 +86,7 @@ def wait_for_end(folder: Path) -> None:
 @pytest.mark.slow
 def test_each_process_gets_the_variables_of_its_rank(path: Path, tmp_path: Path, no_strays: None) -> None:
     put(path, MPIRUN)
-    ranks = [rank(number, tmp_path, each) for number, each in enumerate(_mpi.variables(3))]
+    ranks = [rank(tmp_path, each) for each in _mpi.variables(3)]
     assert [line(each) for each in ranks] == ["0 job\n", "1 job\n", "2 job\n"]
     for each in reversed(ranks):
         each.communicate(timeout=20)
@@ -97,7 +97,7 @@ def test_each_process_gets_the_variables_of_its_rank(path: Path, tmp_path: Path,
 @pytest.mark.slow
 def test_nothing_is_left_of_mpirun_when_rank_0_is_killed(path: Path, tmp_path: Path, no_strays: None) -> None:
     put(path, MPIRUN)
-    ranks = [rank(number, tmp_path, each) for number, each in enumerate(_mpi.variables(2))]
+    ranks = [rank(tmp_path, each) for each in _mpi.variables(2)]
     for each in ranks:
         line(each)
     for each in ranks:
