@@ -19,7 +19,7 @@ pythons := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 stale := $(shell test ! -e .venv/.installed || $(py) -P -c 'import importlib.util, os; \
 	assert os.path.samefile(importlib.util.find_spec("stratbench").origin, "__init__.py")' 2>/dev/null || echo stale)
 
-.PHONY: help setup bench test check overhead overhead-steps overhead-startup overhead-exchange noise clean stale wanted
+.PHONY: help setup bench test check overhead overhead-steps overhead-startup overhead-exchange noise predictions clean stale wanted
 
 help:
 	@echo 'make bench      compare strategies on this machine; results go to bench-results'
@@ -27,6 +27,7 @@ help:
 	@echo 'make check      lint, format and type checks'
 	@echo 'make overhead   measure steps, start-up and exchange: docs/performance.md (one: make overhead-startup)'
 	@echo 'make noise      measure how often stratbench diff is wrong: docs/method.md (25 minutes)'
+	@echo 'make predictions  measure how good stratbench predict is: docs/method.md (12 minutes; Linux and root only)'
 	@echo 'make setup      install everything into .venv, Horovod included (about 6 minutes, once);'
 	@echo '                bench, test, check and overhead do this by themselves'
 	@echo 'make clean      remove .venv and caches; results and the built Horovod (.wheels) stay'
@@ -65,6 +66,9 @@ overhead-exchange: .venv/.ready
 
 noise: .venv/.ready
 	$(py) tests/noise.py $(ARGS)
+
+predictions: .venv/.ready
+	$(py) tests/predictions.py $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

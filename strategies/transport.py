@@ -24,6 +24,8 @@ class Exchange:
         waits: whether a step is over for all when it is over for the slowest worker.
         hides: whether it may go on beside computing.
         local: whether it is within one process, so that no network decides how long it takes.
+        in_turn: whether two replicas may send one after the other: Gloo's all-gather and all-to-all of two processes
+            don't use both directions of their link at the same time, if messages are long.
     """
 
     messages: float
@@ -31,6 +33,7 @@ class Exchange:
     waits: bool = True
     hides: bool = False
     local: bool = False
+    in_turn: bool = False
 
     def scaled(self, share: float) -> Exchange:
         """Of a step, if only that share of the steps exchanges."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import launch, make_spec
 from stratbench.harness.plan.task import NoPlace
@@ -105,3 +106,34 @@ def test_expected_traffic_counts_what_is_gathered_again(release: str, tmp_path: 
     convolutions = 4 * (25 * 32 + 25 * 32 * 64)
     expected = 2 * (2 * weights + convolutions * (release == "true"))
     assert log.ready["traffic_bytes"] == pytest.approx(expected, abs=64)
+
+
+CALLS_PYTHON = """
+import keras
+import tensorflow as tf
+
+
+class Python(keras.layers.Layer):
+    def call(self, values):
+        passed = tf.numpy_function(lambda array: array, [values], values.dtype)
+        passed.set_shape(values.shape)
+        return tf.stop_gradient(passed)
+
+
+def model():
+    layers = keras.layers
+    return keras.Sequential([layers.Input((28, 28, 1)), Python(), layers.Flatten(), layers.Dense(10)])
+"""
+
+
+@pytest.mark.parametrize("model", ["mlp", "python_layer:model"])
+def test_the_split_is_not_told_of_a_model_that_calls_python(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, horovod: None
+) -> None:
+    """All of its gathers would count as computing. Without such a layer it is known."""
+    (tmp_path / "python_layer.py").write_text(CALLS_PYTHON)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    outcome = launch(make_spec("fsdp", 2, model=model, steps=3), tmp_path / "run")
+    assert outcome.status == "ok", outcome.reason
+    log = journal.read(tmp_path / "run" / "worker-0.jsonl")
+    assert np.isnan(log.steps["communicating_seconds"]).all() == (model != "mlp")

@@ -72,7 +72,7 @@ def one(series: list[Series], replicas: int) -> Prediction:
     return found
 
 
-@pytest.mark.parametrize("strategy", ["horovod", "multiworker", "ps", "allgather", "master-worker", "fsdp"])
+@pytest.mark.parametrize("strategy", ["horovod", "multiworker", "ps", "master-worker"])
 def test_the_step_of_more_replicas_follows_the_formula(strategy: str) -> None:
     found = predicted([made(strategy, n) for n in (1, 2, 4)], [8, 64])
     for replicas in (8, 64):
@@ -87,6 +87,29 @@ def test_the_step_of_more_replicas_follows_the_formula(strategy: str) -> None:
     assert [check.replicas for check in found[0].checks] == [2, 4]
     assert abs(found[0].checks[0].error) < 0.2
     assert one(found, 2).kind == "measured"
+
+
+@pytest.mark.parametrize("strategy", ["allgather", "fsdp"])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_what_two_replicas_may_send_in_turn_may_have_counted_twice(strategy: str, directions: int) -> None:
+    exchange = registry.create(strategy, {}).exchange(2)
+    assert exchange is not None
+    rows = {n: made(strategy, n) for n in (1, 2, 4)}
+    parts = true_parts(strategy, 2, 64)
+    parts["communicating"] += (directions - 1) * BETA * exchange.weights
+    step = sum(parts.values())
+    shares = {f"{name}_share": seconds / step for name, seconds in parts.items()}
+    rows[2] |= shares | {"examples_per_second": 64 / step}
+    for sizes in ((1, 2), (1, 2, 4)):
+        each = one(predicted([again for n in sizes for again in thrice(rows[n])], [8]), 8).step_seconds
+        assert each.low <= sum(true_parts(strategy, 8, 64).values()) * (1 + 1e-9)
+        assert each.high >= sum(true_parts(strategy, 8, 64).values()) * (1 - 1e-9)
+    network = Network(latency_seconds=0.001, bytes_per_second=4e6)
+    found = one(predicted([again for n in (1, 4) for again in thrice(rows[n])], [2], network), 2).step_seconds
+    sent = exchange.messages * 0.001 + exchange.weights * 1.0
+    computing = FIXED + EACH * 32
+    assert found.low == pytest.approx(sent + (0 if exchange.hides else computing))
+    assert found.high > computing + sent + exchange.weights
 
 
 def test_a_size_between_measured_ones_is_not_extrapolated() -> None:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -108,7 +108,7 @@ class Starter:
             self._unable = "" if server.killed and self._killed < MOST_KILLED else server.reason
         with log.open("ab") as file:
             return subprocess.Popen(
-                [*task.command, sys.executable, "-P", "-m", module, str(folder)],
+                self._command(task, [sys.executable, "-P", "-m", module, str(folder)]),
                 env={**env, START_VARIABLE: f"{FRESH}: {why}"},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -116,6 +116,10 @@ class Starter:
                 # A terminal's Ctrl-C is for the parent, which ends the tasks in order.
                 start_new_session=True,
             )
+
+    def _command(self, task: Task, program: Sequence[str]) -> list[str]:
+        """The command line of a task that is not forked."""
+        return [*task.command, *program]
 
     def _why_fresh(self, task: Task, env: Mapping[str, str]) -> str:
         """Why the task can't be forked; empty if it can."""

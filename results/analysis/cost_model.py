@@ -5,6 +5,7 @@
   together, which share the memory of one machine; with the messages and the bytes of the strategy's algorithm, and with
   what it takes for one replica, where nothing is sent. Runs of one size can't tell α, β and γ apart: it may be any of
   them, and each is computed. Those of two sizes or more are fitted by two of the three, in each way that they allow.
+  Where two replicas may send one after the other, their bytes count once in half of the ways, and twice in the others.
 - **Waiting** is for the slowest of N steps, drawn from those that were measured: the mean of the largest of N, as a
   share of the mean. It is multiplied by what the runs waited, divided by this, as replicas on one machine are not
   independent. Where nobody waits for the slowest, as with asynchronous updates, it is 0.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Protocol
 
@@ -50,6 +52,10 @@ class Exchange(Protocol):
     @property
     def local(self) -> bool:
         """Whether no network decides how long it takes."""
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether two replicas may send one after the other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,18 +112,25 @@ class Model:
         return [{"computing": computing, "communicating": way, **others} for way in ways]
 
     def _communicating(self, points: Sequence[Point], replicas: int, computing: float) -> list[float]:
-        here = communicating_of(points, self._costs, replicas)
         asked = self.exchange(replicas)
+        directions = (1, 2) if asked.in_turn else (1,)
+        here = [way for each in directions for way in communicating_of(points, partial(self._costs, each), replicas)]
         if self.network is None or asked.local or not asked.messages:
             return here
-        sent = asked.weights * self.weights_bytes / self.network.bytes_per_second
-        there = asked.messages * self.network.latency_seconds + sent
+        best, worst = self._there(asked, 1), self._there(asked, directions[-1] if replicas == 2 else 1)
         # At best it hides behind computing and costs nothing else; at worst, what it costs here comes on top.
-        return [max(there - computing, 0.0) if asked.hides else there, there + max(here)]
+        return [max(best - computing, 0.0) if asked.hides else best, worst + max(here)]
 
-    def _costs(self, replicas: int) -> Costs:
+    def _there(self, asked: Exchange, directions: int) -> float:
+        assert self.network is not None
+        sent = directions * asked.weights * self.weights_bytes / self.network.bytes_per_second
+        return asked.messages * self.network.latency_seconds + sent
+
+    def _costs(self, directions: int, replicas: int) -> Costs:
+        """``directions``: of two replicas' link that are used one after the other."""
         exchange = self.exchange(replicas)
-        return exchange.messages, exchange.weights, self.total(replicas)
+        weights = exchange.weights * (directions if replicas == 2 else 1)
+        return exchange.messages, weights, self.total(replicas)
 
 
 def computing_of(points: Sequence[Point], batch: float) -> float:

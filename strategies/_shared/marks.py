@@ -45,6 +45,12 @@ def came(tensors: Needed) -> tf.Tensor | None:
     return _mark(tensors, lambda end: _traced.found[-1].append(end))
 
 
+def unknown() -> None:
+    """The moments of this step say nothing, so that its split is not known."""
+    if hasattr(_traced, "found"):
+        _traced.found.append([])
+
+
 def newest() -> Exchange | None:
     """The exchange that was marked last, for `beside`; None if nothing is marked."""
     return _traced.found[-1] if getattr(_traced, "found", None) else None

@@ -18,6 +18,8 @@ from ._reshard import Plan, Use
 
 _SHAPES = ("Shape", "ShapeN", "Size", "Rank")
 """Operations that need no value. They would make the backward pass gather weights for nothing."""
+_ANY_ORDER = ("Random", "ParameterizedTruncatedNormal", "TruncatedNormal", "Multinomial", "Horovod")
+"""How the types of those begin that TensorFlow does not run in the order of the program, though they have state."""
 
 
 @dataclasses.dataclass
@@ -111,7 +113,13 @@ class StepOrder:
             _add_control(self._units[unit].gathered.op, wait)
 
     def mark_forward(self) -> None:
-        """Mark how long each unit's first use waits for its gather alone: all else that it needs is there."""
+        """Mark how long each unit's first use waits for its gather alone: all else that it needs is there.
+
+        That is not known of a model that calls Python or prints: TensorFlow runs a timestamp in the program's order
+        with such operations, thus after the passes.
+        """
+        if any(_in_program_order(op) for op in self._forward | self._backward):
+            marks.unknown()
         for unit, early in zip(self._units, self._early, strict=True):
             others = ([tensor for tensor in op.inputs if tensor.op not in unit.derived] for op in early)
             needed = next(filter(None, others), [])
@@ -165,6 +173,12 @@ class StepOrder:
                 if tensor.op in derived:
                     # TensorFlow has no public function that changes the graph of a function under construction.
                     op._update_input(position, _copy(tensor, copies))
+
+
+def _in_program_order(op: tf.Operation) -> bool:
+    """Whether a tf.function runs it after all such operations that were made before it."""
+    uses_resource = any(tensor.dtype == tf.resource for tensor in op.inputs)
+    return op.op_def.is_stateful and not uses_resource and not op.type.startswith(_ANY_ORDER)
 
 
 def _copy(tensor: tf.Tensor, copies: dict[tf.Operation, tf.Operation]) -> tf.Tensor:

@@ -68,7 +68,7 @@ class AllGather(Collective):
 
     def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
         """Everyone receives the gradient of each other."""
-        return Exchange(replicas - 1.0, replicas - 1.0, hides=True).scaled(1 / accumulate)
+        return Exchange(replicas - 1.0, replicas - 1.0, hides=True, in_turn=True).scaled(1 / accumulate)
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:

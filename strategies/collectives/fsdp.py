@@ -73,7 +73,7 @@ class Fsdp(Collective):
     def exchange(self, replicas: int, accumulate: int = 1) -> Exchange | None:
         """Weights are gathered for both passes, and gradients reduced, each in N−1 messages."""
         gathers = 2 if self.reshard_after_forward else 1
-        return Exchange(1.0, 1 / replicas).scaled((gathers + 1) * (replicas - 1))
+        return Exchange(1.0, 1 / replicas, in_turn=True).scaled((gathers + 1) * (replicas - 1))
 
     @contextmanager
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:

@@ -11,13 +11,10 @@ import itertools
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from stratbench.harness.launch.processes import Process
 from stratbench.harness.launch.starter import Starter
 from stratbench.strategies.base import Task
 
@@ -71,19 +68,9 @@ class Hosts(Starter):
         """Nothing else runs on the hosts, so that each port is free."""
         return f"{host}:{port or next(self._ports)}"
 
-    def start(
-        self, task: Task, folder: Path, env: Mapping[str, str], log: Path, stop: threading.Event
-    ) -> Process | None:
-        """Start the task on its host."""
-        with log.open("ab") as file:
-            return subprocess.Popen(
-                self._on(task.host, *task.command, sys.executable, "-P", "-m", "stratbench.harness.worker", folder),
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+    def _command(self, task: Task, program: Sequence[str]) -> list[str]:
+        """On the task's host."""
+        return self._on(task.host, *super()._command(task, program))
 
     def _build(self) -> None:
         self._add("switch")
@@ -115,7 +102,7 @@ class Hosts(Starter):
         self._namespaces[name] = holder
         return holder.pid
 
-    def _on(self, name: str, *command: str | Path) -> list[str | Path]:
+    def _on(self, name: str, *command: str) -> list[str]:
         spaces = f"/proc/{self._namespaces[name].pid}/ns"
         return ["nsenter", f"--net={spaces}/net", f"--uts={spaces}/uts", "--", *command]
 
