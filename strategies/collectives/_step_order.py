@@ -115,10 +115,10 @@ class StepOrder:
     def mark_forward(self) -> None:
         """Mark how long each unit's first use waits for its gather alone: all else that it needs is there.
 
-        That is not known of a model that calls Python or prints: TensorFlow runs a timestamp in the program's order
-        with such operations, thus after the passes.
+        That is not known of a model that calls Python or prints after its first weights: TensorFlow runs a timestamp in
+        the program's order with such operations, thus after the passes.
         """
-        if any(_in_program_order(op) for op in self._forward | self._backward):
+        if any(_in_program_order(op) for op in self._phases().keys() | self._backward):
             marks.unknown()
         for unit, early in zip(self._units, self._early, strict=True):
             others = ([tensor for tensor in op.inputs if tensor.op not in unit.derived] for op in early)
