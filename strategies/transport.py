@@ -24,8 +24,8 @@ class Exchange:
         waits: whether a step is over for all when it is over for the slowest worker.
         hides: whether it may go on beside computing.
         local: whether it is within one process, so that no network decides how long it takes.
-        in_turn: whether two replicas may send one after the other: Gloo's all-gather and all-to-all of two processes
-            don't use both directions of their link at the same time, if messages are long.
+        in_turn: whether two replicas may send one after the other, as two processes do in Gloo's all-gather of long
+            messages; more of them use both directions of their links at the same time.
     """
 
     messages: float

@@ -8,7 +8,6 @@ first gradient exists, and the step waits for its own update.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
@@ -18,14 +17,12 @@ import numpy as np
 from conftest import launch, make_spec
 from rich.console import Console
 from rich.table import Table
-from stratbench.harness.launch import launcher
 from stratbench.results.raw import journal
 from stratbench.strategies import registry
 
-LAB = Path(__file__).parent / "lab"
-sys.path.insert(0, str(LAB))
-from hosts import Hosts, unable  # noqa: E402
-from probe import Probe  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parent / "lab"))
+from hosts import Hosts, prepare, unable
+from probe import Probe
 
 PARTS = ("forward", "computing", "communicating")
 STRATEGIES = [
@@ -73,9 +70,7 @@ def main() -> None:
         print(f"exchange: skipped, {why}", file=sys.stderr)
         return
     registry.available()[Probe.name] = Probe
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(LAB), os.environ.get("PYTHONPATH", "")]).rstrip(":")
-    # The launcher is on none of the hosts; `Hosts` starts the tasks where they belong.
-    launcher.is_here = lambda host: True
+    prepare()
     names = ["strategy", "model", "replicas", "Mbit/s", "step ms", *(f"{part} ms" for part in PARTS), "floor ms"]
     table = Table(*names, "step ÷ floor", "of the rounds", box=None)
     for model, replicas, mbit in (

@@ -10,66 +10,55 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
-from conftest import launch
+from conftest import launch, make_spec
 from rich.console import Console
 from rich.table import Table
 from stratbench.harness.cli.commands import cli
-from stratbench.harness.launch import launcher
 from stratbench.harness.launch.run import collect, open_store
-from stratbench.harness.plan.experiment import Experiment
 from stratbench.harness.plan.spec import RunSpec
 
-LAB = Path(__file__).parent / "lab"
-sys.path.insert(0, str(LAB))
-from hosts import Hosts, unable  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parent / "lab"))
+from hosts import Hosts, prepare, unable
 
 STRATEGIES = ["horovod", "multiworker", "allgather", "master-worker", "fsdp"]
+WORK = {
+    "model": "sleeping:make",
+    "dataset": "synthetic:shape=28x28x1,classes=10,examples=12000",
+    "global_batch": 120,
+    "steps": 30,
+    "optimizer": "momentum",
+    "timeout": 600.0,
+}
 FEW, MORE = (1, 2), (3, 4)
-
-
-def spec(strategy: str, replicas: int, repeat: int, options: argparse.Namespace) -> RunSpec:
-    """A run of the sleeping model."""
-    (one,) = Experiment(
-        strategies=[strategy],
-        replicas=[replicas],
-        model="sleeping:make",
-        dataset="synthetic:shape=28x28x1,classes=10,examples=12000",
-        global_batch=options.batch,
-        steps=options.steps,
-        cores_per_replica=1,
-        optimizer="momentum",
-        timeout=600.0,
-    ).expand()
-    return one.model_copy(update={"repeat": repeat})
+SIZES = [(size, repeat) for repeat in range(3) for size in FEW] + [(size, 0) for size in MORE]
+"""Numbers of replicas, each with its repeat. Three repeats make an interval."""
 
 
 def step_seconds(one: RunSpec, output: Path, mbit: float) -> float:
     """Of a run on as many hosts as it has replicas, which is recorded in the output folder."""
     with Hosts(one.replicas, mbit) as hosts, open_store(output) as store:
         folder = output / "runs" / one.run_id
-        made = collect(one, folder, launch(one, folder, threading.Event(), place=hosts, starter=hosts))
+        made = collect(one, folder, launch(one, folder, place=hosts, starter=hosts))
         store.add(made)
     if made.run["status"] != "ok":
         raise SystemExit(f"{one.title}: {made.run['reason']}")
     return float(one.global_batch / made.run["examples_per_second"])
 
 
-def predicted(output: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """Strategy with its options as JSON, and replicas → what the command says."""
-    asked = ["predict", str(output), "-n", ",".join(str(size) for size in MORE), "--json"]
+def predicted(output: Path) -> dict[int, dict[str, Any]]:
+    """Replicas → what the command says of the only strategy in the folder."""
+    asked = ["predict", str(output), "-n", ",".join(map(str, MORE)), "--json"]
     done = CliRunner().invoke(cli, asked, catch_exceptions=False)
     if done.exit_code:
         raise SystemExit(done.output)
-    series = json.loads(done.stdout)
-    return {(each["strategy"], size["replicas"]): size for each in series for size in each["sizes"]}
+    (series,) = json.loads(done.stdout)
+    return {size["replicas"]: size for size in series["sizes"]}
 
 
 def main() -> None:
@@ -77,31 +66,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--strategies", nargs="+", default=STRATEGIES)
     parser.add_argument("--mbit", type=float, default=200)
-    parser.add_argument("--repeats", type=int, default=3, help="of 1 and 2 replicas; 3 and 4 have one")
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--batch", type=int, default=120, help="of all replicas")
     options = parser.parse_args()
     why = unable()
     if why:
         print(f"predictions: skipped, {why}", file=sys.stderr)
         return
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(LAB), os.environ.get("PYTHONPATH", "")]).rstrip(":")
-    # The launcher is on none of the hosts; `Hosts` starts the tasks where they belong.
-    launcher.is_here = lambda host: True
-    sizes = [(size, repeat) for repeat in range(options.repeats) for size in FEW] + [(size, 0) for size in MORE]
+    prepare()
     table = Table("strategy", "replicas", "predicted ms", "95 % of runs", "measured ms", "error", "within", box=None)
     with tempfile.TemporaryDirectory() as temporary:
-        few, measured = Path(temporary) / "few", {}
-        for size, repeat in sizes:
-            for strategy in options.strategies:
-                output = few if size in FEW else Path(temporary) / "more"
-                found = step_seconds(spec(strategy, size, repeat, options), output, options.mbit)
-                print(f"{strategy} ×{size}: {found * 1000:.1f} ms", file=sys.stderr)
-                measured[strategy, size] = found
-        said = predicted(few)
-        for strategy in options.strategies:
+        measured = {}
+        for size, repeat in SIZES:
+            for number, strategy in enumerate(options.strategies):
+                one = make_spec(strategy, size, **WORK).model_copy(update={"repeat": repeat})
+                output = Path(temporary) / ("few" if size in FEW else "more") / str(number)
+                measured[strategy, size] = step_seconds(one, output, options.mbit)
+                print(f"{strategy} ×{size}: {measured[strategy, size] * 1000:.1f} ms", file=sys.stderr)
+        for number, strategy in enumerate(options.strategies):
+            said = predicted(Path(temporary) / "few" / str(number))
             for size in MORE:
-                each, seconds = said[strategy.partition(":")[0], size], measured[strategy, size]
+                each, seconds = said[size], measured[strategy, size]
                 low, high = each["step_seconds_low"], each["step_seconds_high"]
                 cells = [f"{each['step_seconds'] * 1000:.1f}", f"{low * 1000:.1f}–{high * 1000:.1f}"]
                 cells += [f"{seconds * 1000:.1f}", f"{each['step_seconds'] / seconds - 1:+.0%}"]

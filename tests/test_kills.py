@@ -110,8 +110,8 @@ def test_fifty_kills_of_a_group_during_one_comparison_lose_no_row(tmp_path: Path
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         # By runs, so that neither a quick machine has done them all before, nor a slow one none.
-        enough = len(list(run_folder.recorded(tmp_path))) + random.randint(0, 3)
-        while len(list(run_folder.recorded(tmp_path))) < enough and process.poll() is None:
+        enough = len(run_folder.recorded(tmp_path)) + random.randint(0, 3)
+        while len(run_folder.recorded(tmp_path)) < enough and process.poll() is None:
             time.sleep(0.05)
         time.sleep(random.uniform(0, 3))
         assert process.poll() is None, "the comparison ended before it was killed"

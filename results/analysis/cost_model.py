@@ -65,6 +65,10 @@ class Network:
     latency_seconds: float
     bytes_per_second: float
 
+    def seconds(self, messages: float, weights: float, weights_bytes: float) -> float:
+        """Of these messages, and of so many times the bytes of the weights."""
+        return messages * self.latency_seconds + weights * weights_bytes / self.bytes_per_second
+
 
 @dataclasses.dataclass(frozen=True)
 class Point:
@@ -117,14 +121,9 @@ class Model:
         here = [way for each in directions for way in communicating_of(points, partial(self._costs, each), replicas)]
         if self.network is None or asked.local or not asked.messages:
             return here
-        best, worst = self._there(asked, 1), self._there(asked, directions[-1] if replicas == 2 else 1)
+        there = [self.network.seconds(*self._costs(each, replicas)[:2], self.weights_bytes) for each in directions]
         # At best it hides behind computing and costs nothing else; at worst, what it costs here comes on top.
-        return [max(best - computing, 0.0) if asked.hides else best, worst + max(here)]
-
-    def _there(self, asked: Exchange, directions: int) -> float:
-        assert self.network is not None
-        sent = directions * asked.weights * self.weights_bytes / self.network.bytes_per_second
-        return asked.messages * self.network.latency_seconds + sent
+        return [max(there[0] - computing, 0.0) if asked.hides else there[0], there[-1] + max(here)]
 
     def _costs(self, directions: int, replicas: int) -> Costs:
         """``directions``: of two replicas' link that are used one after the other."""

@@ -8,13 +8,16 @@ and the machine's own network is left as it is.
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from stratbench.harness.launch import launcher
 from stratbench.harness.launch.starter import Starter
 from stratbench.strategies.base import Task
 
@@ -29,6 +32,13 @@ def unable() -> str | None:
         return f"network namespaces need Linux with {', '.join(missing) or 'iproute2 and util-linux'}"
     done = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, check=False)
     return f"network namespaces need root: {done.stderr.strip()}" if done.returncode else None
+
+
+def prepare() -> None:
+    """Have tasks find what is in this folder, and be started by `Hosts`: the launcher is on none of the hosts."""
+    folders = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
+    launcher.is_here = lambda host: True
 
 
 class Hosts(Starter):
