@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +13,9 @@ from stratbench.strategies.trainer import Batch, Trainer, Workload
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+    Computed = tuple[tf.Tensor, list[tf.Tensor]]
+    """The loss, and gradients to apply."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,22 +34,26 @@ class Probe(Collective):
         """``communicating`` is one all-reduce of the weights; ``computing`` a step without any exchange."""
         with self.joined(workload) as hvd:
             import tensorflow as tf
+            from stratbench.strategies._shared.accumulation import Accumulation
             from stratbench.strategies._shared.replica import KerasTrainer, loss_and_gradients
 
             model, optimizer = replicate(hvd, workload)
-            weights = [variable.value for variable in model.trainable_variables]
+            trained = model.trainable_variables
 
-            def forward(batch: Batch) -> tf.Tensor:
-                return workload.total_loss(model, batch)
+            def forward(batch: Batch) -> Computed:
+                return workload.total_loss(model, batch), []
 
-            def computing(batch: Batch) -> tf.Tensor:
-                loss, gradients = loss_and_gradients(workload, model, batch)
-                optimizer.apply(gradients, model.trainable_variables)
-                return loss
+            def computing(batch: Batch) -> Computed:
+                return loss_and_gradients(workload, model, batch)
 
-            def communicating(batch: Batch) -> tf.Tensor:
-                means = hvd.grouped_allreduce([weight.read_value() for weight in weights], op=hvd.Average)
-                return tf.add_n([tf.reshape(mean, [-1])[0] for mean in means])
+            def communicating(batch: Batch) -> Computed:
+                means = hvd.grouped_allreduce([each.value.read_value() for each in trained], op=hvd.Average)
+                return tf.add_n([tf.reshape(mean, [-1])[0] for mean in means]), []
 
-            body = {"forward": forward, "computing": computing, "communicating": communicating}[self.part]
-            yield KerasTrainer(model, optimizer, body, rank=hvd.rank(), shards=hvd.size())
+            def apply(gradients: Sequence[tf.Tensor]) -> None:
+                if gradients:
+                    optimizer.apply(gradients, trained)
+
+            compute = {"forward": forward, "computing": computing, "communicating": communicating}[self.part]
+            steps = Accumulation(1, trained, compute, apply)
+            yield KerasTrainer(model, optimizer, workload, steps, rank=hvd.rank(), shards=hvd.size())

@@ -17,7 +17,8 @@ def make(shape: tuple[int, ...], classes: int, units: int = 512, milliseconds: f
     """Dense layers, and before each a pause.
 
     Args:
-        milliseconds: that an example takes in all, once forward and twice backward, as multiplying matrices does.
+        milliseconds: of an example in all layers, a third forward and the rest backward, as multiplying matrices takes.
+            The first pause has no backward pass, as nothing before it is trained: 7/9 are slept.
     """
     import keras
 
