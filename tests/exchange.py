@@ -2,7 +2,8 @@
 
 Run by ``make overhead-exchange``. It is not a test, because it takes minutes and needs an idle machine. The network is
 emulated: see `lab.hosts`. The floor is the forward pass and then the communication: nothing can be sent before the
-first gradient exists, and the step waits for its own update.
+first gradient exists, and the step waits for its own update. Where the cores that compute also do the network's work, a
+step can't be shorter than both together either: "cores" is computing, and as long as communicating keeps a core busy.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 from conftest import launch, make_spec
 from rich.console import Console
 from rich.table import Table
@@ -54,6 +56,20 @@ def step_seconds(strategy: str, model: str, hosts: Hosts, replicas: int, batch: 
         return float(np.median(slowest))
 
 
+def busy_seconds(model: str, hosts: Hosts, replicas: int, batch: int, steps: int) -> float:
+    """How long a step's communicating keeps each core busy, in all programs and the kernel.
+
+    A long run less a short one, so that what is not a step is in neither.
+    """
+    found = []
+    for count in (steps, 4 * steps):
+        before = psutil.cpu_times()
+        step_seconds("probe:part=communicating", model, hosts, replicas, batch, count)
+        after = psutil.cpu_times()
+        found.append(sum(getattr(after, name) - getattr(before, name) for name in ("user", "system", "irq", "softirq")))
+    return (found[1] - found[0]) / (3 * steps) / min(replicas, psutil.cpu_count() or 1)
+
+
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -71,28 +87,31 @@ def main() -> None:
         return
     registry.available()[Probe.name] = Probe
     prepare()
-    names = ["strategy", "model", "replicas", "Mbit/s", "step ms", *(f"{part} ms" for part in PARTS), "floor ms"]
-    table = Table(*names, "step ÷ floor", "of the rounds", box=None)
+    names = ["strategy", "model", "replicas", "Mbit/s", "step ms", *(f"{part} ms" for part in PARTS)]
+    table = Table(*names, "floor ms", "cores ms", "step ÷ floor", "of the rounds", "step ÷ cores", box=None)
     for model, replicas, mbit in (
         (model, replicas, mbit) for model in options.models for replicas in options.replicas for mbit in options.mbit
     ):
         runs = [f"probe:part={part}" for part in PARTS] + options.strategies
         found: dict[str, list[float]] = {run: [] for run in runs}
+        busy = []
         with Hosts(replicas, mbit) as hosts:
             for number in range(options.rounds):
                 # Another order in each round, so that a slow drift of the machine favours none.
                 for run in runs[number % len(runs) :] + runs[: number % len(runs)]:
                     found[run].append(step_seconds(run, model, hosts, replicas, options.batch, options.steps))
                     print(f"{run} {model} ×{replicas} {mbit:g} Mbit/s: {found[run][-1] * 1000:.1f} ms", file=sys.stderr)
+                busy.append(busy_seconds(model, hosts, replicas, options.batch, options.steps))
         parts = [np.array(found[run]) for run in runs[: len(PARTS)]]
-        floor = parts[0] + parts[2]
+        floor, cores = parts[0] + parts[2], parts[1] + np.array(busy)
         for run in options.strategies:
-            ratios = np.array(found[run]) / floor
-            middle = [statistics.median(values) * 1000 for values in (found[run], *parts, floor)]
+            ratios, of_cores = (np.array(found[run]) / least for least in (floor, cores))
+            middle = [statistics.median(values) * 1000 for values in (found[run], *parts, floor, cores)]
             cells = [run, model, str(replicas), f"{mbit:g}", *(f"{value:.1f}" for value in middle)]
-            table.add_row(*cells, f"{statistics.median(ratios):.2f}", " ".join(f"{r:.2f}" for r in sorted(ratios)))
+            rounds = " ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
+            table.add_row(*cells, f"{statistics.median(ratios):.2f}", rounds, f"{statistics.median(of_cores):.2f}")
     console = Console()
-    console.width = max(console.width, 140)
+    console.width = max(console.width, 160)
     console.print(table)
 
 
