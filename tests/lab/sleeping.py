@@ -10,23 +10,33 @@ import numpy as np
 if TYPE_CHECKING:
     import keras
 
-LAYERS = 3
 
-
-def make(shape: tuple[int, ...], classes: int, units: int = 512, milliseconds: float = 1.0) -> keras.Model:
+def make(
+    shape: tuple[int, ...], classes: int, layers: int = 3, units: int = 512, milliseconds: float = 1.0
+) -> keras.Model:
     """Dense layers, and before each a pause.
 
     Args:
         milliseconds: of an example in all layers, a third forward and the rest backward, as multiplying matrices takes.
-            The first pause has no backward pass, as nothing before it is trained: 7/9 are slept.
+            The first pause has no backward pass, as nothing before it is trained: of 3 layers, 7/9 are slept.
     """
     import keras
 
-    each = milliseconds / 1000 / LAYERS / 3
-    hidden = [layer for _ in range(LAYERS) for layer in (_pause(each), keras.layers.Dense(units, activation="gelu"))]
+    each = milliseconds / 1000 / layers / 3
+    hidden = [layer for _ in range(layers) for layer in (_pause(each), keras.layers.Dense(units, activation="gelu"))]
     return keras.Sequential(
         [keras.Input(shape), keras.layers.Flatten(), *hidden, keras.layers.Dense(classes)], name="sleeping"
     )
+
+
+def wide(shape: tuple[int, ...], classes: int) -> keras.Model:
+    """As large as ``mlp-wide:units=1024`` and a layer more."""
+    return make(shape, classes, units=1024)
+
+
+def deep(shape: tuple[int, ...], classes: int) -> keras.Model:
+    """Of many small tensors, as ``deep:make`` is."""
+    return make(shape, classes, layers=40, units=192)
 
 
 def _pause(seconds: float) -> keras.Layer:
