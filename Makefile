@@ -26,7 +26,7 @@ help:
 	@echo 'make test       run the tests, two at a time (some of them: make test ARGS="-k horovod")'
 	@echo 'make check      lint, format and type checks'
 	@echo 'make overhead   measure steps, start-up and exchange: docs/performance.md (one: make overhead-startup)'
-	@echo 'make noise      measure how often stratbench diff is wrong: docs/method.md (25 minutes)'
+	@echo 'make noise      measure how often stratbench diff is wrong: docs/method.md (45 minutes)'
 	@echo 'make predictions  measure how good stratbench predict is: docs/method.md (12 minutes; Linux and root only)'
 	@echo 'make setup      install everything into .venv, Horovod included (about 6 minutes, once);'
 	@echo '                bench, test, check and overhead do this by themselves'

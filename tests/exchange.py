@@ -40,6 +40,8 @@ STRATEGIES = [
 ]
 MODELS = ["mlp-wide", "deep:make"]
 WARMUP = 5
+BUSY_STEPS = 200
+"""So many that two start-ups, which take seconds of CPU time each, may differ a little."""
 
 
 def step_seconds(strategy: str, model: str, hosts: Hosts, replicas: int, batch: int, steps: int) -> float:
@@ -56,18 +58,18 @@ def step_seconds(strategy: str, model: str, hosts: Hosts, replicas: int, batch: 
         return float(np.median(slowest))
 
 
-def busy_seconds(model: str, hosts: Hosts, replicas: int, batch: int, steps: int) -> float:
+def busy_seconds(model: str, hosts: Hosts, replicas: int, batch: int) -> float:
     """How long a step's communicating keeps each core busy, in all programs and the kernel.
 
     A long run less a short one, so that what is not a step is in neither.
     """
     found = []
-    for count in (steps, 4 * steps):
+    for steps in (2 * WARMUP, 2 * WARMUP + BUSY_STEPS):
         before = psutil.cpu_times()
-        step_seconds("probe:part=communicating", model, hosts, replicas, batch, count)
+        step_seconds("probe:part=communicating", model, hosts, replicas, batch, steps)
         after = psutil.cpu_times()
         found.append(sum(getattr(after, name) - getattr(before, name) for name in ("user", "system", "irq", "softirq")))
-    return (found[1] - found[0]) / (3 * steps) / min(replicas, psutil.cpu_count() or 1)
+    return (found[1] - found[0]) / BUSY_STEPS / min(replicas, psutil.cpu_count() or 1)
 
 
 def main() -> None:
@@ -94,16 +96,15 @@ def main() -> None:
     ):
         runs = [f"probe:part={part}" for part in PARTS] + options.strategies
         found: dict[str, list[float]] = {run: [] for run in runs}
-        busy = []
         with Hosts(replicas, mbit) as hosts:
             for number in range(options.rounds):
                 # Another order in each round, so that a slow drift of the machine favours none.
                 for run in runs[number % len(runs) :] + runs[: number % len(runs)]:
                     found[run].append(step_seconds(run, model, hosts, replicas, options.batch, options.steps))
                     print(f"{run} {model} ×{replicas} {mbit:g} Mbit/s: {found[run][-1] * 1000:.1f} ms", file=sys.stderr)
-                busy.append(busy_seconds(model, hosts, replicas, options.batch, options.steps))
+            busy = busy_seconds(model, hosts, replicas, options.batch)
         parts = [np.array(found[run]) for run in runs[: len(PARTS)]]
-        floor, cores = parts[0] + parts[2], parts[1] + np.array(busy)
+        floor, cores = parts[0] + parts[2], parts[1] + busy
         for run in options.strategies:
             ratios, of_cores = (np.array(found[run]) / least for least in (floor, cores))
             middle = [statistics.median(values) * 1000 for values in (found[run], *parts, floor, cores)]
@@ -111,7 +112,7 @@ def main() -> None:
             rounds = " ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
             table.add_row(*cells, f"{statistics.median(ratios):.2f}", rounds, f"{statistics.median(of_cores):.2f}")
     console = Console()
-    console.width = max(console.width, 160)
+    console.width = max(console.width, 200)
     console.print(table)
 
 

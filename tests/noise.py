@@ -102,7 +102,7 @@ def trial(where: str, steps: int, seconds: float, repeats: int, folder: Path) ->
     names = ["a", "b", "slow"]
     with runs(where, steps, seconds) as made:
         for repeat in range(repeats):
-            # The order of a round turns, as that of `compare` does.
+            # Turned, so that a slow drift of the machine favours none.
             for name in names[repeat % 3 :] + names[: repeat % 3]:
                 made.run(name, repeat, folder)
     # For diff, runs with other faults are another spec: here the fault is what is to be found.
@@ -127,7 +127,14 @@ def told(number: int, where: str, name: str, change: difference.Change) -> str:
 @click.option("--repeats", default=8, show_default=True)
 @click.option("--steps", default=400, show_default=True)
 @click.option("--share", default=0.1, show_default=True, help="Of a step, by which it is slowed.")
-@click.option("--where", type=click.Choice(list(WHERE)), multiple=True, default=list(WHERE), show_default=True)
+@click.option(
+    "--where",
+    type=click.Choice(list(WHERE)),
+    multiple=True,
+    default=list(WHERE),
+    show_default=True,
+    help="May be repeated.",
+)
 def main(trials: int, repeats: int, steps: int, share: float, where: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         seconds = {}
