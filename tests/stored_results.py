@@ -1,5 +1,6 @@
 """Runs in an output folder's tables, and what the files hold, for tests of both."""
 
+import gzip
 import io
 from contextlib import contextmanager
 
@@ -8,10 +9,10 @@ import numpy as np
 import pandas as pd
 import stratbench.results
 from stratbench.results import schema
-from stratbench.results.tables import opening
+from stratbench.results.tables import csv_tables, opening
 from test_results_record import make_record, make_spec
 
-FILES = sorted(["results.h5", *(f"{table}.csv" for table in schema.TABLES)])
+FILES = sorted(["results.h5", *map(csv_tables.name, schema.TABLES)])
 
 
 def record_of(repeat, **arguments):
@@ -39,12 +40,21 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
+def csv_lines(folder):
+    """Each CSV table's text, decompressed."""
+    files = {name: (folder / csv_tables.name(name)) for name in schema.TABLES}
+    return {
+        name: (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
+        for name, path in files.items()
+    }
+
+
 def assert_csv_follows(folder):
     tables = stratbench.results.load(folder)
     for name in schema.TABLES:
         text = {column.name: str for column in schema.TABLES[name] if column.kind == "text"}
         frame = pd.read_csv(
-            folder / f"{name}.csv",
+            folder / csv_tables.name(name),
             keep_default_na=False,
             na_values=[""],
             dtype=text,

@@ -11,7 +11,7 @@ from stratbench.harness.plan.references import variant
 from stratbench.results import schema
 from stratbench.results.raw import journal, record
 from stratbench.results.showing import terminal
-from stratbench.results.tables import store
+from stratbench.results.tables import csv_tables, store
 from stratbench.strategies import registry
 from test_results_record import STARTED, array, assert_equal, make_log, make_record, make_spec
 
@@ -174,7 +174,7 @@ def test_results_from_before_these_tables_and_columns_are_shown_and_extended(tmp
             for name in names:
                 del file[table][name]
     for name in ("updates", "staleness"):
-        (tmp_path / f"{name}.csv").unlink()
+        (tmp_path / csv_tables.name(name)).unlink()
     older = stratbench.results.load(tmp_path)
     assert older.updates.empty and older.staleness.empty and list(older.updates)[3:] == list(journal.UPDATE_FIELDS)
     assert older.runs.traffic_bytes_measured.isna().all() and older.tasks.weights_bytes.isna().all()

@@ -1,16 +1,19 @@
 """Files that are damaged, foreign, edited, of another version, or no files: refused, or read and healed."""
 
+import gzip
+import hashlib
 import io
 import os
+import re
 import socket
 
 import h5py
 import pytest
 import stratbench.results
-from stored_results import assert_csv_follows, edited, record_of, save
+from stored_results import assert_csv_follows, csv_lines, edited, record_of, save
 from stratbench.errors import NewerResultsError, ResultsError
 from stratbench.results import schema
-from stratbench.results.tables import hdf5, opening, store
+from stratbench.results.tables import csv_tables, hdf5, opening, store
 
 
 def test_a_newer_schema_is_refused(tmp_path):
@@ -64,7 +67,7 @@ def test_files_from_before_a_column_or_table_are_read_and_extended(tmp_path):
     with edited(tmp_path / "results.h5") as file:
         del file["runs/gpus"], file["runs/first_step_seconds"], file["tasks"]
     for name in schema.TABLES:
-        (tmp_path / f"{name}.csv").write_text("run_id,status\nof an older version,ok\n")
+        (tmp_path / csv_tables.name(name)).write_text("run_id,status\nof an older version,ok\n")
     tables = stratbench.results.load(tmp_path)
     assert tables.runs.gpus.tolist() == [""] and tables.runs.first_step_seconds.isna().all() and tables.tasks.empty
     with store.Store(tmp_path) as opened:
@@ -93,11 +96,57 @@ def test_a_csv_whose_cells_were_edited_is_written_anew(tmp_path):
     assert (tmp_path / "results.h5").stat().st_mtime_ns == before, "nothing was to be written"
 
 
-def test_a_user_s_own_csv_is_not_replaced(tmp_path):
-    (tmp_path / "runs.csv").write_text("name,time\n")
-    with pytest.raises(ResultsError, match=r"runs\.csv is not stratbench's"):
+MINE = b"name,time\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("runs.csv", MINE),
+        ("steps.csv.gz", gzip.compress(MINE)),
+        ("steps.csv.gz", MINE),
+        ("updates.csv.gz", gzip.compress(MINE)[:15]),
+        ("updates.csv.gz", b"\x1f\x8b\x08" + bytes(range(40))),
+    ],
+)
+def test_a_user_s_own_csv_is_not_replaced(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ResultsError, match=rf"{re.escape(name)} is not stratbench's"):
         store.Store(tmp_path)
-    assert (tmp_path / "runs.csv").read_text() == "name,time\n"
+    assert (tmp_path / name).read_bytes() == content
+
+
+def test_the_csv_of_steps_from_before_it_was_compressed_gives_way_to_the_compressed_one(tmp_path):
+    with store.Store(tmp_path) as opened:
+        opened.add(record_of(1))
+    lines = csv_lines(tmp_path)
+    with edited(tmp_path / "results.h5") as file:
+        for name in ("steps", "updates"):
+            (tmp_path / f"{name}.csv.gz").unlink()
+            (tmp_path / f"{name}.csv").write_text(lines[name])
+            file[name].attrs["csv_sha256"] = hashlib.sha256(lines[name].encode()).hexdigest()
+    (tmp_path / "updates.csv").write_text("run_id,changed\n")
+    with store.Store(tmp_path) as opened:
+        opened.add(record_of(2))
+    assert_csv_follows(tmp_path)
+    assert not (tmp_path / "steps.csv").exists()
+    assert (tmp_path / "updates.csv").read_text() == "run_id,changed\n", "what was edited is the user's"
+    (tmp_path / "steps.csv").mkdir()
+    with store.Store(tmp_path) as opened:
+        opened.add(record_of(3))
+    assert len(assert_csv_follows(tmp_path).runs) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"no gzip", b"\x1f\x8b\x08" + bytes(range(40))])
+def test_a_compressed_csv_that_cannot_be_read_is_written_anew(tmp_path, content):
+    with store.Store(tmp_path) as opened:
+        opened.add(record_of(1))
+    with edited(tmp_path / "results.h5") as file:
+        (tmp_path / "steps.csv.gz").write_bytes(content)
+        file["steps"].attrs["csv_sha256"] = hashlib.sha256(content).hexdigest()
+    with store.Store(tmp_path) as opened:
+        opened.add(record_of(1))
+    assert len(assert_csv_follows(tmp_path).steps) == 8
 
 
 def test_what_a_newer_or_another_program_put_into_the_file_is_not_lost(tmp_path):

@@ -253,14 +253,14 @@ def _print_run(row: dict[str, Any], as_json: bool) -> None:
 
 
 def _print_folder(folder: Path, run_ids: set[str]) -> None:
+    from ...results.schema import TABLES
+    from ...results.tables.csv_tables import name
     from ...results.tables.reading import load_runs
 
     runs = load_runs(folder)
     chosen = runs[runs["run_id"].isin(run_ids)]
     _print_tables(chosen)
-    click.echo(
-        f"\nHDF5: {folder / 'results.h5'}\nCSV:  {', '.join(str(path) for path in sorted(folder.glob('*.csv')))}"
-    )
+    click.echo(f"\nHDF5: {folder / 'results.h5'}\nCSV:  {', '.join(str(folder / name(table)) for table in TABLES)}")
     if (chosen["profiles"] != "").any():
         click.echo(f"Profiles: tensorboard --logdir {folder / 'runs'}, with pip install tensorboard-plugin-profile")
 

@@ -1,13 +1,20 @@
-"""The tables as CSV: UTF-8, a header, one line per row, ``true`` and ``false``; empty cells are missing values."""
+"""The tables as CSV: UTF-8, a header, one line per row, ``true`` and ``false``; empty cells are missing values.
+
+Tables with a row a step are compressed: a million steps are 100 MB as text. Each part that is written is its own member
+of the gzip file (RFC 1952 allows many), so that rows are added without compressing the former ones again.
+"""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import io
+import shutil
+import zlib
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -17,11 +24,24 @@ from ..schema import TABLES
 
 _READ_BYTES = 1 << 20
 _WRITE_ROWS = 16_384
+_COMPRESSED = frozenset({"steps", "updates"})
+_COMPRESSION = 6
+_NOT_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
+
+
+def name(table: str) -> str:
+    """Of the table's file in the output folder."""
+    return f"{table}.csv.gz" if table in _COMPRESSED else former_name(table)
+
+
+def former_name(table: str) -> str:
+    """Of its file before the tables with a row a step were compressed."""
+    return f"{table}.csv"
 
 
 def write_header(target: Hashed, table: str) -> None:
     """Write the line with the column names of ``table``."""
-    target.write(_header(table))
+    target.write(_encoded(table, _header(table)))
 
 
 def write(target: Hashed, table: str, blocks: Iterable[Columns]) -> None:
@@ -31,7 +51,7 @@ def write(target: Hashed, table: str, blocks: Iterable[Columns]) -> None:
             text = io.StringIO(newline="")
             cells = [_cells(c, block[c.name][start : start + _WRITE_ROWS]) for c in TABLES[table]]
             csv.writer(text, lineterminator="\n").writerows(zip(*cells, strict=True))
-            target.write(text.getvalue().encode())
+            target.write(_encoded(table, text.getvalue().encode()))
 
 
 class Hashed:
@@ -42,7 +62,7 @@ class Hashed:
         self._hash = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
-        """Write whole lines or parts of them."""
+        """Write a part of the file."""
         self._hash.update(data)
         self._target.write(data)
 
@@ -66,31 +86,29 @@ def copy(former: Path, target: Hashed, table: str, drop: Collection[str], digest
         OSError: it can't be read or the copy can't be written.
     """
     try:
-        file = open_regular(former)
-    except FileNotFoundError:
+        with open_regular(former) as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                return False
+            file.seek(0)
+            lines = _lines(former, file)
+            if lines.readline() != _header(table):
+                return False
+            if drop:
+                write_header(target, table)
+                _copy_lines(lines, target, table, drop)
+            else:
+                file.seek(0)
+                shutil.copyfileobj(file, target, _READ_BYTES)
+            return True
+    except (FileNotFoundError, *_NOT_GZIP):
         return False
-    with file:
-        header = file.readline()
-        if header != _header(table):
-            return False
-        target.write(header)
-        found = hashlib.sha256(header)
-        if drop:
-            _copy_lines(file, target, drop, found)
-        else:
-            while part := file.read(_READ_BYTES):
-                found.update(part)
-                target.write(part)
-        return found.hexdigest() == digest
 
 
-def _copy_lines(file: BinaryIO, target: Hashed, drop: Collection[str], found: hashlib._Hash) -> None:
+def _copy_lines(lines: BinaryIO, target: Hashed, table: str, drop: Collection[str]) -> None:
     # Each text is one line, see schema, and a run id needs no quotes.
     dropped = {run_id.encode() for run_id in drop}
-    for line in file:
-        found.update(line)
-        if line.partition(b",")[0] not in dropped:
-            target.write(line)
+    while some := lines.readlines(_READ_BYTES):
+        target.write(_encoded(table, b"".join(line for line in some if line.partition(b",")[0] not in dropped)))
 
 
 def has_digest(path: Path, digest: str) -> bool:
@@ -104,11 +122,28 @@ def has_digest(path: Path, digest: str) -> bool:
 
 def is_foreign(path: Path) -> bool:
     """Whether the file can't be a table of stratbench: its first column isn't the run's id. Raises OSError."""
+    line = _first_line(path)
+    return line is not None and not line.startswith((b"run_id,", b"run_id\n"))
+
+
+def _first_line(path: Path) -> bytes | None:
+    """None if there is no file; empty if it can't be decompressed. Raises OSError."""
     try:
         with open_regular(path) as file:
-            return not file.readline(_READ_BYTES).startswith((b"run_id,", b"run_id\n"))
+            return _lines(path, file).readline(_READ_BYTES)
     except FileNotFoundError:
-        return False
+        return None
+    except _NOT_GZIP:
+        return b""
+
+
+def _lines(path: Path, file: BinaryIO) -> BinaryIO:
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if path.suffix == ".gz" else file
+
+
+def _encoded(table: str, lines: bytes) -> bytes:
+    # Without a time, equal rows are equal bytes.
+    return gzip.compress(lines, _COMPRESSION, mtime=0) if table in _COMPRESSED else lines
 
 
 def _header(table: str) -> bytes:

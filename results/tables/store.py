@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -62,7 +63,7 @@ class Store:
 
     def _check_names(self) -> None:
         """Check before hours of training that nothing else has the names of the tables."""
-        for name in (HDF5_NAME, *map(_csv_name, TABLES)):
+        for name in (HDF5_NAME, *map(csv_tables.name, TABLES)):
             for path in (self.folder / name, self.folder / (name + TEMPORARY)):
                 if os.path.lexists(path) and not path.is_file():
                     raise ResultsError(
@@ -71,7 +72,7 @@ class Store:
                     )
 
     def _remove_leftovers(self) -> None:
-        for name in (HDF5_NAME, *map(_csv_name, TABLES)):
+        for name in (HDF5_NAME, *map(csv_tables.name, TABLES)):
             (self.folder / (name + TEMPORARY)).unlink(missing_ok=True)
 
     def _read_old(self) -> tuple[dict[str, State], dict[str, str]]:
@@ -91,7 +92,7 @@ class Store:
             return _states(file), digests
 
     def _check_csv_is_ours(self, tables: Collection[str]) -> None:
-        for path in (self.folder / _csv_name(table) for table in sorted(tables)):
+        for path in (self.folder / csv_tables.name(table) for table in sorted(tables)):
             try:
                 foreign = csv_tables.is_foreign(path)
             except OSError as error:
@@ -161,7 +162,8 @@ class Store:
     def _csv_follows(self) -> bool:
         try:
             return not self._runs or all(
-                csv_tables.has_digest(self.folder / _csv_name(table), self._digests.get(table, "")) for table in TABLES
+                csv_tables.has_digest(self.folder / csv_tables.name(table), self._digests.get(table, ""))
+                for table in TABLES
             )
         except OSError:
             return False
@@ -183,9 +185,21 @@ class Store:
                 f"{why(error)}. Nothing is lost: the run's record.json stays; free the space and "
                 "repeat the command."
             ) from error
+        self._remove_former_csv()
         self._digests = digests
         self._runs = {run_id: state for run_id, state in self._runs.items() if run_id not in drop}
         self._runs |= {record.run_id: _state(record) for record in records}
+
+    def _remove_former_csv(self) -> None:
+        """Remove the files of an earlier version that have another name now; what was edited stays."""
+        for table in TABLES:
+            former = self.folder / csv_tables.former_name(table)
+            # The tables are complete: what can't be read or removed here is no reason to fail.
+            with contextlib.suppress(OSError):
+                if former.name != csv_tables.name(table) and csv_tables.has_digest(
+                    former, self._digests.get(table, "")
+                ):
+                    former.unlink()
 
     def _merge(self, drop: Collection[str], added: Mapping[str, Sequence[Columns]]) -> io.BytesIO:
         if not self._hdf5.exists():
@@ -204,7 +218,7 @@ class Store:
         digests = {}
         with h5py.File(image, "r") as new:
             for table, blocks in added.items():
-                path = self.folder / _csv_name(table)
+                path = self.folder / csv_tables.name(table)
                 with staging.file(path) as file:
                     target = csv_tables.Hashed(file)
                     if csv_tables.copy(path, target, table, drop, self._digests.get(table, "")):
@@ -228,10 +242,6 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _csv_name(table: str) -> str:
-    return f"{table}.csv"
 
 
 def read_statuses(folder: Path) -> dict[str, str]:
