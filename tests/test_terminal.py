@@ -223,6 +223,14 @@ def test_a_schedule_is_in_the_title_and_older_runs_had_none():
     assert output.count("learning rate 0.1, cosine schedule ·") == 1 and output.count("learning rate 0.1 ·") == 1
 
 
+def test_large_numbers_have_all_their_digits():
+    lengths = [run("single", epochs=None, steps=steps) for steps in (1_000_000, 1_234_567, 1_234_568)]
+    rows = (*lengths, run("single", epochs=2.5, lr_scaling="linear", reference_batch=1_048_576.0))
+    output = " ".join(text(*rows).split())
+    assert all(f"· {amount} ·" in output for amount in ("1,000,000 steps", "1,234,567 steps", "1,234,568 steps"))
+    assert "2.5 epochs" in output and "linear from batch 1048576" in output
+
+
 UPDATES = {"updates_applied": 318.0, "updates_dropped": 2.0, "staleness_mean": 0.966, "staleness_max": 4.0}
 
 

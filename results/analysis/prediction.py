@@ -171,7 +171,7 @@ class _Fit:
         sizes, left_out = [], []
         for size in sorted({*replicas, *self._points}):
             if self._batch(size) < 1:
-                left_out.append(f"×{size}: more replicas than examples of the global batch of {self._global(size):g}")
+                left_out.append(f"×{size}: more replicas than examples of the global batch of {self._global(size):.0f}")
             else:
                 sizes.append(size)
         return Series(

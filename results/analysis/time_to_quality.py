@@ -45,7 +45,7 @@ class Target:
         return values >= self.value if self.at_least else values <= self.value
 
     def __str__(self) -> str:
-        return f"{self.metric} {'≥' if self.at_least else '≤'} {self.value:g}"
+        return f"{self.metric} {'≥' if self.at_least else '≤'} {self.value:.12g}"
 
 
 def parse(text: str) -> Target:

@@ -85,7 +85,7 @@ def _cells(each: Prediction) -> list[str]:
     doubt = "" if step.known else "~"
     return [
         str(each.replicas),
-        f"{each.global_batch:g}",
+        f"{each.global_batch:.0f}",
         doubt + words.number(step.value * 1000, form),
         words.interval(step.low * 1000, step.high * 1000, form),
         doubt + words.rate(each.rate),

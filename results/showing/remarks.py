@@ -142,7 +142,7 @@ def _exchanged(row: Row) -> str:
     """Updates and traffic of its workers, if they were counted."""
     parts = []
     if not math.isnan(row["staleness_mean"]):
-        parts.append(f"staleness {row['staleness_mean']:.2f} mean, {row['staleness_max']:g} max")
+        parts.append(f"staleness {row['staleness_mean']:.2f} mean, {row['staleness_max']:.0f} max")
     if row["updates_dropped"] > 0:
         pushed = row["updates_applied"] + row["updates_dropped"]
         parts.append(f"{row['updates_dropped']:,.0f} of {pushed:,.0f} updates dropped")

@@ -31,7 +31,7 @@ def title(row: Row) -> str:
     own = row["optimizer"].startswith(schema.OWN_OPTIMIZERS)
     rate = row["optimizer"] if own else f"{row['optimizer']}, learning rate {by}"
     if row["lr_scaling"] != "none":
-        rate += f", {row['lr_scaling']} from batch {row['reference_batch']:g}"
+        rate += f", {row['lr_scaling']} from batch {row['reference_batch']:.0f}"
     if row["warmup_epochs"] > 0:
         rate += f", warm-up of {count(row['warmup_epochs'], 'epoch')}"
     if row["lr_schedule"] != "constant" and not compiled:
@@ -60,8 +60,9 @@ def evaluated(row: Row) -> str:
 
 
 def count(amount: float, noun: str) -> str:
-    """``3 runs``, ``1 run``."""
-    return f"{amount:g} {noun}{'' if amount == 1 else 's'}"
+    """``3 runs``, ``1 run``, ``1,000,000 steps``."""
+    digits = f"{amount:,.0f}" if float(amount).is_integer() else f"{amount:g}"
+    return f"{digits} {noun}{'' if amount == 1 else 's'}"
 
 
 def strategy(row: Row) -> str:
@@ -84,7 +85,7 @@ def batch(row: Row) -> str:
 def rule(row: Row) -> str:
     """How its learning rate depends on the global batch."""
     warmup = f", warm-up of {count(row['warmup_epochs'], 'epoch')}" if row["warmup_epochs"] > 0 else ""
-    scaled = "" if row["lr_scaling"] == "none" else f", {row['lr_scaling']} from batch {row['reference_batch']:g}"
+    scaled = "" if row["lr_scaling"] == "none" else f", {row['lr_scaling']} from batch {row['reference_batch']:.0f}"
     return f"{row['learning_rate']:g}{scaled}{warmup}"
 
 
