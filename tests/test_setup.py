@@ -56,6 +56,18 @@ class TestRecipe:
             recipe.drop_xla_source(tmp_path)
         assert path.read_text() == text
 
+    def test_gloo_yields_while_a_lock_is_taken(self, tmp_path):
+        path = tmp_path / recipe.GLOO_SOURCE
+        path.parent.mkdir(parents=True)
+        path.write_text("lock(m_, std::try_to_lock);\n  if (!lock) {\n    return;\n  }\n")
+        recipe.yield_while_locked(tmp_path)
+        assert path.read_text() == (
+            "#include <thread>\n"
+            "lock(m_, std::try_to_lock);\n  if (!lock) {\n    std::this_thread::yield();\n    return;\n  }\n"
+        )
+        with pytest.raises(StratbenchError, match=r"in one place\. Received: 0 such places"):
+            recipe.yield_while_locked(tmp_path)
+
     def test_another_download_is_refused(self, tmp_path):
         (tmp_path / recipe.SDIST).write_bytes(b"not Horovod")
         with pytest.raises(StratbenchError, match=f"SHA-256 of {recipe.SDIST} must be {recipe.SDIST_SHA256}"):
@@ -68,7 +80,7 @@ class TestRecipe:
             recipe.unpack(tmp_path / recipe.SDIST, tmp_path / "inside")
 
     def test_settings_are_ours_where_the_user_says_nothing(self):
-        ours = {"HOROVOD_LOCAL_VERSION": "tf2.21.0"}
+        ours = {"HOROVOD_LOCAL_VERSION": "tf2.21.0.glooyield"}
         for name in ("WITH_TENSORFLOW", "WITHOUT_PYTORCH", "WITHOUT_MXNET", "WITH_GLOO", "WITHOUT_MPI"):
             ours[f"HOROVOD_{name}"] = "1"
         assert recipe.build_settings({"PATH": "", "HOME": "/"}, "2.21.0") == ours

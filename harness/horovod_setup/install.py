@@ -32,7 +32,7 @@ def install(log: Callable[[str], None], cache: Path | None = None) -> str:
         cache: folder for wheels and logs, by default `default_cache()`.
 
     Returns:
-        The version installed, such as ``0.28.1+tf2.21.0``.
+        The version installed, such as ``0.28.1+tf2.21.0.glooyield``.
     """
     cache = default_cache() if cache is None else cache.absolute()
     tensorflow = _tensorflow_with_pip()
@@ -118,6 +118,7 @@ def _build(job: _Job, scratch: Path, cache: Path, settings: Mapping[str, str]) -
     job.pip("installing build requirements", "install", *recipe.BUILD_REQUIREMENTS)
     tree = recipe.unpack(_fetch(job, scratch, cache), scratch)
     recipe.drop_xla_source(tree)
+    recipe.yield_while_locked(tree)
     job.env.update(settings)
     if recipe.find_cmake(job.env) is None:
         job.pip("installing cmake", "install", "cmake >= 3.13")
