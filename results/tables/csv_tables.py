@@ -24,19 +24,15 @@ from ..schema import TABLES
 
 _READ_BYTES = 1 << 20
 _WRITE_ROWS = 16_384
-_COMPRESSED = frozenset({"steps", "updates"})
+COMPRESSED = frozenset({"steps", "updates"})
+"""Tables with a row a step."""
 _COMPRESSION = 6
 _NOT_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
 def name(table: str) -> str:
     """Of the table's file in the output folder."""
-    return f"{table}.csv.gz" if table in _COMPRESSED else former_name(table)
-
-
-def former_name(table: str) -> str:
-    """Of its file before the tables with a row a step were compressed."""
-    return f"{table}.csv"
+    return f"{table}.csv.gz" if table in COMPRESSED else f"{table}.csv"
 
 
 def write_header(target: Hashed, table: str) -> None:
@@ -143,7 +139,7 @@ def _lines(path: Path, file: BinaryIO) -> BinaryIO:
 
 def _encoded(table: str, lines: bytes) -> bytes:
     # Without a time, equal rows are equal bytes.
-    return gzip.compress(lines, _COMPRESSION, mtime=0) if table in _COMPRESSED else lines
+    return gzip.compress(lines, _COMPRESSION, mtime=0) if table in COMPRESSED else lines
 
 
 def _header(table: str) -> bytes:

@@ -191,14 +191,12 @@ class Store:
         self._runs |= {record.run_id: _state(record) for record in records}
 
     def _remove_former_csv(self) -> None:
-        """Remove the files of an earlier version that have another name now; what was edited stays."""
-        for table in TABLES:
-            former = self.folder / csv_tables.former_name(table)
+        """Remove what an earlier version wrote as text and is compressed now; what was edited stays."""
+        for table in csv_tables.COMPRESSED:
+            former = self.folder / f"{table}.csv"
             # The tables are complete: what can't be read or removed here is no reason to fail.
             with contextlib.suppress(OSError):
-                if former.name != csv_tables.name(table) and csv_tables.has_digest(
-                    former, self._digests.get(table, "")
-                ):
+                if csv_tables.has_digest(former, self._digests.get(table, "")):
                     former.unlink()
 
     def _merge(self, drop: Collection[str], added: Mapping[str, Sequence[Columns]]) -> io.BytesIO:
