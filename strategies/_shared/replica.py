@@ -288,17 +288,6 @@ def size_bytes(variables: Iterable[keras.Variable | tf.Variable]) -> int:
     return sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for v in variables)
 
 
-def set_threads(replicas: int, cores_per_replica: int, exchanges: bool = False) -> None:
-    """Give TensorFlow's pools the cores of this process's replicas; call before TensorFlow makes any device.
-
-    Args:
-        exchanges: whether the step has operations that exchange tensors while others compute. One thread alone would
-            begin them only when it has nothing left to compute.
-    """
-    tf.config.threading.set_intra_op_parallelism_threads(replicas * cores_per_replica)
-    tf.config.threading.set_inter_op_parallelism_threads(max(replicas, cores_per_replica, 1 + exchanges))
-
-
 def use_gpu(local_index: int) -> None:
     """Show this process one GPU only, where there are any."""
     devices = tf.config.list_physical_devices("GPU")

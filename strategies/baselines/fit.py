@@ -94,7 +94,8 @@ class Fit(Strategy):
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """The compiled model, with the run's optimizer."""
         from .._shared.own_optimizers import OwnOptimizers
-        from .._shared.replica import set_threads, size_bytes, use_gpu
+        from .._shared.replica import size_bytes, use_gpu
+        from .._shared.threads import set_threads
 
         set_threads(task.replicas, workload.cores_per_replica)
         if not self._mirrored:

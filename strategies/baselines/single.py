@@ -80,8 +80,9 @@ class Single(Together):
     def trainer(self, task: Task, workload: Workload) -> Iterator[Trainer]:
         """The plain Keras step in a ``tf.function``."""
         from .._shared.own_step import steps_of
-        from .._shared.replica import KerasTrainer, loss_and_gradients, set_threads, use_gpu
+        from .._shared.replica import KerasTrainer, loss_and_gradients, use_gpu
         from .._shared.rows import embeddings, kept_as_rows
+        from .._shared.threads import set_threads
 
         set_threads(1, workload.cores_per_replica)
         use_gpu(0)

@@ -65,7 +65,7 @@ class Collective(Strategy):
     launcher: Literal["auto", "horovodrun"] = option(
         "auto", "what starts the processes; auto is stratbench itself with Gloo and Open MPI, horovodrun with other MPI"
     )
-    cycle_ms: Annotated[float, Gt(0)] = option(1.0, "how often the background thread looks for tensors, in ms")
+    cycle_ms: Annotated[float, Gt(0)] = option(0.1, "how often the background thread looks for tensors, in ms")
 
     def skip(self, replicas: int) -> str | None:
         """Horovod missing or built for another TensorFlow; a controller that was not built."""
@@ -114,7 +114,8 @@ class Collective(Strategy):
         """
         import horovod.tensorflow as hvd
 
-        from .._shared.replica import set_threads, use_gpu
+        from .._shared.replica import use_gpu
+        from .._shared.threads import set_threads
 
         set_threads(1, workload.cores_per_replica, exchanges)
         # Horovod reads these in init. Set here, they also hold in a job that the user's own horovodrun started.

@@ -61,7 +61,7 @@ class Horovod(Collective):
         "average", "how gradients are combined; adasum needs MPI and bucket_mib=0"
     )
     hierarchical: bool = option(False, "all-reduce within hosts, then between: NCCL and MPI on several hosts")
-    elastic: bool = option(False, "go on without processes that die (Gloo)")
+    elastic: bool = option(False, "go on without processes that die (Gloo); looks for tensors every 1 ms")
     min_replicas: Annotated[int, Ge(1)] = option(1, "elastic: end when fewer are left")
 
     def skip(self, replicas: int) -> str | None:
@@ -204,7 +204,7 @@ def _unable(options: Horovod, build: HorovodStatus, replicas: int) -> str | None
 def _not_elastic(options: Horovod, build: HorovodStatus, replicas: int) -> str | None:
     if "gloo" not in build.controllers or options.controller == "mpi" or options.op == "adasum":
         return "elastic=true needs Horovod built with Gloo, controller=gloo or auto, and op=average"
-    if (options.fusion_mib, options.cycle_ms) != (128.0, 1.0):
+    if (options.fusion_mib, options.cycle_ms) != (Horovod.fusion_mib, Horovod.cycle_ms):
         return "elastic=true crashes in Horovod with another fusion_mib or cycle_ms than the defaults; leave them out"
     if not options.min_replicas <= replicas <= MOST:
         return f"elastic=true needs from min_replicas={options.min_replicas} to {MOST} replicas, not {replicas}"

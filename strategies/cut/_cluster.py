@@ -14,8 +14,9 @@ from typing import Any
 import tensorflow as tf
 
 from .._shared.held import told
-from .._shared.replica import set_threads, use_gpu
+from .._shared.replica import use_gpu
 from .._shared.sleeping import asleep, register
+from .._shared.threads import set_threads, sleep_when_idle
 from ..base import Task
 from ..trainer import Server, Workload
 from ._tasks import JOB
@@ -43,8 +44,10 @@ def start(task: Task, workload: Workload) -> Node:
     # A thread more, so that what arrives is taken while others compute.
     set_threads(1, cores, exchanges=True)
     use_gpu(task.index)
-    config = v1.ConfigProto(
-        intra_op_parallelism_threads=cores, inter_op_parallelism_threads=cores + 1, allow_soft_placement=True
+    config = sleep_when_idle(
+        v1.ConfigProto(
+            intra_op_parallelism_threads=cores, inter_op_parallelism_threads=cores + 1, allow_soft_placement=True
+        )
     )
     cluster = tf.train.ClusterSpec(described["cluster"])
     return Node(tf.distribute.Server(cluster, JOB, task.index, config=config).target, config)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from .._shared.replica import set_threads, use_gpu
+from .._shared.replica import use_gpu
+from .._shared.threads import set_threads, sleep_when_idle
 from ..base import Task
 from ..trainer import Memory, Server, Workload
 from ..transport import Group
@@ -85,7 +86,7 @@ def session_config(task: Task, cores: int, parts: int) -> tf.compat.v1.ConfigPro
         parts: of a worker's model; it sees the tasks that have them, too.
     """
     threads = cores if task.role == "ps" else cores + (parts > 1)
-    config = v1.ConfigProto(intra_op_parallelism_threads=cores, inter_op_parallelism_threads=threads)
+    config = sleep_when_idle(v1.ConfigProto(intra_op_parallelism_threads=cores, inter_op_parallelism_threads=threads))
     config.device_filters.append("/job:ps")
     worker = task.index // (parts - 1) if task.role == PART else task.index
     if task.role != "ps":

@@ -111,7 +111,8 @@ class AllReduce(Strategy):
         """The ``tf.function`` of a step calls NumPy between the backward pass and the update."""
         from .._shared import marks
         from .._shared.own_step import steps_of
-        from .._shared.replica import KerasTrainer, loss_and_gradients, set_threads, size_bytes, use_gpu
+        from .._shared.replica import KerasTrainer, loss_and_gradients, size_bytes, use_gpu
+        from .._shared.threads import set_threads
         from ._reduce import Reduce
 
         set_threads(1, workload.cores_per_replica)

@@ -13,7 +13,8 @@ import tensorflow as tf
 from ...errors import RunError
 from .._shared.held import told
 from .._shared.messages import Messages
-from .._shared.replica import loss_with, release, set_threads, use_gpu
+from .._shared.replica import loss_with, release, use_gpu
+from .._shared.threads import set_threads
 from .._shared.vectors import flat, parts
 from ..base import Task
 from ..trainer import Memory, Server, Workload

@@ -14,8 +14,9 @@ import tensorflow as tf
 from .._shared.devices import gpus
 from .._shared.held import tell, told
 from .._shared.moments import moment, not_before
-from .._shared.replica import loss_with, set_threads, size_bytes, use_gpu
+from .._shared.replica import loss_with, size_bytes, use_gpu
 from .._shared.sleeping import asleep, register
+from .._shared.threads import set_threads, sleep_when_idle
 from ..base import Task
 from ..trainer import Batch, Memory, Server, Split, StepResult, Trainer, Workload, examples_of
 
@@ -41,7 +42,7 @@ def serving(task: Task, workload: Workload) -> Server:
     use_gpu(task.index)
     # Functions wait for other tasks on these threads. With fewer, as TensorFlow's tutorial says, they may all wait.
     waiting = workload.replicas + len(resolver.cluster_spec().job_tasks("ps")) + 1
-    config = v1.ConfigProto(intra_op_parallelism_threads=cores, inter_op_parallelism_threads=waiting)
+    config = sleep_when_idle(v1.ConfigProto(intra_op_parallelism_threads=cores, inter_op_parallelism_threads=waiting))
     server = tf.distribute.Server(
         resolver.cluster_spec(), resolver.task_type, resolver.task_id, protocol="grpc", config=config
     )

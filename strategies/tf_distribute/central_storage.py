@@ -70,7 +70,7 @@ class CentralStorage(Strategy):
         """As under ``mirrored``, with another strategy of TensorFlow's."""
         import tensorflow as tf
 
-        from .._shared.replica import set_threads
+        from .._shared.threads import set_threads
         from ._in_process import trainer_of
 
         set_threads(task.replicas, workload.cores_per_replica)

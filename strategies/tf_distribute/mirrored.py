@@ -82,7 +82,7 @@ class Mirrored(Together):
     def _over_devices(self, task: Task, group: Group) -> tf.distribute.MirroredStrategy:
         import tensorflow as tf
 
-        from .._shared.replica import set_threads
+        from .._shared.threads import set_threads
 
         set_threads(task.replicas, group.cores_per_replica)
         return tf.distribute.MirroredStrategy(replica_devices(task.replicas), self._cross_device_ops())

@@ -91,7 +91,8 @@ class MultiWorker(Together):
         """Connected with all other processes."""
         import tensorflow as tf
 
-        from .._shared.replica import set_threads, use_gpu
+        from .._shared.replica import use_gpu
+        from .._shared.threads import set_threads
 
         set_threads(1, group.cores_per_replica, exchanges=self.pack_mib > 0)
         use_gpu(task.index)

@@ -41,7 +41,7 @@ class OneDevice(Strategy):
         """The first GPU, or the CPU."""
         import tensorflow as tf
 
-        from .._shared.replica import set_threads
+        from .._shared.threads import set_threads
         from ._in_process import trainer_of
 
         set_threads(1, workload.cores_per_replica)
