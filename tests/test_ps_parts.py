@@ -72,8 +72,9 @@ def test_each_task_holds_its_part(tmp_path: Path, no_strays: None) -> None:
 def test_a_part_of_any_worker_can_be_slow(index: int, tmp_path: Path, no_strays: None) -> None:
     record = run(tmp_path, PARTS, 4, inject=[f"slow:part={index},seconds=0.05"])
     assert record.run["status"] == "ok", record.run["reason"]
-    medians = [np.median(record.steps["step_seconds"][record.steps["task"] == worker]) for worker in range(2)]
-    assert medians[index] > 0.05 > medians[1 - index]
+    # The fastest steps: on a machine with other load, the other worker's median step may take as long.
+    fastest = [np.min(record.steps["step_seconds"][record.steps["task"] == worker]) for worker in range(2)]
+    assert fastest[index] > 0.05 > fastest[1 - index]
 
 
 @pytest.mark.slow
