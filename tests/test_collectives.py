@@ -356,6 +356,40 @@ def test_what_horovod_would_refuse_or_ignore_is_skipped_with_a_reason(
     assert found is None or "\n" not in found
 
 
+@pytest.mark.parametrize(
+    ("build", "job", "gpus", "cycle_ms", "fusion_mib"),
+    [
+        (replace(GLOO, wakes=True), None, 0, 5, 1),
+        (GLOO, None, 0, 1, 1),
+        (replace(MPI, wakes=True), "gloo", 0, 5, 1),
+        (replace(MPI, wakes=True), "mpi", 0, 1, 128),
+        (replace(MPI, wakes=True), None, 0, 1, 128),
+        (replace(NCCL, wakes=True), "gloo", 2, 5, 128),
+    ],
+)
+def test_cycle_and_fusion_follow_what_coordinates_and_reduces(
+    build: HorovodStatus, job: str | None, gpus: int, cycle_ms: int, fusion_mib: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_collectives, "status", lambda: build)
+    monkeypatch.setattr(horovod_strategy, "gpus", lambda: gpus)
+    monkeypatch.delenv("HOROVOD_CONTROLLER", raising=False)
+    if job:
+        monkeypatch.setenv("HOROVOD_CONTROLLER", job)
+    variables = registry.create("horovod", {}).environment()
+    assert float(variables["HOROVOD_CYCLE_TIME"]) == cycle_ms
+    assert int(variables["HOROVOD_FUSION_THRESHOLD"]) == fusion_mib * 2**20
+    chosen = registry.create("horovod", {"cycle_ms": "0.5", "fusion_mib": "0"}).environment()
+    assert (chosen["HOROVOD_CYCLE_TIME"], chosen["HOROVOD_FUSION_THRESHOLD"]) == ("0.5", "0")
+
+
+@pytest.mark.skipif(not _collectives.status().wakes, reason="needs a Horovod that tensors wake")
+def test_a_tensor_wakes_horovod(tmp_path: Path) -> None:
+    outcome = launch(make_spec("horovod:cycle_ms=3000", 2, model="mlp", steps=20), tmp_path / "run")
+    assert outcome.status == "ok", outcome.reason
+    steps = journal.read(tmp_path / "run" / "worker-0.jsonl").steps["step_seconds"]
+    assert np.median(steps) < 1.5, "a thread that only looks in each cycle needs 3 s a step"
+
+
 def test_ranks_on_two_hosts_are_numbered_as_horovodrun_does() -> None:
     environments = _ranks.variables(["10.0.0.1", "10.0.0.1", "10.0.0.2"], "10.0.0.1:4000")
     names = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE", "HOSTNAME")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from stratbench.errors import StratbenchError
 from stratbench.harness.horovod_setup import install as install_horovod
-from stratbench.harness.horovod_setup import recipe
+from stratbench.harness.horovod_setup import changes, recipe
 from stratbench.harness.horovod_setup.logged_run import LoggedRun, ended_by_signal
 from stratbench.strategies.collectives import _build as _horovod_build
 
@@ -22,11 +22,12 @@ GLOO = b"..N7horovod6common14GlooControllerE.."
 MPI = b"..N7horovod6common13MPIControllerE.."
 
 
-def cmake_lists(tree: Path, text: str) -> Path:
-    path = tree / "horovod" / "tensorflow" / "CMakeLists.txt"
-    path.parent.mkdir(parents=True)
-    path.write_text(text)
-    return path
+def released(tree: Path) -> None:
+    """What is changed of the released source, and as little of it else."""
+    for file, old, _ in changes.CHANGES:
+        (tree / file).parent.mkdir(parents=True, exist_ok=True)
+        with (tree / file).open("a") as source:
+            source.write(old)
 
 
 def distribution(folder: Path, name: str, version: str) -> None:
@@ -44,29 +45,23 @@ def horovod(folder: Path, tensorflow: str = "2.21.0", library: bytes = GLOO) -> 
 
 
 class TestRecipe:
-    def test_drops_the_one_line(self, tmp_path):
-        path = cmake_lists(tmp_path, 'list(A "mpi_ops.cc")\nlist(A "xla_mpi_ops.cc")\nend()\n')
-        recipe.drop_xla_source(tmp_path)
-        assert path.read_text() == 'list(A "mpi_ops.cc")\nend()\n'
+    def test_changes_what_is_there_once(self, tmp_path):
+        released(tmp_path)
+        changes.change(tmp_path)
+        for file in {each.file for each in changes.CHANGES}:
+            text = (tmp_path / file).read_text()
+            assert all(each.new in text for each in changes.CHANGES if each.file == file)
+        assert "xla" not in (tmp_path / "horovod/tensorflow/CMakeLists.txt").read_text()
 
-    @pytest.mark.parametrize("text, count", [("mpi_ops.cc\n", 0), ("xla_mpi_ops.cc\nxla_mpi_ops.cc\n", 2)])
-    def test_another_source_is_refused(self, tmp_path, text, count):
-        path = cmake_lists(tmp_path, text)
-        with pytest.raises(StratbenchError, match=rf"in one line\. Received: {count} such lines"):
-            recipe.drop_xla_source(tmp_path)
-        assert path.read_text() == text
-
-    def test_gloo_yields_while_a_lock_is_taken(self, tmp_path):
-        path = tmp_path / recipe.GLOO_SOURCE
-        path.parent.mkdir(parents=True)
-        path.write_text("lock(m_, std::try_to_lock);\n  if (!lock) {\n    return;\n  }\n")
-        recipe.yield_while_locked(tmp_path)
-        assert path.read_text() == (
-            "#include <thread>\n"
-            "lock(m_, std::try_to_lock);\n  if (!lock) {\n    std::this_thread::yield();\n    return;\n  }\n"
-        )
-        with pytest.raises(StratbenchError, match=r"in one place\. Received: 0 such places"):
-            recipe.yield_while_locked(tmp_path)
+    @pytest.mark.parametrize("times", [0, 2])
+    @pytest.mark.parametrize("which", range(len(changes.CHANGES)))
+    def test_another_source_is_refused(self, tmp_path, which, times):
+        released(tmp_path)
+        file, old, _ = changes.CHANGES[which]
+        text = (tmp_path / file).read_text()
+        (tmp_path / file).write_text(text.replace(old, times * old))
+        with pytest.raises(StratbenchError, match=rf"in one place\. Received: {times} such places"):
+            changes.change(tmp_path)
 
     def test_another_download_is_refused(self, tmp_path):
         (tmp_path / recipe.SDIST).write_bytes(b"not Horovod")
@@ -80,7 +75,7 @@ class TestRecipe:
             recipe.unpack(tmp_path / recipe.SDIST, tmp_path / "inside")
 
     def test_settings_are_ours_where_the_user_says_nothing(self):
-        ours = {"HOROVOD_LOCAL_VERSION": "tf2.21.0.glooyield"}
+        ours = {"HOROVOD_LOCAL_VERSION": "tf2.21.0.glooyield.wakes"}
         for name in ("WITH_TENSORFLOW", "WITHOUT_PYTORCH", "WITHOUT_MXNET", "WITH_GLOO", "WITHOUT_MPI"):
             ours[f"HOROVOD_{name}"] = "1"
         assert recipe.build_settings({"PATH": "", "HOME": "/"}, "2.21.0") == ours
@@ -151,6 +146,11 @@ class TestStatus:
         assert _horovod_build.status([str(tmp_path)]) == _horovod_build.HorovodStatus(
             True, "0.28.1+tf2.21.0", "2.21.0", ("gloo", "mpi"), nccl=False, problem=None
         )
+
+    def test_whether_a_tensor_wakes_it(self, tmp_path):
+        horovod(tmp_path, library=GLOO + b"..N7horovod6common11TensorQueue13WaitForTensorE..")
+        distribution(tmp_path, "tensorflow", "2.21.0")
+        assert _horovod_build.status([str(tmp_path)]).wakes
 
     @pytest.mark.parametrize(
         "tensorflow, library, installed, problem",

@@ -19,6 +19,7 @@ from pathlib import Path
 from ...errors import StratbenchError
 from ...strategies.collectives._build import HorovodStatus, installed_tensorflow, status
 from . import recipe
+from .changes import change
 from .logged_run import LoggedRun, ended_by_signal
 
 __all__ = ["HorovodStatus", "default_cache", "install", "status"]
@@ -32,7 +33,7 @@ def install(log: Callable[[str], None], cache: Path | None = None) -> str:
         cache: folder for wheels and logs, by default `default_cache()`.
 
     Returns:
-        The version installed, such as ``0.28.1+tf2.21.0.glooyield``.
+        The version installed, such as ``0.28.1+tf2.21.0.glooyield.wakes``.
     """
     cache = default_cache() if cache is None else cache.absolute()
     tensorflow = _tensorflow_with_pip()
@@ -117,8 +118,7 @@ class _Job:
 def _build(job: _Job, scratch: Path, cache: Path, settings: Mapping[str, str]) -> Path:
     job.pip("installing build requirements", "install", *recipe.BUILD_REQUIREMENTS)
     tree = recipe.unpack(_fetch(job, scratch, cache), scratch)
-    recipe.drop_xla_source(tree)
-    recipe.yield_while_locked(tree)
+    change(tree)
     job.env.update(settings)
     if recipe.find_cmake(job.env) is None:
         job.pip("installing cmake", "install", "cmake >= 3.13")

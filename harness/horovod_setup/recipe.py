@@ -1,12 +1,4 @@
-"""How Horovod is built: the source, the settings, the tools, and fixes for failed builds.
-
-Horovod's last release, 0.28.1, doesn't compile with TensorFlow ≥ 2.16: its optional XLA operations include headers that
-TensorFlow's wheel no longer has. Without that one source file it compiles, and nothing here needs the file.
-
-Its Gloo is changed in one place. The thread that serves a process's connections asks again at once, for as long as
-another thread holds the connection's lock. Where both share a core, the holder can't go on until the kernel takes the
-core from the one that asks, milliseconds later. Here, the one that asks gives its core to others first.
-"""
+"""How Horovod is built: the source, the settings, the tools, and fixes for failed builds."""
 
 from __future__ import annotations
 
@@ -25,23 +17,18 @@ import psutil
 
 from ...errors import StratbenchError
 from ..plan import cores
+from .changes import MARKS
 from .logged_run import COMMAND_MARK
 
 VERSION = "0.28.1"
 SDIST = f"horovod-{VERSION}.tar.gz"
 SDIST_SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
-XLA_SOURCE = "xla_mpi_ops.cc"
-GLOO_SOURCE = "third_party/gloo/gloo/transport/tcp/pair.cc"
-YIELDING = "glooyield"
-"""In the version of a Horovod whose Gloo gives its core to the thread that it waits for."""
-_ASKS_AGAIN = "std::try_to_lock);\n  if (!lock) {\n    return;\n"
-_YIELDS = "std::try_to_lock);\n  if (!lock) {\n    std::this_thread::yield();\n    return;\n"
 
 RUNTIME_REQUIREMENTS = ("cloudpickle", "psutil", "pyyaml", "packaging")
 BUILD_REQUIREMENTS = ("setuptools >= 70.1, < 81", "wheel", "packaging")
 
 # Increased when the build changes, so that wheels of older builds are not taken from the cache.
-_RECIPE = "2"
+_RECIPE = "3"
 _BYTES_PER_COMPILER = 2 * 1024**3
 _CMAKE_AT_LEAST = (3, 13)
 
@@ -73,7 +60,7 @@ def build_settings(environment: Mapping[str, str], tensorflow: str) -> dict[str,
     given = {name: value for name, value in environment.items() if name.startswith("HOROVOD_")}
     mpi = shutil.which("mpicxx", path=environment.get("PATH")) is not None
     wanted = {"TENSORFLOW": True, "PYTORCH": False, "MXNET": False, "GLOO": True, "MPI": mpi}
-    settings = {"HOROVOD_LOCAL_VERSION": f"tf{tensorflow}.{YIELDING}"}
+    settings = {"HOROVOD_LOCAL_VERSION": ".".join([f"tf{tensorflow}", *MARKS])}
     for feature, with_it in wanted.items():
         if f"HOROVOD_WITH_{feature}" not in given and f"HOROVOD_WITHOUT_{feature}" not in given:
             settings[f"HOROVOD_{'WITH' if with_it else 'WITHOUT'}_{feature}"] = "1"
@@ -97,31 +84,6 @@ def check_tools(environment: Mapping[str, str]) -> None:
         raise StratbenchError(f"{missing} is missing; install a C++17 compiler (Debian: apt-get install g++)")
     if not any(shutil.which(name, path=path) for name in ("make", "gmake", "ninja")):
         raise StratbenchError("make is missing; install it (Debian: apt-get install make)")
-
-
-def drop_xla_source(tree: Path) -> None:
-    """Remove Horovod's optional XLA operations from an unpacked source tree."""
-    path = tree / "horovod" / "tensorflow" / "CMakeLists.txt"
-    lines = path.read_text("utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if XLA_SOURCE not in line]
-    if len(lines) - len(kept) != 1:
-        raise StratbenchError(
-            f"{path.name} of Horovod {VERSION} names {XLA_SOURCE} in one line. "
-            f"Received: {len(lines) - len(kept)} such lines; the source is not the one released"
-        )
-    path.write_text("".join(kept), "utf-8")
-
-
-def yield_while_locked(tree: Path) -> None:
-    """Have Gloo, in an unpacked source tree, give its core to others where a connection's lock is taken."""
-    path = tree / GLOO_SOURCE
-    text = path.read_text("utf-8")
-    if text.count(_ASKS_AGAIN) != 1:
-        raise StratbenchError(
-            f"{path.name} of the Gloo in Horovod {VERSION} tries to lock in one place. "
-            f"Received: {text.count(_ASKS_AGAIN)} such places; the source is not the one released"
-        )
-    path.write_text("#include <thread>\n" + text.replace(_ASKS_AGAIN, _YIELDS), "utf-8")
 
 
 def check_sdist(path: Path) -> None:

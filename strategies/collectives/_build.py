@@ -23,6 +23,7 @@ _CONTROLLER_CLASSES = {
     "mpi": b"N7horovod6common13MPIControllerE",
 }
 _NCCL_CLASS = b"N7horovod6common13NCCLAllreduceE"
+_WAKING = b"11TensorQueue13WaitForTensor"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class HorovodStatus:
         built_for_tensorflow: the version whose headers it was compiled with.
         controllers: ``gloo``, ``mpi``: what can coordinate its processes and reduce on CPUs.
         nccl: whether it reduces on NVIDIA GPUs by NCCL.
+        wakes: whether, with Gloo, a tensor wakes its background thread, as in builds of stratbench.
         problem: why it can't be used, in one sentence that ends in the command that fixes it; None if it can.
     """
 
@@ -42,6 +44,7 @@ class HorovodStatus:
     built_for_tensorflow: str | None = None
     controllers: tuple[str, ...] = ()
     nccl: bool = False
+    wakes: bool = False
     problem: str | None = None
 
 
@@ -57,6 +60,7 @@ def status(search: Sequence[str] | None = None) -> HorovodStatus:
         built_for_tensorflow=_built_for(found),
         controllers=_controllers(library) if library else (),
         nccl=library is not None and _contains(library, _NCCL_CLASS),
+        wakes=library is not None and _contains(library, _WAKING),
     )
     reason = _problem(build, installed_tensorflow(search))
     return replace(build, problem=f"{reason}; run: {INSTALL_COMMAND}" if reason else None)

@@ -65,7 +65,9 @@ class Collective(Strategy):
     launcher: Literal["auto", "horovodrun"] = option(
         "auto", "what starts the processes; auto is stratbench itself with Gloo and Open MPI, horovodrun with other MPI"
     )
-    cycle_ms: Annotated[float, Gt(0)] = option(0.1, "how often the background thread looks for tensors, in ms")
+    cycle_ms: Annotated[float, Gt(0)] | Literal["auto"] = option(
+        "auto", "how long the background thread sleeps at most; auto is 5 ms where tensors wake it (Gloo), else 1"
+    )
 
     def skip(self, replicas: int) -> str | None:
         """Horovod missing or built for another TensorFlow; a controller that was not built."""
@@ -101,7 +103,8 @@ class Collective(Strategy):
 
     def environment(self) -> dict[str, str]:
         """Horovod's own variables, as the options say."""
-        return {"HOROVOD_CYCLE_TIME": str(self.cycle_ms)}
+        woken = status().wakes and by_gloo()
+        return {"HOROVOD_CYCLE_TIME": str((5.0 if woken else 1.0) if self.cycle_ms == "auto" else self.cycle_ms)}
 
     @contextmanager
     def joined(self, workload: Group, exchanges: bool = False) -> Iterator[ModuleType]:
@@ -143,6 +146,11 @@ class Collective(Strategy):
         if self.controller != "auto":
             return self.controller
         return "gloo" if "gloo" in status().controllers else "mpi"
+
+
+def by_gloo() -> bool:
+    """Whether Gloo coordinates the job that this process is in. A user's own job may have another `controller`."""
+    return status().controllers == ("gloo",) or os.environ.get("HOROVOD_CONTROLLER", "").lower() == "gloo"
 
 
 class Timeline:

@@ -34,7 +34,7 @@ from ..base import Reaction, Task, Traits, option, ring_bytes
 from ..trainer import Batch, Trainer, Workload
 from ..transport import Exchange, Group, Transport, ring_exchange
 from ._build import HorovodStatus, status
-from ._collective import Collective, bucket_option, mean_over_ranks, replicate
+from ._collective import Collective, bucket_option, by_gloo, mean_over_ranks, replicate
 from ._elastic_hosts import MOST, elastic_hosts
 
 if TYPE_CHECKING:
@@ -55,13 +55,15 @@ class Horovod(Collective):
     transports = ("horovod",)
 
     compression: Literal["none", "fp16"] = option("none", "fp16 sends gradients as half floats")
-    fusion_mib: Annotated[float, Ge(0)] = option(128.0, "tensor fusion buffer in MiB; 0 turns fusion off")
+    fusion_mib: Annotated[float, Ge(0)] | Literal["auto"] = option(
+        "auto", "tensor fusion buffer in MiB; 0: no fusion; auto is 1 for Gloo on CPUs, else Horovod's own 128"
+    )
     bucket_mib: Annotated[float, Ge(0)] | Literal["all"] = bucket_option("reduced")
     op: Literal["average", "adasum"] = option(
         "average", "how gradients are combined; adasum needs MPI and bucket_mib=0"
     )
     hierarchical: bool = option(False, "all-reduce within hosts, then between: NCCL and MPI on several hosts")
-    elastic: bool = option(False, "go on without processes that die (Gloo); looks for tensors every 1 ms")
+    elastic: bool = option(False, "go on without processes that die (Gloo); cycles of 1 ms, fusion of 128 MiB")
     min_replicas: Annotated[int, Ge(1)] = option(1, "elastic: end when fewer are left")
 
     def skip(self, replicas: int) -> str | None:
@@ -130,8 +132,10 @@ class Horovod(Collective):
         if self.elastic:
             # Horovod 0.28.1 crashes when it starts for the second time in a process and these are set.
             return {}
+        on_cpus = by_gloo() and not gpus()
+        fusion_mib = (1 if on_cpus else 128) if self.fusion_mib == "auto" else self.fusion_mib
         return super().environment() | {
-            "HOROVOD_FUSION_THRESHOLD": str(int(self.fusion_mib * 2**20)),
+            "HOROVOD_FUSION_THRESHOLD": str(int(fusion_mib * 2**20)),
             "HOROVOD_HIERARCHICAL_ALLREDUCE": str(int(self.hierarchical)),
         }
 
