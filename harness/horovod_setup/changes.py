@@ -7,9 +7,8 @@
   one that asks, milliseconds later. Here, the one that asks gives its core to others first.
 - **Horovod wakes.** Its background thread looks for tensors once in each cycle, and sleeps in between. A short cycle
   keeps a core from computing, and a long one lets tensors wait. Here, a tensor that is added wakes the thread, and a
-  cycle is the longest time that it sleeps. While tensors wait for other processes, it looks every 0.1 ms, and while
-  others go on without this process (``join``) every 1 ms. With MPI it sleeps as before: there, a process that waits for
-  another one in a cycle keeps its core.
+  cycle is the longest time that it sleeps. While tensors wait for other processes, it looks every 0.1 ms. With MPI it
+  sleeps as before: there, a process that waits for another one in a cycle keeps its core.
 """
 
 from __future__ import annotations
@@ -51,13 +50,10 @@ CHANGES = (
         "horovod/common/operations.cc",
         "    std::this_thread::sleep_for(sleep_duration);\n",
         """\
-    auto& everyone = state.process_set_table.Get(0);
-    if (state.control_operation != LibType::GLOO) {
-      std::this_thread::sleep_for(sleep_duration);
+    if (state.control_operation == LibType::GLOO) {
+      state.process_set_table.Get(0).tensor_queue.WaitForTensor(sleep_duration);
     } else {
-      std::chrono::steady_clock::duration joined = std::chrono::milliseconds(1);
-      everyone.tensor_queue.WaitForTensor(
-          everyone.joined ? std::min(sleep_duration, joined) : sleep_duration);
+      std::this_thread::sleep_for(sleep_duration);
     }
 """,
     ),
@@ -108,7 +104,7 @@ CHANGES = (
         """\
 void TensorQueue::WaitForTensor(std::chrono::steady_clock::duration longest) {
   std::unique_lock<std::mutex> lock(mutex_);
-  if (!message_queue_.empty()) {
+  if (!tensor_table_.empty()) {
     std::chrono::steady_clock::duration pending = std::chrono::microseconds(100);
     longest = std::min(longest, pending);
   }

@@ -28,7 +28,7 @@ RUNTIME_REQUIREMENTS = ("cloudpickle", "psutil", "pyyaml", "packaging")
 BUILD_REQUIREMENTS = ("setuptools >= 70.1, < 81", "wheel", "packaging")
 
 # Increased when the build changes, so that wheels of older builds are not taken from the cache.
-_RECIPE = "3"
+_RECIPE = "4"
 _BYTES_PER_COMPILER = 2 * 1024**3
 _CMAKE_AT_LEAST = (3, 13)
 
