@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from stratbench.errors import StratbenchError
-from stratbench.harness.horovod_setup import install as install_horovod
 from stratbench.harness.horovod_setup import changes, recipe
+from stratbench.harness.horovod_setup import install as install_horovod
 from stratbench.harness.horovod_setup.logged_run import LoggedRun, ended_by_signal
 from stratbench.strategies.collectives import _build as _horovod_build
 

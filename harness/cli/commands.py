@@ -204,8 +204,9 @@ def doctor(as_json: bool) -> int:
 def install_horovod(cache: Path | None) -> None:
     """Build Horovod for the TensorFlow that is installed, and install it (about 3 minutes, once).
 
-    Two places of its source are changed: XLA operations are left out, as they do not compile, and Gloo's thread gives
-    its core to others while it waits for a lock ("glooyield" in the version).
+    Three things in its source are changed: XLA operations are left out, as they do not compile; Gloo's thread gives
+    its core to others while it waits for a lock ("glooyield" in the version); and with Gloo, a tensor wakes Horovod's
+    thread, which else looks once in each cycle ("wakes").
 
     HOROVOD_* variables pass through: HOROVOD_GPU_OPERATIONS=NCCL, HOROVOD_WITH_MPI=1.
     """
