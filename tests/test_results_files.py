@@ -103,9 +103,9 @@ MINE = b"name,time\n"
     ("name", "content"),
     [
         ("runs.csv", MINE),
-        ("steps.csv.gz", gzip.compress(MINE)),
+        ("steps.csv.gz", gzip.compress(MINE, mtime=0)),
         ("steps.csv.gz", MINE),
-        ("updates.csv.gz", gzip.compress(MINE)[:15]),
+        ("updates.csv.gz", gzip.compress(MINE, mtime=0)[:15]),
         ("updates.csv.gz", b"\x1f\x8b\x08" + bytes(range(40))),
     ],
 )
