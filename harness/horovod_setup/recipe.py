@@ -17,7 +17,7 @@ import psutil
 
 from ...errors import StratbenchError
 from ..plan import cores
-from .changes import MARKS
+from .changes import CHANGES, MARKS
 from .logged_run import COMMAND_MARK
 
 VERSION = "0.28.1"
@@ -27,8 +27,8 @@ SDIST_SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0
 RUNTIME_REQUIREMENTS = ("cloudpickle", "psutil", "pyyaml", "packaging")
 BUILD_REQUIREMENTS = ("setuptools >= 70.1, < 81", "wheel", "packaging")
 
-# Increased when the build changes, so that wheels of older builds are not taken from the cache.
-_RECIPE = "4"
+# Increased when the build changes in another way than by CHANGES: wheels of older builds are not taken from the cache.
+_RECIPE = "2"
 _BYTES_PER_COMPILER = 2 * 1024**3
 _CMAKE_AT_LEAST = (3, 13)
 
@@ -70,7 +70,7 @@ def build_settings(environment: Mapping[str, str], tensorflow: str) -> dict[str,
 def cache_key(tensorflow: str, settings: Mapping[str, str]) -> str:
     """The name of the folder for a wheel: it has everything that decides whether the wheel can be used."""
     machine = sysconfig.get_platform() + "-" + "".join(platform.libc_ver())
-    recipe = "\n".join([_RECIPE, *(f"{name}={settings[name]}" for name in sorted(settings))])
+    recipe = "\n".join([_RECIPE, str(CHANGES), *(f"{name}={settings[name]}" for name in sorted(settings))])
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:10]
     return f"horovod-{VERSION}-tf{tensorflow}-{sys.implementation.cache_tag}-{machine}-{digest}"
 

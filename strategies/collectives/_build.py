@@ -23,6 +23,7 @@ _CONTROLLER_CLASSES = {
     "mpi": b"N7horovod6common13MPIControllerE",
 }
 _NCCL_CLASS = b"N7horovod6common13NCCLAllreduceE"
+# Only builds of stratbench have this function.
 _WAKING = b"11TensorQueue13WaitForTensor"
 
 
