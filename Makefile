@@ -96,7 +96,7 @@ clean:
 	@touch $@
 
 # The stamp remembers HOROVOD=0, so that a later `make bench` runs without Horovod too.
-.venv/.ready: .venv/.installed harness/horovod_setup/recipe.py $(if $(filter 1,$(HOROVOD)),wanted)
+.venv/.ready: .venv/.installed harness/horovod_setup/recipe.py harness/horovod_setup/changes.py $(if $(filter 1,$(HOROVOD)),wanted)
 ifeq ($(HOROVOD),0)
 	@echo 'Without Horovod, because of HOROVOD=0.'
 else
