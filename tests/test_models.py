@@ -281,6 +281,21 @@ def test_a_module_that_is_not_there_is_refused(write: Write) -> None:
         build("nowhere:make", (2,), 2)
 
 
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("nowhere.py:make", r"Use nowhere:make\.$"),
+        (
+            "in/a/folder/nowhere.py:make",
+            r"Use nowhere:make, with in/a/folder as the current folder or in PYTHONPATH\.$",
+        ),
+    ],
+)
+def test_a_file_in_place_of_a_module_is_refused(reference: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build(reference, (2,), 2)
+
+
 @pytest.mark.parametrize("reference", ["", "cn", "cnn:", ":make", "package.module", "mlp_wide"])
 def test_references_are_checked_without_tensorflow(reference: str) -> None:
     with pytest.raises(UsageError, match=r"mlp-wide, .* or keras\.applications:NAME, or package\.module:function"):

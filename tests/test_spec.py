@@ -141,6 +141,11 @@ def test_bad_input_is_one_line(strategies: list[str], changes: dict[str, object]
     assert "\n" not in str(caught.value)
 
 
+def test_a_run_is_called_what_the_user_wrote() -> None:
+    (spec,) = expand("ps:sync=true", replicas=[2], inject=["slow:worker=0,seconds=0.05"])
+    assert spec.title == "ps sync=true ×2 with slow:worker=0,seconds=0.05"
+
+
 def test_options_need_a_key_and_a_value() -> None:
     assert parse_options(["a=1", "b=x=y"]) == {"a": "1", "b": "x=y"}
     with pytest.raises(UsageError, match="key=value"):

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ...results.raw.record import strategy_title
 from ...strategies import registry as strategies
 from ...strategies.base import Strategy, Task
 from ...strategies.reductions._memory import Memory
@@ -60,7 +61,7 @@ class ReductionSpec(BaseModel):
     @property
     def title(self) -> str:
         """``allreduce algorithm=ring``."""
-        return self.strategy + "".join(f" {key}={value}" for key, value in self.options.items())
+        return strategy_title(self.strategy, self.options)
 
     @property
     def copies(self) -> bool:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ...datasets import base as datasets
 from ...datasets.batches import steps_per_epoch
 from ...datasets.structure import named
-from ...results.raw.record import run_id
+from ...results.raw.record import run_id, strategy_title
 from ...strategies import registry as strategies
 from ...strategies.base import Strategy
 from . import evaluations, optimizers
@@ -83,7 +83,7 @@ class RunSpec(BaseModel):
 
     @property
     def title(self) -> str:
-        """``ps sync=True ×2``: for progress and messages."""
+        """``ps sync=true ×2``: for progress and messages."""
         faults = f" with {' '.join(self.inject)}" if self.inject else ""
         repeat = f" #{self.repeat + 1}" if self.repeat else ""
         return f"{self.variant}{faults}{repeat}"
@@ -91,8 +91,7 @@ class RunSpec(BaseModel):
     @property
     def variant(self) -> str:
         """The same without faults and repeat: how the model is distributed."""
-        options = "".join(f" {key}={value}" for key, value in self.options.items())
-        return f"{self.strategy}{options} ×{self.replicas}"
+        return f"{strategy_title(self.strategy, self.options)} ×{self.replicas}"
 
     @property
     def evaluations(self) -> evaluations.Evaluations:

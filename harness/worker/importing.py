@@ -29,6 +29,8 @@ def attribute(reference: str, what: str) -> Any:
     try:
         module = _import_from_here(module_name)
     except (Exception, SystemExit) as error:
+        if module_name.endswith(".py"):
+            raise UsageError(f"{what} {reference}: {_by_module(Path(module_name), name)}") from error
         raise UsageError(f"{what} {reference}: {module_name} does not import: {one_line(error)}") from error
     found = getattr(module, name, None)
     if found is None:
@@ -36,6 +38,11 @@ def attribute(reference: str, what: str) -> Any:
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise UsageError(f"{what} {reference}: {module_name}{_elsewhere(module)} has no function '{name}'.{hint}")
     return found
+
+
+def _by_module(file: Path, name: str) -> str:
+    where = "" if file.parent == Path() else f", with {shown(file.parent)} as the current folder or in PYTHONPATH"
+    return f"a function is named by its module, not by its file. Use {shown(file.stem)}:{name}{where}."
 
 
 def _elsewhere(module: Any) -> str:

@@ -193,6 +193,11 @@ def run_id(spec: Mapping[str, Any]) -> str:
     return f"{spec['strategy']}-n{spec['replicas']}-{digest}-r{spec['repeat']}"
 
 
+def strategy_title(strategy: str, options: Mapping[str, Any]) -> str:
+    """``ps sync=true``: as flags and TOML files have it."""
+    return " ".join([strategy, *(f"{name}={json.dumps(value).strip(chr(34))}" for name, value in options.items())])
+
+
 def without_repeat(run_id: str) -> str:
     """What the names of a spec's repeats have in common."""
     return run_id.rpartition("-r")[0]

@@ -9,6 +9,7 @@ import re
 from .. import schema
 from ..analysis.bases import Row
 from ..analysis.intervals import Estimate
+from ..raw.record import strategy_title
 
 NOTHING = "–"
 PARTS = {
@@ -67,9 +68,7 @@ def count(amount: float, noun: str) -> str:
 
 def strategy(row: Row) -> str:
     """Its name, with its options."""
-    options = json.loads(row["options"] or "{}")
-    words = [f"{name}={json.dumps(value).strip(chr(34))}" for name, value in options.items()]
-    return " ".join([row["strategy"], *words])
+    return strategy_title(row["strategy"], json.loads(row["options"] or "{}"))
 
 
 def name(row: Row) -> str:
