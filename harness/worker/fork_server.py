@@ -7,7 +7,7 @@ Requests are lines of JSON on standard input: ``id``, ``module`` that the task r
 ``env``, ``cwd`` and ``log``.
 Answers are lines of JSON on standard output: ``{"unable": reason}`` or ``{"ready": true}``; then for each request
 ``{"id", "pid"}``, or ``{"id", "pid": null, "reason"}`` if it can't be forked; and ``{"id", "code"}`` when the task has
-ended. The end of the input ends this process.
+ended. The end of the input ends this process, and tasks that are left: their launcher is gone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import select
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,10 @@ from . import usage
 
 _MODULES = ("keras", "numpy", "h5py", "setproctitle")
 _OWN = ("evaluate", "fitting", "inject", "prepare", "reducing", "serve", "tensors", "train", "trial", "workload")
+
+GRACE_SECONDS = 3.0
+"""In which tasks whose launcher is gone end by themselves and remove their temporary files: `main.watch_parent`."""
+POLL_SECONDS = 0.02
 
 
 class Server:
@@ -68,6 +73,21 @@ class Server:
                 *lines, pending = (pending + text).split(b"\n")
                 for line in lines:
                     self._fork(json.loads(line))
+
+    def end_tasks(self) -> None:
+        """Wait for the tasks, and kill those that are stopped, or can't notice that their launcher is gone.
+
+        TensorFlow waits for other tasks in calls in which no other Python thread of the process can run.
+        """
+        deadline = time.monotonic() + GRACE_SECONDS
+        while self._tasks and time.monotonic() < deadline:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            if pid:
+                del self._tasks[pid]
+            else:
+                time.sleep(POLL_SECONDS)
+        for pid in self._tasks:
+            os.kill(pid, signal.SIGKILL)
 
     def tell(self, **answer: Any) -> None:
         """Send one answer."""
@@ -181,7 +201,10 @@ def main() -> None:
         server.tell(unable=f"imports left {threads()} threads")
         return
     server.tell(ready=True)
-    server.serve()
+    # A task may end when the launcher no longer takes answers.
+    with contextlib.suppress(BrokenPipeError):
+        server.serve()
+    server.end_tasks()
 
 
 if __name__ == "__main__":
