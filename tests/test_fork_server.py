@@ -239,8 +239,12 @@ def test_a_command_that_is_ended_leaves_no_fork_server(number: int, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_tasks_that_do_not_notice_the_end_of_the_command_are_ended(tmp_path: Path, no_strays: None) -> None:
+def test_tasks_that_do_not_notice_the_end_of_the_command_are_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_strays: None
+) -> None:
     """One is stopped. The other waits for it within TensorFlow, where none of its Python threads can run."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     work = ["--model", "mlp", "--dataset", "synthetic", "--global-batch", "32", "--steps", "5"]
     command = [sys.executable, "-P", "-m", "stratbench.harness.cli", "run", "-s", "multiworker", "-n", "2", *work]
     process = subprocess.Popen([*command, "--output", tmp_path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -249,6 +253,7 @@ def test_tasks_that_do_not_notice_the_end_of_the_command_are_ended(tmp_path: Pat
     while len(tasks) < 2 and time.monotonic() < deadline:
         tasks = [each for each in processes_of(tmp_path / "runs") if WORKER in each.cmdline()]
     first, second = sorted(tasks, key=lambda each: each.pid)
+    left = psutil.Process(process.pid).children(recursive=True)
     second.suspend()
     deadline = time.monotonic() + 10
     while first.num_threads() < 50 and time.monotonic() < deadline:
@@ -256,6 +261,7 @@ def test_tasks_that_do_not_notice_the_end_of_the_command_are_ended(tmp_path: Pat
     process.kill()
     process.wait(5)
     deadline = time.monotonic() + 15
-    while any(map(alive, tasks)) and time.monotonic() < deadline:
+    while any(map(alive, left)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not [each for each in tasks if alive(each)]
+    assert not [each for each in left if alive(each)]
+    assert not list((tmp_path / "temporary").iterdir())

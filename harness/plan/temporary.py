@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,8 +33,8 @@ def own_folder() -> Iterator[str]:
         yield folder
 
 
-def remove() -> None:
-    """Remove the folder of this process's run, whose launcher is gone."""
-    folder = Path(os.environ.get(VARIABLE, ""))
+def remove(environ: Mapping[str, str] = os.environ) -> None:
+    """Remove the folder of the run that a process with these variables belongs to. Its launcher is gone."""
+    folder = Path(environ.get(VARIABLE, ""))
     if folder.name.startswith(_PREFIX):
         shutil.rmtree(folder, ignore_errors=True)

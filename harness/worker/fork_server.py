@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import strategies
+from ..plan import temporary
 from . import main as worker
 from . import usage
 
@@ -50,6 +51,8 @@ class Server:
     def __init__(self, requests: int, answers: int):
         self._requests, self._answers = requests, answers
         self._tasks: dict[int, int] = {}
+        # Of the last task: all that are left at the end are of one run.
+        self._environ: dict[str, str] = {}
         self._wake, waker = os.pipe()
         self._own = (requests, answers, self._wake, waker)
         for descriptor in (self._wake, waker):
@@ -88,6 +91,9 @@ class Server:
                 time.sleep(POLL_SECONDS)
         for pid in self._tasks:
             os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        if self._tasks:
+            temporary.remove(self._environ)
 
     def tell(self, **answer: Any) -> None:
         """Send one answer."""
@@ -114,6 +120,7 @@ class Server:
         if not pid:
             self._become(request)
         self._tasks[pid] = request["id"]
+        self._environ = request["env"]
         self.tell(id=request["id"], pid=pid)
 
     def _become(self, request: dict[str, Any]) -> None:
